@@ -1,0 +1,90 @@
+package mesh
+
+import "time"
+
+// Statuses are what was observed, never edited by users. They change often, so they live in a
+// store's records, one bucket per zone, and never touch the change log.
+
+// ResourceState is how one zone stands to one resource.
+type ResourceState string
+
+// The states of a resource in a zone.
+const (
+	StatePending  ResourceState = "Pending"  // sent, not yet applied
+	StateApplied  ResourceState = "Applied"  // in the zone's store, proxies may still be catching up
+	StateRejected ResourceState = "Rejected" // refused; the last good one stays in force
+	StateUnknown  ResourceState = "Unknown"  // stored and passed over: a kind this zone does not know
+)
+
+// ResourceStatus is one zone's word about one resource. Bucket "status/<zone>", keyed by Key.String.
+type ResourceStatus struct {
+	Zone string `json:"zone"`
+	// Wanted and Applied are revisions of the origin's store.
+	Wanted  Revision      `json:"wanted"`
+	Applied Revision      `json:"applied"`
+	State   ResourceState `json:"state"`
+	Message string        `json:"message,omitempty"`
+	// Acked of Total: Total counts the connected proxies whose configuration this revision changed.
+	Acked int `json:"acked"`
+	Total int `json:"total"`
+	// Rejections are what Envoys refused, at most 8.
+	Rejections []Rejection `json:"rejections,omitempty"`
+	// OverriddenBy lists the resources that win over this one, where one does.
+	OverriddenBy []Key     `json:"overriddenBy,omitempty"`
+	ObservedAt   time.Time `json:"observedAt"`
+}
+
+// Rejection is one Envoy's refusal of one xDS resource.
+type Rejection struct {
+	Proxy    string `json:"proxy"`    // ProxyID.String
+	Resource string `json:"resource"` // short type and name, as in "cluster pay.shop:8080"
+	Error    string `json:"error"`    // Envoy's own words, at most 1 KiB
+}
+
+// ZoneStatus is global's word about a zone. Bucket "zones", keyed by the zone's name.
+type ZoneStatus struct {
+	Joined         bool        `json:"joined"`
+	Connected      bool        `json:"connected"`
+	ConnectedSince time.Time   `json:"connectedSince,omitzero"`
+	LastSeen       time.Time   `json:"lastSeen,omitzero"`
+	Incarnation    Incarnation `json:"incarnation,omitempty"`
+	TrustDomain    TrustDomain `json:"trustDomain,omitempty"`
+	Version        string      `json:"version,omitempty"`  // software
+	Protocol       int         `json:"protocol,omitempty"` // federation protocol ability
+	// Wanted is the newest global revision that concerns the zone, Acked the newest it has applied.
+	Wanted             Revision  `json:"wanted"`
+	Acked              Revision  `json:"acked"`
+	CertificateExpires time.Time `json:"certificateExpires,omitzero"`
+	BundleSequence     uint64    `json:"bundleSequence,omitempty"`
+	Ingresses          []Ingress `json:"ingresses,omitempty"`
+	Proxies            int       `json:"proxies"`
+	ProxiesConnected   int       `json:"proxiesConnected"`
+	// SentBytes counts configuration sent down in the present session (frames of resources).
+	SentBytes uint64 `json:"sentBytes"`
+	Message   string `json:"message,omitempty"`
+}
+
+// Ingress is one address under which a zone takes traffic from other zones.
+type Ingress struct {
+	ID      string   `json:"id"`
+	Network string   `json:"network,omitempty"` // zones on the same network may use Private addresses
+	Host    string   `json:"host"`              // IP address or DNS name
+	Ports   []uint16 `json:"ports"`             // lanes
+	Source  string   `json:"source,omitempty"`  // how the address was learned: "declared", "loadbalancer", "node"
+}
+
+// ProxyStatus is a zone's word about one proxy. Bucket "proxies/<zone>", keyed by ProxyID.String.
+type ProxyStatus struct {
+	Proxy       ProxyID   `json:"proxy"`
+	Zone        string    `json:"zone"`
+	Connected   bool      `json:"connected"`
+	Since       time.Time `json:"since,omitzero"`
+	Identity    string    `json:"identity,omitempty"` // SPIFFE ID
+	Version     string    `json:"version,omitempty"`  // Envoy's
+	Healthy     bool      `json:"healthy"`
+	Applied     Revision  `json:"applied"` // newest revision of the zone's store that the proxy acknowledged in full
+	Nacks       uint64    `json:"nacks"`
+	LastError   string    `json:"lastError,omitempty"`
+	CertExpires time.Time `json:"certExpires,omitzero"`
+	ObservedAt  time.Time `json:"observedAt"`
+}
