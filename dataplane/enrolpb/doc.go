@@ -1,0 +1,3 @@
+// Package enrolpb is the wire form of the protocol between dataplane agents and their zone, generated
+// from enrol.proto.
+package enrolpb

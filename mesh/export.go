@@ -1,0 +1,30 @@
+package mesh
+
+// Export is what a zone offers of one service to the others: the payload of an "export" statement.
+// The zone that makes it signs it; nobody else may speak for it.
+type Export struct {
+	Namespace string       `json:"namespace"`
+	Service   string       `json:"service"`
+	Ports     []ExportPort `json:"ports"`
+	// Identities are all SPIFFE IDs that may answer for the service, sorted; clients accept exactly
+	// these.
+	Identities []string `json:"identities"`
+	// Ready of Total endpoints are healthy; Capacity is the sum over all of them, in
+	// endpoint-equivalents, and ReadyCapacity over the healthy ones.
+	Ready         int     `json:"ready"`
+	Total         int     `json:"total"`
+	Capacity      float64 `json:"capacity"`
+	ReadyCapacity float64 `json:"readyCapacity"`
+}
+
+// ExportPort is one port of an exported service.
+type ExportPort struct {
+	Name        string `json:"name,omitempty"`
+	Port        uint16 `json:"port"`
+	AppProtocol string `json:"appProtocol"` // "http", "http2", "grpc" or "tcp"
+}
+
+// IngressSet is how other zones reach a zone: the payload of an "ingress" statement.
+type IngressSet struct {
+	Ingresses []Ingress `json:"ingresses"`
+}

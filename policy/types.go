@@ -1,0 +1,172 @@
+package policy
+
+import (
+	"github.com/comity-mesh/comity/mesh"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// API versions of the kinds.
+const (
+	APIVersion           = "mesh.comity.dev/v1alpha1"
+	APIVersionCore       = "v1"
+	APIVersionGatewayAPI = "gateway.networking.k8s.io/v1"
+	APIVersionMCS        = "multicluster.x-k8s.io/v1beta1"
+)
+
+// Zone is a failure domain with its own control plane and trust domain. Made at global, cluster-wide.
+type Zone struct {
+	DisplayName string `json:"displayName,omitempty"`
+	// Cloud and Region place the zone for failover tiers.
+	Cloud  string `json:"cloud,omitempty"`
+	Region string `json:"region,omitempty"`
+	// Namespaces for which the zone may speak: export services and be believed. "*" alone means all;
+	// empty means none.
+	Namespaces []string `json:"namespaces,omitempty"`
+	// TrustDomain is pinned at join; setting it before join restricts which one may join.
+	TrustDomain mesh.TrustDomain `json:"trustDomain,omitempty"`
+}
+
+// MeshConfig holds the defaults of the whole mesh. Only the one named "default" counts.
+type MeshConfig struct {
+	// DefaultAuthorization decides requests to which no AuthorizationPolicy applies. Default Deny.
+	DefaultAuthorization DefaultAuthorization `json:"defaultAuthorization,omitempty"`
+	// AccessLog, when set, makes every proxy log requests as JSON lines to the named target.
+	AccessLog *AccessLog `json:"accessLog,omitempty"`
+}
+
+// DefaultAuthorization is Allow or Deny.
+type DefaultAuthorization string
+
+// The values of DefaultAuthorization.
+const (
+	DefaultAllow DefaultAuthorization = "Allow"
+	DefaultDeny  DefaultAuthorization = "Deny"
+)
+
+// AccessLog says where requests are logged.
+type AccessLog struct {
+	// Path is a file on the proxy's machine; "/dev/stdout" for its standard output.
+	Path string `json:"path"`
+}
+
+// Service is the core Kubernetes Service, of which the fields below are honoured; the rest is refused.
+type Service struct {
+	// Selector chooses the Workloads of the namespace that serve it, by labels.
+	Selector map[string]string `json:"selector"`
+	Ports    []ServicePort     `json:"ports"`
+}
+
+// ServicePort is one port of a Service.
+type ServicePort struct {
+	Name string `json:"name,omitempty"`
+	Port uint16 `json:"port"`
+	// TargetPort is the workload's port; the same as Port when 0.
+	TargetPort uint16 `json:"targetPort,omitempty"`
+	// Protocol is TCP (the only one now).
+	Protocol string `json:"protocol,omitempty"`
+	// AppProtocol chooses what the mesh understands of the traffic: "http" (HTTP/1.1 and HTTP/2),
+	// "kubernetes.io/h2c" or "http2", "grpc", "tcp". Default "tcp" as nothing is known.
+	AppProtocol string `json:"appProtocol,omitempty"`
+}
+
+// Workload is one process on a VM with its sidecar. It is registered by the sidecar, leased, and
+// belongs to its zone. Its labels (metadata) are what Services select.
+type Workload struct {
+	ServiceAccount string `json:"serviceAccount"`
+	// Address is where the sidecar takes mTLS from its zone: an IP address and a port.
+	Address     string `json:"address"`
+	InboundPort uint16 `json:"inboundPort"`
+	// OutboundPort is the sidecar's local port for HTTP by host name, on loopback. 0: none.
+	OutboundPort uint16 `json:"outboundPort,omitempty"`
+	// AppAddress is where the application listens for its sidecar; default 127.0.0.1. The ports it
+	// serves are those that the Services selecting it name as targetPort.
+	AppAddress string `json:"appAddress,omitempty"`
+	// Upstreams declares local ports for TCP services; HTTP needs none.
+	Upstreams []Upstream `json:"upstreams,omitempty"`
+	// HealthCheck is made by the sidecar of its application; without it a workload with a lease is healthy.
+	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
+	// Capacity in endpoint-equivalents; 0 means 1.
+	Capacity float64 `json:"capacity,omitempty"`
+	// Locality of the machine within its zone.
+	Locality mesh.Locality `json:"locality,omitzero"`
+}
+
+// Upstream binds a local port to a TCP port of a service.
+type Upstream struct {
+	Service   string `json:"service"`
+	Namespace string `json:"namespace,omitempty"` // default: the workload's
+	Port      uint16 `json:"port"`
+	LocalPort uint16 `json:"localPort"`
+}
+
+// HealthCheck is an HTTP GET (Path set) or a TCP connect of the application's port.
+type HealthCheck struct {
+	Port uint16 `json:"port"`
+	Path string `json:"path,omitempty"`
+	// IntervalMS and TimeoutMS in milliseconds; 0 means 1000 and 500.
+	IntervalMS int `json:"intervalMs,omitempty"`
+	TimeoutMS  int `json:"timeoutMs,omitempty"`
+}
+
+// ServiceExport offers the Service of the same namespace and name to other zones (MCS API, KEP-1645).
+type ServiceExport struct{}
+
+// HTTPRoute is the Gateway API's, service-parented as in GAMMA: parentRefs name Services. What is not
+// built yet is refused at apply time, not ignored.
+type HTTPRoute = gatewayv1.HTTPRouteSpec
+
+// AuthorizationPolicy allows or denies requests to what it targets. Policies add up and deny wins;
+// where any allow policy targets a service, what none of them allows is denied.
+type AuthorizationPolicy struct {
+	// TargetRef is a Service (group "", kind Service) of the policy's own namespace, or nil for the whole namespace; in
+	// namespace "comity-system" nil means the whole mesh.
+	TargetRef *TargetRef `json:"targetRef,omitempty"`
+	Action    Action     `json:"action"`
+	// Rules: one that matches suffices. A Deny without rules denies everything; an Allow without rules allows nothing.
+	Rules []Rule `json:"rules,omitempty"`
+}
+
+// TargetRef names what a policy applies to, as Gateway API policies do.
+type TargetRef struct {
+	Group string `json:"group,omitempty"`
+	Kind  string `json:"kind"`
+	Name  string `json:"name"`
+}
+
+// Action is what a policy does on a match.
+type Action string
+
+// The actions of an AuthorizationPolicy.
+const (
+	Allow Action = "Allow"
+	Deny  Action = "Deny"
+)
+
+// Rule matches if one of From (or From is empty) and one of To (or To is empty) match.
+type Rule struct {
+	From []Source    `json:"from,omitempty"`
+	To   []Operation `json:"to,omitempty"`
+}
+
+// Source matches a caller; its set fields must all match, each by one of its values.
+type Source struct {
+	// Identities are exact SPIFFE IDs, or prefixes ending at "/".
+	Identities []string `json:"identities,omitempty"`
+	Namespaces []string `json:"namespaces,omitempty"`
+	// ServiceAccounts of the namespaces above.
+	ServiceAccounts []string `json:"serviceAccounts,omitempty"`
+	// Zones of the caller, proven by its trust domain.
+	Zones []string `json:"zones,omitempty"`
+}
+
+// Operation matches a request; its set fields must all match, each by one of its values. Methods and
+// Paths can't be used for TCP ports.
+type Operation struct {
+	Methods []string `json:"methods,omitempty"`
+	// Paths are exact, or prefixes when they end with "*".
+	Paths []string `json:"paths,omitempty"`
+	Ports []uint16 `json:"ports,omitempty"`
+}
+
+// SystemNamespace holds policies that target the whole mesh.
+const SystemNamespace = "comity-system"

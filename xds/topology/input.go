@@ -1,0 +1,58 @@
+package topology
+
+import (
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// Input is everything one zone knows at one moment. Build reads it and keeps no reference to its
+// slices.
+type Input struct {
+	Zone        string
+	TrustDomain mesh.TrustDomain
+	// Revision of the zone's store that Resources reflect.
+	Revision mesh.Revision
+	// Resources of every origin in the zone's store: Service, ServiceExport, HTTPRoute,
+	// AuthorizationPolicy, MeshConfig, Zone. Kinds it does not need are passed over.
+	Resources []mesh.Resource
+	// Workloads that hold a lease, in any order.
+	Workloads []Workload
+	// Ingresses of this zone that hold a lease.
+	Ingresses []IngressProxy
+	// Remotes are the other zones whose statements were verified and whose lease has not ended.
+	Remotes []Remote
+	// Roots are the trusted X.509 roots per trust domain, PEM, this zone's own among them.
+	Roots map[mesh.TrustDomain][]byte
+}
+
+// Workload is one attested process with its sidecar.
+type Workload struct {
+	Namespace string
+	Name      string
+	Labels    map[string]string
+	Spec      policy.Workload
+	Healthy   bool
+	// Identity that its sidecar was issued: <trust domain>/ns/<namespace>/sa/<service account>.
+	Identity string
+}
+
+// IngressProxy is a zone ingress of this zone.
+type IngressProxy struct {
+	Name        string
+	BindAddress string
+	BindPorts   []uint16 // lanes
+}
+
+// Remote is another zone as it describes itself.
+type Remote struct {
+	Zone        string
+	TrustDomain mesh.TrustDomain
+	Ingresses   []RemoteIngress
+	Exports     []mesh.Export
+}
+
+// RemoteIngress is an ingress of another zone with its name resolved to addresses.
+type RemoteIngress struct {
+	mesh.Ingress
+	Addresses []string // IP addresses; the last good answer of the resolver
+}
