@@ -1,0 +1,104 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/comity-mesh/comity/mesh"
+)
+
+// MadeAt says where resources of a kind may be created and edited.
+type MadeAt string
+
+// The places where a kind may be made.
+const (
+	MadeAnywhere  MadeAt = "anywhere"  // at global and in any zone
+	MadeGlobal    MadeAt = "global"    // at global only
+	MadeDiscovery MadeAt = "discovery" // by a zone's discovery only, never by users
+)
+
+// KindInfo describes one kind.
+type KindInfo struct {
+	Kind       mesh.Kind
+	APIVersion string
+	Plural     string // in URLs, lower case
+	Singular   string
+	Short      []string // further names for the CLI
+	Namespaced bool
+	MadeAt     MadeAt
+	Summary    string // one sentence, for the CLI and the OpenAPI document
+
+	newSpec  func() any
+	validate func(*report, mesh.Resource, any)
+}
+
+// Kinds returns every kind this build knows, in the order in which they are best shown and applied.
+func Kinds() []KindInfo {
+	return []KindInfo{
+		{
+			Kind: mesh.KindZone, APIVersion: APIVersion, Plural: "zones", Singular: "zone", Short: []string{"zn"},
+			MadeAt: MadeGlobal, Summary: "A failure domain with its own control plane and trust domain.",
+			newSpec: func() any { return new(Zone) }, validate: as(validateZone),
+		},
+		{
+			Kind: mesh.KindMeshConfig, APIVersion: APIVersion, Plural: "meshconfigs", Singular: "meshconfig", Short: []string{"mc"},
+			MadeAt: MadeGlobal, Summary: "The defaults of the whole mesh.",
+			newSpec: func() any { return new(MeshConfig) }, validate: as(validateMeshConfig),
+		},
+		{
+			Kind: mesh.KindService, APIVersion: APIVersionCore, Plural: "services", Singular: "service", Short: []string{"svc"},
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "A stable name for the workloads that a selector chooses.",
+			newSpec: func() any { return new(Service) }, validate: as(validateService),
+		},
+		{
+			Kind: mesh.KindWorkload, APIVersion: APIVersion, Plural: "workloads", Singular: "workload", Short: []string{"wl"},
+			Namespaced: true, MadeAt: MadeDiscovery, Summary: "One process on a machine with its sidecar.",
+			newSpec: func() any { return new(Workload) }, validate: as(validateWorkload),
+		},
+		{
+			Kind: mesh.KindServiceExport, APIVersion: APIVersionMCS, Plural: "serviceexports", Singular: "serviceexport", Short: []string{"svcex"},
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Offers the Service of the same name to other zones.",
+			newSpec: func() any { return new(ServiceExport) }, validate: as(validateServiceExport),
+		},
+		{
+			Kind: mesh.KindHTTPRoute, APIVersion: APIVersionGatewayAPI, Plural: "httproutes", Singular: "httproute", Short: []string{"hr"},
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Chooses backends for the requests to a Service.",
+			newSpec: func() any { return new(HTTPRoute) }, validate: as(validateHTTPRoute),
+		},
+		{
+			Kind: mesh.KindAuthorizationPolicy, APIVersion: APIVersion, Plural: "authorizationpolicies", Singular: "authorizationpolicy",
+			Short: []string{"authz", "ap"}, Namespaced: true, MadeAt: MadeAnywhere,
+			Summary: "Allows or denies requests by who asks and what is asked.",
+			newSpec: func() any { return new(AuthorizationPolicy) }, validate: as(validateAuthorizationPolicy),
+		},
+	}
+}
+
+// as adapts a validator of one spec type to the table.
+func as[T any](f func(*report, mesh.Resource, *T)) func(*report, mesh.Resource, any) {
+	return func(r *report, res mesh.Resource, spec any) {
+		if s, ok := spec.(*T); ok {
+			f(r, res, s)
+		}
+	}
+}
+
+// Lookup finds a kind by its kind, plural, singular or short name, case-insensitively.
+func Lookup(name string) (KindInfo, bool) {
+	name = strings.ToLower(name)
+	for _, k := range Kinds() {
+		if name == strings.ToLower(string(k.Kind)) || name == k.Plural || name == k.Singular || slices.Contains(k.Short, name) {
+			return k, true
+		}
+	}
+	return KindInfo{}, false
+}
+
+// kindNames lists what `kind:` may say.
+func kindNames() []string {
+	var out []string
+	for _, k := range Kinds() {
+		out = append(out, string(k.Kind))
+	}
+	return out
+}

@@ -1,0 +1,181 @@
+package policy_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/google/go-cmp/cmp"
+)
+
+func resource(t *testing.T, kind mesh.Kind, ns, name, spec string) mesh.Resource {
+	t.Helper()
+	info, ok := policy.Lookup(string(kind))
+	if !ok {
+		t.Fatalf("no kind %s", kind)
+	}
+	return mesh.Resource{
+		Key:        mesh.Key{Origin: mesh.OriginGlobal, Kind: kind, Namespace: ns, Name: name},
+		APIVersion: info.APIVersion, Spec: json.RawMessage(spec),
+	}
+}
+
+// found is what a test compares of a field error.
+func found(fields []policy.FieldError) []string {
+	var out []string
+	for _, f := range fields {
+		out = append(out, f.Pointer+" "+f.Code)
+	}
+	return out
+}
+
+func TestValidate(t *testing.T) {
+	route := func(rule string) string {
+		return `{"parentRefs":[{"group":"","kind":"Service","name":"web"}],"rules":[` + rule + `]}`
+	}
+	to := `"backendRefs":[{"name":"web","port":80}]`
+	for name, c := range map[string]struct {
+		kind     mesh.Kind
+		ns, name string
+		spec     string
+		want     []string
+	}{
+		"zone":                {mesh.KindZone, "", "aws-east", `{"cloud":"aws","region":"us-east-1","namespaces":["*"],"trustDomain":"aws-east.demo.example"}`, nil},
+		"empty zone":          {mesh.KindZone, "", "aws-east", ``, nil},
+		"zone null":           {mesh.KindZone, "", "aws-east", `{"cloud":null}`, nil},
+		"reserved zone":       {mesh.KindZone, "", "global", `{}`, []string{"/metadata/name invalid"}},
+		"zone in namespace":   {mesh.KindZone, "shop", "east", `{}`, []string{"/metadata/namespace invalid"}},
+		"star and names":      {mesh.KindZone, "", "east", `{"namespaces":["*","shop"]}`, []string{"/spec/namespaces/0 invalid"}},
+		"unknown field":       {mesh.KindZone, "", "east", `{"clod":"aws"}`, []string{"/spec/clod unknown_field"}},
+		"wrong case":          {mesh.KindZone, "", "east", `{"Cloud":"aws"}`, []string{"/spec/Cloud unknown_field"}},
+		"twice":               {mesh.KindZone, "", "east", `{"cloud":"aws","cloud":"gcp"}`, []string{"/spec/cloud duplicate"}},
+		"wrong type":          {mesh.KindZone, "", "east", `{"cloud":1}`, []string{"/spec/cloud wrong_type"}},
+		"not JSON":            {mesh.KindZone, "", "east", `{`, []string{"/spec malformed"}},
+		"trailing":            {mesh.KindZone, "", "east", `{} {}`, []string{"/spec malformed"}},
+		"list":                {mesh.KindZone, "", "east", `[]`, []string{"/spec wrong_type"}},
+		"mesh config":         {mesh.KindMeshConfig, "", "default", `{"defaultAuthorization":"Allow","accessLog":{"path":"/dev/stdout"}}`, nil},
+		"mesh config name":    {mesh.KindMeshConfig, "", "other", `{"defaultAuthorization":"Maybe"}`, []string{"/metadata/name invalid", "/spec/defaultAuthorization invalid"}},
+		"service":             {mesh.KindService, "shop", "web", `{"selector":{"app":"web"},"ports":[{"port":80,"appProtocol":"http"}]}`, nil},
+		"service without":     {mesh.KindService, "shop", "web", `{}`, []string{"/spec/selector required", "/spec/ports required"}},
+		"service ports":       {mesh.KindService, "shop", "web", `{"selector":{"app":"web"},"ports":[{"port":80},{"port":80,"name":"a","protocol":"UDP","appProtocol":"htp"}]}`, []string{"/spec/ports/0/name required", "/spec/ports/1/port duplicate", "/spec/ports/1/protocol unsupported", "/spec/ports/1/appProtocol invalid"}},
+		"port too large":      {mesh.KindService, "shop", "web", `{"selector":{"app":"web"},"ports":[{"port":65536}]}`, []string{"/spec/ports/0/port out_of_range"}},
+		"no namespace":        {mesh.KindServiceExport, "", "web", ``, []string{"/metadata/namespace required"}},
+		"workload":            {mesh.KindWorkload, "shop", "web-1", `{"serviceAccount":"web","address":"10.0.0.1","inboundPort":15006,"upstreams":[{"service":"db","port":5432,"localPort":5432}]}`, nil},
+		"workload ports":      {mesh.KindWorkload, "shop", "web-1", `{"serviceAccount":"web","address":"0.0.0.0","inboundPort":1,"outboundPort":1,"upstreams":[{"service":"db","port":5432,"localPort":1}]}`, []string{"/spec/address invalid", "/spec/outboundPort duplicate", "/spec/upstreams/0/localPort duplicate"}},
+		"route":               {mesh.KindHTTPRoute, "shop", "web", route(`{"matches":[{"path":{"type":"Exact","value":"/a"},"headers":[{"name":"x","value":"1"}],"method":"GET"}],` + to + `}`), nil},
+		"route to gateway":    {mesh.KindHTTPRoute, "shop", "web", `{"parentRefs":[{"name":"gw"}],"hostnames":["a.example"],"rules":[{` + to + `}]}`, []string{"/spec/hostnames unsupported", "/spec/parentRefs/0/kind unsupported"}},
+		"route regex":         {mesh.KindHTTPRoute, "shop", "web", route(`{"matches":[{"path":{"type":"RegularExpression","value":"/a"},"headers":[{"type":"RegularExpression","name":"x","value":"1"}],"queryParams":[{"name":"q","value":"1"}]}],` + to + `}`), []string{"/spec/rules/0/matches/0/path/type unsupported", "/spec/rules/0/matches/0/headers/0/type unsupported", "/spec/rules/0/matches/0/queryParams unsupported"}},
+		"route filters":       {mesh.KindHTTPRoute, "shop", "web", route(`{"filters":[{"type":"CORS"}],"timeouts":{"request":"1s"},` + to + `}`), []string{"/spec/rules/0/filters unsupported", "/spec/rules/0/timeouts unsupported"}},
+		"route weights":       {mesh.KindHTTPRoute, "shop", "web", route(`{"backendRefs":[{"name":"a","port":80,"weight":0}]}`), []string{"/spec/rules/0/backendRefs invalid"}},
+		"authz":               {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Allow","rules":[{"from":[{"identities":["spiffe://a.example/ns/shop/sa/web"],"zones":["east"]}],"to":[{"methods":["GET"],"paths":["/pay/*"]}]}]}`, nil},
+		"authz empty source":  {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Allow","rules":[{"from":[{}],"to":[{}]}]}`, []string{"/spec/rules/0/from/0 required", "/spec/rules/0/to/0 required"}},
+		"authz comma":         {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Allow","rules":[{"from":[{"identities":["spiffe://a.example/ns/shop,b"]}]}]}`, []string{"/spec/rules/0/from/0/identities/0 invalid"}},
+		"authz bare domain":   {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Deny","rules":[{"from":[{"identities":["spiffe://a.example"],"serviceAccounts":["x"]}]}]}`, []string{"/spec/rules/0/from/0/identities/0 invalid", "/spec/rules/0/from/0/namespaces required"}},
+		"authz action":        {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"allow"}`, []string{"/spec/action invalid"}},
+		"authz mesh targeted": {mesh.KindAuthorizationPolicy, policy.SystemNamespace, "p", `{"action":"Deny","targetRef":{"kind":"Service","name":"x"}}`, []string{"/spec/targetRef unsupported"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := policy.Validate(resource(t, c.kind, c.ns, c.name, c.spec))
+			if diff := cmp.Diff(c.want, found(got)); diff != "" {
+				t.Errorf("field errors (-want +got):\n%s%+v", diff, got)
+			}
+		})
+	}
+}
+
+func TestValidateMetadata(t *testing.T) {
+	res := resource(t, mesh.KindServiceExport, "shop", "web", "")
+	res.APIVersion = "v1"
+	res.Labels = map[string]string{"a b": "1", "ok": "-"}
+	res.Annotations = map[string]string{mesh.AnnotationZones: "east, Bad", "example.com/x": "anything at all"}
+	want := []string{
+		"/apiVersion unsupported", "/metadata/labels/a b invalid", "/metadata/labels/ok invalid",
+		"/metadata/annotations/mesh.comity.dev~1zones invalid",
+	}
+	if diff := cmp.Diff(want, found(policy.Validate(res))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := policy.Validate(mesh.Resource{Key: mesh.Key{Kind: "Servise"}}); len(got) != 1 || got[0].Hint != `did you mean "Service"?` {
+		t.Errorf("unknown kind: %+v", got)
+	}
+}
+
+func TestDecodeBounds(t *testing.T) {
+	deep := strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40)
+	large := `{"displayName":"` + strings.Repeat("x", policy.MaxSpecBytes) + `"}`
+	many := `{"namespaces":[` + strings.TrimSuffix(strings.Repeat("1,", 1000), ",") + `]}`
+	for spec, code := range map[string]string{deep: policy.CodeTooLarge, large: policy.CodeTooLarge, many: policy.CodeWrongType} {
+		_, err := policy.Decode(mesh.KindZone, json.RawMessage(spec))
+		var invalid *policy.InvalidError
+		if !errors.As(err, &invalid) || invalid.Fields[0].Code != code || len(invalid.Fields) > 50 {
+			t.Errorf("%.20s...: %v", spec, err)
+		}
+	}
+}
+
+func TestCanonical(t *testing.T) {
+	for in, want := range map[string]string{
+		``:                                     `{}`,
+		` { "b" : 1.50, "a":[ {"c":null} ] } `: `{"a":[{}],"b":1.5}`,
+		`{"b":"<&>","a":10000000000000000000000}`: `{"a":1e+22,"b":"<&>"}`,
+	} {
+		got, err := policy.Canonical(json.RawMessage(in))
+		if err != nil || string(got) != want {
+			t.Errorf("Canonical(%s) = %s, %v; want %s", in, got, err, want)
+		}
+	}
+}
+
+func TestLookup(t *testing.T) {
+	for _, name := range []string{"Service", "services", "service", "svc", "SVC"} {
+		if k, ok := policy.Lookup(name); !ok || k.Kind != mesh.KindService {
+			t.Errorf("Lookup(%q) = %v, %v", name, k.Kind, ok)
+		}
+	}
+	seen := map[string]mesh.Kind{}
+	for _, k := range policy.Kinds() {
+		for _, n := range append([]string{k.Plural, k.Singular}, k.Short...) {
+			if by, ok := seen[n]; ok {
+				t.Errorf("%q names %s and %s", n, by, k.Kind)
+			}
+			seen[n] = k.Kind
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, k := range policy.Kinds() {
+		f.Add(string(k.Kind), []byte(`{"selector":{"a":"b"},"ports":[{"port":1}],"rules":[{"from":[{"zones":["a"]}]}]}`))
+	}
+	f.Add("Zone", []byte(`{"cloud":"a","cloud":null,"~/":1e999}`))
+	f.Fuzz(func(t *testing.T, kind string, spec []byte) {
+		v, err := policy.Decode(mesh.Kind(kind), spec)
+		var invalid *policy.InvalidError
+		if err != nil && (!errors.As(err, &invalid) || len(invalid.Fields) == 0) {
+			t.Fatalf("an error without fields: %v", err)
+		}
+		if err != nil {
+			return
+		}
+		// What was accepted is stable: canonical form and back.
+		c, err := policy.Canonical(spec)
+		if err != nil {
+			t.Fatalf("decoded but not canonical: %v", err)
+		}
+		again, err := policy.Decode(mesh.Kind(kind), c)
+		if err != nil {
+			t.Fatalf("canonical form refused: %v", err)
+		}
+		if diff := cmp.Diff(v, again); diff != "" {
+			t.Fatalf("canonical form means something else:\n%s", diff)
+		}
+		twice, err := policy.Canonical(c)
+		if err != nil || string(twice) != string(c) {
+			t.Fatalf("canonical form is not stable: %s, %s, %v", c, twice, err)
+		}
+		policy.Validate(mesh.Resource{Key: mesh.Key{Kind: mesh.Kind(kind), Name: "x", Namespace: "y"}, Spec: spec})
+	})
+}

@@ -1,0 +1,225 @@
+package policy
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/comity-mesh/comity/mesh"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// ServiceRef names a port of a service; Port 0 means any.
+type ServiceRef struct {
+	Namespace string
+	Name      string
+	Port      uint16
+}
+
+// Route is an HTTPRoute with its decoded spec.
+type Route struct {
+	Resource mesh.Resource
+	Spec     *HTTPRoute
+}
+
+// RouteMatch is one way in which a request may match one rule of a route.
+type RouteMatch struct {
+	Route mesh.Key
+	Rule  int // index in spec.rules
+	// Match has the Gateway API's defaults filled in: Path is never nil, nor are its Type and Value,
+	// and a prefix has no slash at its end (but "/").
+	Match gatewayv1.HTTPRouteMatch
+	// BackendRefs as in the rule; a nil Weight means 1.
+	BackendRefs []gatewayv1.HTTPBackendRef
+
+	tie tie
+}
+
+// tie orders what the Gateway API's rules leave equal, as our "who wins": the more specific target,
+// a zone's own before global's, the older, the name.
+type tie struct {
+	port    bool
+	global  bool
+	created mesh.Revision
+	key     mesh.Key
+}
+
+// RoutesFor returns the matches of all routes that have the service's port as a parent, in the order
+// in which a proxy must try them: exact path, then the longest prefix, then a method, then the most headers
+// (Gateway API, HTTPRouteRule.Matches), then parents with a port before those without, a zone's own
+// routes before global's, the older creation, namespace and name, the order of rules. A match equal to an earlier one of
+// another route can never be reached: it is left out, and overridden says by whom. routes need not be
+// sorted and are not changed; those of other namespaces don't apply.
+func RoutesFor(routes []Route, service ServiceRef) (matches []RouteMatch, overridden map[mesh.Key][]mesh.Key) {
+	for _, rt := range routes {
+		attached, port := attaches(rt, service)
+		if !attached {
+			continue
+		}
+		t := tie{port: port, global: rt.Resource.Origin == mesh.OriginGlobal, created: rt.Resource.Created, key: rt.Resource.Key}
+		for i, rule := range rt.Spec.Rules {
+			ms := rule.Matches
+			if len(ms) == 0 {
+				ms = []gatewayv1.HTTPRouteMatch{{}}
+			}
+			for _, m := range ms {
+				matches = append(matches, RouteMatch{Route: rt.Resource.Key, Rule: i, Match: withDefaults(m), BackendRefs: rule.BackendRefs, tie: t})
+			}
+		}
+	}
+	slices.SortStableFunc(matches, compareMatches)
+	return dropUnreachable(matches)
+}
+
+func attaches(rt Route, service ServiceRef) (attached, byPort bool) {
+	if rt.Spec == nil || rt.Resource.Namespace != service.Namespace {
+		return false, false
+	}
+	for _, p := range rt.Spec.ParentRefs {
+		if p.Kind == nil || *p.Kind != "Service" || string(p.Name) != service.Name {
+			continue
+		}
+		if p.Namespace != nil && string(*p.Namespace) != service.Namespace {
+			continue
+		}
+		switch {
+		case p.Port == nil || service.Port == 0:
+			attached = true
+		case *p.Port == int32(service.Port):
+			attached, byPort = true, true
+		}
+	}
+	return attached, byPort
+}
+
+func withDefaults(m gatewayv1.HTTPRouteMatch) gatewayv1.HTTPRouteMatch {
+	kind, value := gatewayv1.PathMatchPathPrefix, "/"
+	if m.Path != nil {
+		if m.Path.Type != nil {
+			kind = *m.Path.Type
+		}
+		if m.Path.Value != nil {
+			value = *m.Path.Value
+		}
+	}
+	if kind == gatewayv1.PathMatchPathPrefix && value != "/" {
+		// Prefixes match whole path elements: "/a/" accepts what "/a" accepts.
+		value = strings.TrimSuffix(value, "/")
+	}
+	m.Path = &gatewayv1.HTTPPathMatch{Type: &kind, Value: &value}
+	return m
+}
+
+func compareMatches(a, b RouteMatch) int {
+	exact := func(m RouteMatch) bool { return *m.Match.Path.Type == gatewayv1.PathMatchExact }
+	return cmp.Or(
+		first(exact(a), exact(b)),
+		-cmp.Compare(len(*a.Match.Path.Value), len(*b.Match.Path.Value)),
+		first(a.Match.Method != nil, b.Match.Method != nil),
+		-cmp.Compare(len(a.Match.Headers), len(b.Match.Headers)),
+		first(a.tie.port, b.tie.port),
+		first(!a.tie.global, !b.tie.global),
+		cmp.Compare(a.tie.created, b.tie.created),
+		a.tie.key.Compare(b.tie.key),
+		cmp.Compare(a.Rule, b.Rule),
+	)
+}
+
+// first orders true before false.
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+func dropUnreachable(matches []RouteMatch) ([]RouteMatch, map[mesh.Key][]mesh.Key) {
+	var overridden map[mesh.Key][]mesh.Key
+	winner := map[string]mesh.Key{}
+	out := matches[:0]
+	for _, m := range matches {
+		id := matchID(m.Match)
+		by, taken := winner[id]
+		if !taken {
+			winner[id] = m.Route
+			out = append(out, m)
+			continue
+		}
+		if by == m.Route {
+			continue
+		}
+		if overridden == nil {
+			overridden = map[mesh.Key][]mesh.Key{}
+		}
+		if !slices.Contains(overridden[m.Route], by) {
+			overridden[m.Route] = append(overridden[m.Route], by)
+		}
+	}
+	return out, overridden
+}
+
+// matchID is equal for matches that accept the same requests.
+func matchID(m gatewayv1.HTTPRouteMatch) string {
+	parts := []string{string(*m.Path.Type), strconv.Quote(*m.Path.Value)}
+	if m.Method != nil {
+		parts = append(parts, string(*m.Method))
+	}
+	var headers []string
+	for _, h := range m.Headers {
+		headers = append(headers, strings.ToLower(string(h.Name))+"="+strconv.Quote(h.Value))
+	}
+	slices.Sort(headers)
+	return strings.Join(append(parts, headers...), "\n")
+}
+
+// Authorization is an AuthorizationPolicy with its decoded spec.
+type Authorization struct {
+	Resource mesh.Resource
+	Spec     *AuthorizationPolicy
+}
+
+// Policies are the authorization policies of one service. They add up and deny wins: a request that
+// any rule of Deny matches is refused; otherwise, where Allow is not empty, a request that no rule of
+// Allow matches is refused too; where Allow is empty, MeshConfig's default decides.
+type Policies struct {
+	Deny  []Authorization
+	Allow []Authorization
+}
+
+// PoliciesFor selects the policies that apply to a service: those that target it by name, those of
+// its namespace without a target, and those of SystemNamespace without a target. Both lists are
+// ordered by key. The port of the service plays no part.
+func PoliciesFor(policies []Authorization, service ServiceRef) Policies {
+	var out Policies
+	for _, p := range policies {
+		if !Targets(p, service) {
+			continue
+		}
+		switch p.Spec.Action {
+		case Deny:
+			out.Deny = append(out.Deny, p)
+		case Allow:
+			out.Allow = append(out.Allow, p)
+		}
+	}
+	byKey := func(a, b Authorization) int { return a.Resource.Key.Compare(b.Resource.Key) }
+	slices.SortFunc(out.Deny, byKey)
+	slices.SortFunc(out.Allow, byKey)
+	return out
+}
+
+// Targets reports whether one policy applies to the service.
+func Targets(p Authorization, service ServiceRef) bool {
+	if p.Spec == nil {
+		return false
+	}
+	t, ns := p.Spec.TargetRef, p.Resource.Namespace
+	if t == nil {
+		return ns == SystemNamespace || ns == service.Namespace
+	}
+	return ns == service.Namespace && t.Group == "" && t.Kind == "Service" && t.Name == service.Name
+}

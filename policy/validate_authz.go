@@ -1,0 +1,126 @@
+package policy
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/comity-mesh/comity/mesh"
+)
+
+var methodToken = regexp.MustCompile(`^[A-Z][A-Z0-9_-]{0,31}$`)
+
+// Bounds of an AuthorizationPolicy; each value becomes a matcher in every proxy it reaches.
+const (
+	maxRules  = 64
+	maxValues = 256
+)
+
+func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationPolicy) {
+	if t := p.TargetRef; t != nil {
+		if t.Group != "" {
+			r.add(FieldError{Pointer: "/spec/targetRef/group", Code: CodeUnsupported, Message: fmt.Sprintf("group %q can't be targeted", clip(t.Group)), Hint: "leave it out: a Service is of the core group"})
+		}
+		r.oneOf("/spec/targetRef/kind", t.Kind, "Service")
+		r.checked("/spec/targetRef/name", t.Name, mesh.CheckLabel)
+		if res.Namespace == SystemNamespace {
+			r.add(FieldError{Pointer: "/spec/targetRef", Code: CodeUnsupported, Message: "policies in " + SystemNamespace + " are for the whole mesh", Hint: "move the policy to the namespace of the service"})
+		}
+	}
+	r.oneOf("/spec/action", string(p.Action), string(Allow), string(Deny))
+	r.atMost("/spec/rules", len(p.Rules), maxRules)
+	for i, rule := range p.Rules {
+		at := ptr("/spec/rules", i)
+		r.atMost(at+"/from", len(rule.From), maxRules)
+		for j, s := range rule.From {
+			validateSource(r, ptr(at+"/from", j), s)
+		}
+		r.atMost(at+"/to", len(rule.To), maxRules)
+		for j, o := range rule.To {
+			validateOperation(r, ptr(at+"/to", j), o)
+		}
+		if r.full() {
+			return
+		}
+	}
+}
+
+func validateSource(r *report, at string, s Source) {
+	if len(s.Identities)+len(s.Namespaces)+len(s.ServiceAccounts)+len(s.Zones) == 0 {
+		r.add(FieldError{Pointer: at, Code: CodeRequired, Message: "says nothing about the caller", Hint: "leave `from` out to match every caller of the mesh"})
+	}
+	r.values(at+"/identities", s.Identities, checkIdentity)
+	r.values(at+"/namespaces", s.Namespaces, mesh.CheckLabel)
+	r.values(at+"/serviceAccounts", s.ServiceAccounts, mesh.CheckSubdomain)
+	r.values(at+"/zones", s.Zones, mesh.CheckZoneName)
+	if len(s.ServiceAccounts) > 0 && len(s.Namespaces) == 0 {
+		r.add(FieldError{Pointer: at + "/namespaces", Code: CodeRequired, Message: "service accounts need their namespaces", Hint: "two namespaces may have accounts of one name"})
+	}
+}
+
+// checkIdentity accepts a SPIFFE ID, or a prefix of IDs ending at "/" (SPIFFE-ID 2).
+func checkIdentity(id string) error {
+	rest, ok := strings.CutPrefix(id, "spiffe://")
+	if !ok {
+		return fmt.Errorf("%q must be a SPIFFE ID, as in spiffe://zone.example/ns/shop/sa/web", clip(id))
+	}
+	td, path, ok := strings.Cut(rest, "/")
+	if err := mesh.CheckTrustDomain(td); err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("%q names no workload; to mean all of the trust domain end it with /", clip(id))
+	}
+	segments := strings.Split(path, "/")
+	for i, seg := range segments {
+		if seg == "" && i == len(segments)-1 {
+			break // a prefix
+		}
+		if seg == "" || seg == "." || seg == ".." || strings.IndexFunc(seg, notIDRune) >= 0 {
+			return fmt.Errorf("%q: every part of the path must be letters, digits, '.', '-' and '_'", clip(id))
+		}
+	}
+	return nil
+}
+
+func notIDRune(c rune) bool {
+	return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_'
+}
+
+func validateOperation(r *report, at string, o Operation) {
+	if len(o.Methods)+len(o.Paths)+len(o.Ports) == 0 {
+		r.add(FieldError{Pointer: at, Code: CodeRequired, Message: "says nothing about the request", Hint: "leave `to` out to match every request"})
+	}
+	r.values(at+"/methods", o.Methods, func(m string) error {
+		if !methodToken.MatchString(m) {
+			return fmt.Errorf("%q is no HTTP method; methods are upper case", clip(m))
+		}
+		return nil
+	})
+	r.values(at+"/paths", o.Paths, func(p string) error {
+		if !cleanPath(p) {
+			return fmt.Errorf("%q must begin with / and be plain ASCII without spaces, ? and #", clip(p))
+		}
+		if i := strings.IndexByte(p, '*'); i >= 0 && i < len(p)-1 {
+			return fmt.Errorf("%q: * is understood at the end only", clip(p))
+		}
+		return nil
+	})
+	r.atMost(at+"/ports", len(o.Ports), maxValues)
+	for i, p := range o.Ports {
+		r.port(ptr(at+"/ports", i), p)
+	}
+}
+
+func (r *report) values(at string, values []string, check func(string) error) {
+	r.atMost(at, len(values), maxValues)
+	seen := map[string]bool{}
+	for i, v := range values {
+		if seen[v] {
+			r.add(FieldError{Pointer: ptr(at, i), Code: CodeDuplicate, Message: fmt.Sprintf("%q is listed twice", clip(v))})
+			continue
+		}
+		seen[v] = true
+		r.checked(ptr(at, i), v, check)
+	}
+}

@@ -1,0 +1,195 @@
+package policy
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"path"
+	"strings"
+	"unicode"
+
+	"github.com/comity-mesh/comity/mesh"
+)
+
+func validateZone(r *report, _ mesh.Resource, z *Zone) {
+	if len(z.DisplayName) > 128 {
+		r.add(FieldError{Pointer: "/spec/displayName", Code: CodeTooLarge, Message: "at most 128 bytes are allowed"})
+	}
+	for _, c := range z.DisplayName {
+		if unicode.IsControl(c) {
+			r.invalid("/spec/displayName", "must not contain control characters")
+			break
+		}
+	}
+	if z.Cloud != "" {
+		r.checked("/spec/cloud", z.Cloud, mesh.CheckLabel)
+	}
+	if z.Region != "" {
+		r.checked("/spec/region", z.Region, mesh.CheckLabel)
+	}
+	if z.TrustDomain != "" {
+		r.checked("/spec/trustDomain", string(z.TrustDomain), mesh.CheckTrustDomain)
+	}
+	r.atMost("/spec/namespaces", len(z.Namespaces), 1000)
+	seen := map[string]bool{}
+	for i, ns := range z.Namespaces {
+		at := ptr("/spec/namespaces", i)
+		switch {
+		case seen[ns]:
+			r.add(FieldError{Pointer: at, Code: CodeDuplicate, Message: fmt.Sprintf("%q is listed twice", clip(ns))})
+		case ns == "*" && len(z.Namespaces) > 1:
+			r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: `"*" means all namespaces and stands alone`, Hint: `write namespaces: ["*"], or list them without it`})
+		case ns != "*":
+			r.checked(at, ns, mesh.CheckLabel)
+		}
+		seen[ns] = true
+	}
+}
+
+func validateMeshConfig(r *report, res mesh.Resource, c *MeshConfig) {
+	if res.Name != "default" {
+		r.add(FieldError{Pointer: "/metadata/name", Code: CodeInvalid, Message: "the mesh has one MeshConfig, named default", Choices: []string{"default"}})
+	}
+	if _, ok := res.Annotations[mesh.AnnotationZones]; ok {
+		r.add(FieldError{Pointer: ptr("/metadata/annotations", mesh.AnnotationZones), Code: CodeUnsupported, Message: "the MeshConfig reaches every zone", Hint: "remove the annotation"})
+	}
+	r.oneOf("/spec/defaultAuthorization", string(c.DefaultAuthorization), "", string(DefaultAllow), string(DefaultDeny))
+	if c.AccessLog != nil {
+		r.checked("/spec/accessLog/path", c.AccessLog.Path, func(p string) error {
+			if !path.IsAbs(p) || path.Clean(p) != p || strings.ContainsRune(p, 0) {
+				return fmt.Errorf("%q must be a clean absolute path", clip(p))
+			}
+			return nil
+		})
+	}
+}
+
+func validateService(r *report, _ mesh.Resource, s *Service) {
+	if len(s.Selector) == 0 {
+		r.add(FieldError{Pointer: "/spec/selector", Code: CodeRequired, Message: "is required", Hint: "name the labels of the workloads that serve it"})
+	}
+	r.atMost("/spec/selector", len(s.Selector), maxLabels)
+	validateLabels(r, "/spec/selector", s.Selector)
+	if len(s.Ports) == 0 {
+		r.required("/spec/ports")
+	}
+	r.atMost("/spec/ports", len(s.Ports), 100)
+	names, ports := map[string]bool{}, map[uint16]bool{}
+	for i, p := range s.Ports {
+		at := ptr("/spec/ports", i)
+		r.port(at+"/port", p.Port)
+		if p.Port != 0 && ports[p.Port] {
+			r.add(FieldError{Pointer: at + "/port", Code: CodeDuplicate, Message: fmt.Sprintf("port %d is listed twice", p.Port)})
+		}
+		ports[p.Port] = true
+		switch {
+		case p.Name == "" && len(s.Ports) > 1:
+			r.add(FieldError{Pointer: at + "/name", Code: CodeRequired, Message: "is required where a service has several ports"})
+		case p.Name != "" && names[p.Name]:
+			r.add(FieldError{Pointer: at + "/name", Code: CodeDuplicate, Message: fmt.Sprintf("%q is used twice", clip(p.Name))})
+		case p.Name != "":
+			r.checked(at+"/name", p.Name, mesh.CheckLabel)
+		}
+		names[p.Name] = true
+		switch p.Protocol {
+		case "", "TCP":
+		case "UDP", "SCTP":
+			r.unsupported(at+"/protocol", p.Protocol, "only TCP can be meshed")
+		default:
+			r.oneOf(at+"/protocol", p.Protocol, "", "TCP")
+		}
+		r.oneOf(at+"/appProtocol", p.AppProtocol, "", "http", "http2", "kubernetes.io/h2c", "grpc", "tcp")
+	}
+}
+
+func validateServiceExport(*report, mesh.Resource, *ServiceExport) {}
+
+func validateWorkload(r *report, _ mesh.Resource, w *Workload) {
+	r.checked("/spec/serviceAccount", w.ServiceAccount, mesh.CheckSubdomain)
+	r.checked("/spec/address", w.Address, func(s string) error {
+		a, err := netip.ParseAddr(s)
+		if err != nil || a.Zone() != "" {
+			return fmt.Errorf("%q must be an IP address", clip(s))
+		}
+		if a.IsUnspecified() || a.IsMulticast() {
+			return fmt.Errorf("%q can't be reached from other machines", s)
+		}
+		return nil
+	})
+	r.port("/spec/inboundPort", w.InboundPort)
+	if w.AppAddress != "" {
+		r.checked("/spec/appAddress", w.AppAddress, func(s string) error {
+			if a, err := netip.ParseAddr(s); err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+				return fmt.Errorf("%q must be the IP address on which the application listens", clip(s))
+			}
+			return nil
+		})
+	}
+	if math.IsNaN(w.Capacity) || w.Capacity < 0 || w.Capacity > 1e6 {
+		r.add(FieldError{Pointer: "/spec/capacity", Code: CodeOutOfRange, Message: "must be from 0 to 1000000"})
+	}
+	for _, l := range []struct{ at, v string }{
+		{"/spec/locality/cloud", w.Locality.Cloud}, {"/spec/locality/region", w.Locality.Region}, {"/spec/locality/zone", w.Locality.Zone},
+	} {
+		if l.v != "" {
+			r.checked(l.at, l.v, mesh.CheckLabel)
+		}
+	}
+	validateUpstreams(r, w)
+	if h := w.HealthCheck; h != nil {
+		r.port("/spec/healthCheck/port", h.Port)
+		if h.Path != "" && !cleanPath(h.Path) {
+			r.invalid("/spec/healthCheck/path", "must begin with / and be plain ASCII without spaces")
+		}
+		r.millis("/spec/healthCheck/intervalMs", h.IntervalMS)
+		r.millis("/spec/healthCheck/timeoutMs", h.TimeoutMS)
+	}
+}
+
+func validateUpstreams(r *report, w *Workload) {
+	// Two listeners of one sidecar on one port would be refused by Envoy, one of them at random.
+	used := map[uint16]string{}
+	if w.OutboundPort != 0 {
+		used[w.OutboundPort] = "outboundPort"
+	}
+	if w.InboundPort != 0 {
+		if w.InboundPort == w.OutboundPort {
+			r.add(FieldError{Pointer: "/spec/outboundPort", Code: CodeDuplicate, Message: "is the inboundPort too"})
+		}
+		used[w.InboundPort] = "inboundPort"
+	}
+	r.atMost("/spec/upstreams", len(w.Upstreams), 1000)
+	for i, u := range w.Upstreams {
+		at := ptr("/spec/upstreams", i)
+		r.checked(at+"/service", u.Service, mesh.CheckLabel)
+		if u.Namespace != "" {
+			r.checked(at+"/namespace", u.Namespace, mesh.CheckLabel)
+		}
+		r.port(at+"/port", u.Port)
+		r.port(at+"/localPort", u.LocalPort)
+		if by := used[u.LocalPort]; by != "" {
+			r.add(FieldError{Pointer: at + "/localPort", Code: CodeDuplicate, Message: fmt.Sprintf("port %d is taken by %s", u.LocalPort, by)})
+		} else if u.LocalPort != 0 {
+			used[u.LocalPort] = fmt.Sprintf("upstreams[%d]", i)
+		}
+	}
+}
+
+func (r *report) millis(at string, ms int) {
+	if ms != 0 && (ms < 10 || ms > 3_600_000) {
+		r.add(FieldError{Pointer: at, Code: CodeOutOfRange, Message: "must be from 10 to 3600000 milliseconds, or 0 for the default"})
+	}
+}
+
+// cleanPath reports whether s can be an HTTP path without a query (RFC 3986 pchar and "/").
+func cleanPath(s string) bool {
+	if !strings.HasPrefix(s, "/") || len(s) > 1024 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || c == '?' || c == '#' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,209 @@
+package policy
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/comity-mesh/comity/mesh"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")
+
+// Bounds of an HTTPRoute, those of the Gateway API.
+const (
+	maxParents     = 32
+	maxRouteRules  = 16
+	maxMatches     = 64
+	maxHeaders     = 16
+	maxBackends    = 16
+	maxRouteWeight = 1_000_000
+)
+
+func validateHTTPRoute(r *report, res mesh.Resource, h *HTTPRoute) {
+	if h.UseDefaultGateways != "" && h.UseDefaultGateways != gatewayv1.GatewayDefaultScopeNone {
+		r.unsupported("/spec/useDefaultGateways", "attaching to default gateways", "name Services in parentRefs")
+	}
+	if len(h.Hostnames) > 0 {
+		r.add(FieldError{Pointer: "/spec/hostnames", Code: CodeUnsupported, Message: "a route of a Service matches all of its host names", Hint: "remove hostnames"})
+	}
+	if len(h.ParentRefs) == 0 {
+		r.required("/spec/parentRefs")
+	}
+	r.atMost("/spec/parentRefs", len(h.ParentRefs), maxParents)
+	for i, p := range h.ParentRefs {
+		validateParent(r, ptr("/spec/parentRefs", i), res, p)
+	}
+	if len(h.Rules) == 0 {
+		r.add(FieldError{Pointer: "/spec/rules", Code: CodeRequired, Message: "is required", Hint: "a route needs a rule with backendRefs"})
+	}
+	r.atMost("/spec/rules", len(h.Rules), maxRouteRules)
+	names := map[gatewayv1.SectionName]bool{}
+	for i, rule := range h.Rules {
+		at := ptr("/spec/rules", i)
+		if rule.Name != nil {
+			if names[*rule.Name] {
+				r.add(FieldError{Pointer: at + "/name", Code: CodeDuplicate, Message: fmt.Sprintf("%q is used twice", clip(string(*rule.Name)))})
+			}
+			names[*rule.Name] = true
+			r.checked(at+"/name", string(*rule.Name), mesh.CheckSubdomain)
+		}
+		validateRule(r, at, res, rule)
+		if r.full() {
+			return
+		}
+	}
+}
+
+func validateParent(r *report, at string, res mesh.Resource, p gatewayv1.ParentReference) {
+	kind, group := "Gateway", gatewayv1.GroupName // the Gateway API's defaults
+	if p.Kind != nil {
+		kind = string(*p.Kind)
+	}
+	if p.Group != nil {
+		group = string(*p.Group)
+	}
+	if kind != "Service" || group != "" {
+		r.unsupported(at+"/kind", fmt.Sprintf("a parent of group %q and kind %q", clip(group), clip(kind)), `write group: "" and kind: Service`)
+	}
+	r.checked(at+"/name", string(p.Name), mesh.CheckLabel)
+	if p.Namespace != nil && string(*p.Namespace) != res.Namespace {
+		r.unsupported(at+"/namespace", "a parent in another namespace", "make the route in the namespace of the Service")
+	}
+	if p.SectionName != nil {
+		r.unsupported(at+"/sectionName", "sectionName", "use port")
+	}
+	if p.Port != nil && (*p.Port < 1 || *p.Port > 65535) {
+		r.add(FieldError{Pointer: at + "/port", Code: CodeOutOfRange, Message: "must be a port from 1 to 65535"})
+	}
+}
+
+func validateRule(r *report, at string, res mesh.Resource, rule gatewayv1.HTTPRouteRule) {
+	if len(rule.Filters) > 0 {
+		r.unsupported(at+"/filters", "a filter", "remove filters")
+	}
+	if rule.Timeouts != nil {
+		r.unsupported(at+"/timeouts", "a timeout in a route", "remove timeouts")
+	}
+	if rule.Retry != nil {
+		r.unsupported(at+"/retry", "retry in a route", "remove retry")
+	}
+	if rule.SessionPersistence != nil {
+		r.unsupported(at+"/sessionPersistence", "sessionPersistence", "remove it")
+	}
+	r.atMost(at+"/matches", len(rule.Matches), maxMatches)
+	for i, m := range rule.Matches {
+		validateMatch(r, ptr(at+"/matches", i), m)
+	}
+	if len(rule.BackendRefs) == 0 {
+		r.required(at + "/backendRefs")
+		return
+	}
+	r.atMost(at+"/backendRefs", len(rule.BackendRefs), maxBackends)
+	total := int64(0)
+	for i, b := range rule.BackendRefs {
+		total += validateBackend(r, ptr(at+"/backendRefs", i), res, b)
+	}
+	if total == 0 {
+		r.add(FieldError{Pointer: at + "/backendRefs", Code: CodeInvalid, Message: "all weights are 0: no request could be sent anywhere", Hint: "give one of them a weight, or deny the requests with an AuthorizationPolicy"})
+	}
+}
+
+// validateBackend returns the weight of the backend.
+func validateBackend(r *report, at string, res mesh.Resource, b gatewayv1.HTTPBackendRef) int64 {
+	if b.Kind != nil && *b.Kind != "Service" || b.Group != nil && *b.Group != "" {
+		r.unsupported(at+"/kind", "a backend that is no Service", "leave out group and kind, or write Service")
+	}
+	r.checked(at+"/name", string(b.Name), mesh.CheckLabel)
+	if b.Namespace != nil && string(*b.Namespace) != res.Namespace {
+		r.unsupported(at+"/namespace", "a backend in another namespace", "it would need a ReferenceGrant; use a Service of the route's namespace")
+	}
+	switch {
+	case b.Port == nil:
+		r.required(at + "/port")
+	case *b.Port < 1 || *b.Port > 65535:
+		r.add(FieldError{Pointer: at + "/port", Code: CodeOutOfRange, Message: "must be a port from 1 to 65535"})
+	}
+	if len(b.Filters) > 0 {
+		r.unsupported(at+"/filters", "a filter", "remove filters")
+	}
+	if b.Weight == nil {
+		return 1
+	}
+	if *b.Weight < 0 || *b.Weight > maxRouteWeight {
+		r.add(FieldError{Pointer: at + "/weight", Code: CodeOutOfRange, Message: fmt.Sprintf("must be from 0 to %d", maxRouteWeight)})
+		return 1
+	}
+	return int64(*b.Weight)
+}
+
+func validateMatch(r *report, at string, m gatewayv1.HTTPRouteMatch) {
+	if p := m.Path; p != nil {
+		kind := gatewayv1.PathMatchPathPrefix
+		if p.Type != nil {
+			kind = *p.Type
+		}
+		switch kind {
+		case gatewayv1.PathMatchExact, gatewayv1.PathMatchPathPrefix:
+		case gatewayv1.PathMatchRegularExpression:
+			r.unsupported(at+"/path/type", "RegularExpression", "use Exact or PathPrefix")
+		default:
+			r.oneOf(at+"/path/type", string(kind), "Exact", "PathPrefix")
+		}
+		if p.Value != nil {
+			validatePathValue(r, at+"/path/value", *p.Value)
+		}
+	}
+	r.atMost(at+"/headers", len(m.Headers), maxHeaders)
+	seen := map[string]bool{}
+	for i, h := range m.Headers {
+		hat := ptr(at+"/headers", i)
+		if h.Type != nil && *h.Type == gatewayv1.HeaderMatchRegularExpression {
+			r.unsupported(hat+"/type", "RegularExpression", "use Exact")
+		} else if h.Type != nil {
+			r.oneOf(hat+"/type", string(*h.Type), "Exact")
+		}
+		name := strings.ToLower(string(h.Name))
+		switch {
+		case name == "":
+			r.required(hat + "/name")
+		case !headerName.MatchString(name):
+			r.invalid(hat+"/name", "%q is no header name", clip(name))
+		case name == "host" || strings.HasPrefix(name, ":"):
+			r.unsupported(hat+"/name", "matching "+clip(name), "use the parent Service, path or method")
+		case seen[name]:
+			r.add(FieldError{Pointer: hat + "/name", Code: CodeDuplicate, Message: fmt.Sprintf("header %q is matched twice", clip(name))})
+		}
+		seen[name] = true
+		if h.Value == "" {
+			r.required(hat + "/value")
+		}
+		if len(h.Value) > 4096 || strings.ContainsAny(h.Value, "\r\n\x00") {
+			r.invalid(hat+"/value", "must be at most 4096 bytes without line breaks")
+		}
+	}
+	if len(m.QueryParams) > 0 {
+		r.unsupported(at+"/queryParams", "matching query parameters", "use path or headers")
+	}
+	if m.Method != nil {
+		r.oneOf(at+"/method", string(*m.Method), "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+	}
+}
+
+func validatePathValue(r *report, at, v string) {
+	if !cleanPath(v) {
+		r.invalid(at, "%q must begin with / and be plain ASCII without spaces, ? and #", clip(v))
+		return
+	}
+	// Proxies normalise what they receive, so such a value could never match.
+	for _, bad := range []string{"//", "/./", "/../", "%2f", "%2F"} {
+		if strings.Contains(v, bad) {
+			r.invalid(at, "must not contain %q", bad)
+			return
+		}
+	}
+	if strings.HasSuffix(v, "/.") || strings.HasSuffix(v, "/..") {
+		r.invalid(at, "must not end with %q", v[strings.LastIndexByte(v, '/'):])
+	}
+}
