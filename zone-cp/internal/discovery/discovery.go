@@ -1,0 +1,45 @@
+// Package discovery says what runs in a zone. A Source watches one kind of place (machines whose
+// sidecars register themselves, in package vm; a Kubernetes API server later) and offers what it
+// knows as one immutable picture.
+package discovery
+
+import (
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// Source is one place where workloads and ingresses are found.
+type Source interface {
+	// Picture is everything the source knows now. The caller must not change it.
+	Picture() Picture
+	// Changed signals (coalesced, capacity 1) after the picture became another one.
+	Changed() <-chan struct{}
+}
+
+// Picture is what a source knows at one moment.
+type Picture struct {
+	// Workloads that are running or were, a lease ago; sorted by namespace and name.
+	Workloads []topology.Workload
+	// Ingresses of the zone, sorted by name.
+	Ingresses []Ingress
+	// Agents says how each of the above does, for statuses, keyed by the proxy.
+	Agents map[mesh.ProxyID]Agent
+}
+
+// Ingress is one zone ingress: where its Envoy listens, and how other zones reach it.
+type Ingress struct {
+	topology.IngressProxy
+	Advertised mesh.Ingress `json:"advertised"`
+	// Ready: its agent attends and its Envoy serves. One that is not stays configured, but is not
+	// advertised while another is ready.
+	Ready bool `json:"ready"`
+}
+
+// Agent is what the program beside an Envoy last said.
+type Agent struct {
+	Attending    bool // its stream is open
+	Healthy      bool // as published
+	Reason       string
+	EnvoyVersion string
+	Identity     string // SPIFFE ID
+}

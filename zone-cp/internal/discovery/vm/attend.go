@@ -1,0 +1,235 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"github.com/comity-mesh/comity/dataplane/enrolpb"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/topology"
+	"github.com/comity-mesh/comity/zone-cp/internal/discovery"
+)
+
+// Limits of what an agent may say of itself.
+const (
+	maxSpecBytes = 64 << 10
+	maxLabels    = 64
+	maxText      = 256
+	maxLanes     = 16
+)
+
+// Codes of refusals, in Refused.code.
+const (
+	codeInvalid    = "invalid"
+	codeNotAllowed = "not-allowed"
+	codeFenced     = "fenced"
+)
+
+// Peer is who opened a stream, as its certificate proved.
+type Peer struct {
+	Proxy          mesh.ProxyID
+	Identity       string // SPIFFE ID
+	ServiceAccount string // of a sidecar
+}
+
+// Stream is the zone's end of Enrolment.Attend; the generated server stream fits.
+type Stream interface {
+	Context() context.Context
+	Recv() (*enrolpb.AgentReport, error)
+	Send(*enrolpb.ZoneNotice) error
+}
+
+// CheckWorkload validates a workload's spec; policy.Validate of its kind.
+type CheckWorkload func(key mesh.Key, spec []byte) (policy.Workload, error)
+
+// Attend serves one agent's stream until it ends. A report that can't be believed is answered with
+// Refused, and the stream ends; the agent's last good word stays in force while its lease lasts.
+func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.Logger) error {
+	ctx, fence := context.WithCancelCause(stream.Context())
+	defer fence(nil)
+	log = log.With("proxy", peer.Proxy.String())
+	s := t.open(peer.Proxy, peer.Identity, fence)
+	defer s.lost()
+
+	reports := make(chan *enrolpb.AgentReport)
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			r, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case reports <- r:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+
+	accepted := false
+	for {
+		select {
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), ErrFenced) {
+				return t.refuse(ctx, stream, log, codeFenced, ErrFenced)
+			}
+			return nil
+		case <-ended:
+			return nil
+		case r := <-reports:
+			code, err := s.take(peer, r, check)
+			switch {
+			case errors.Is(err, ErrFenced):
+				return t.refuse(ctx, stream, log, codeFenced, err)
+			case err != nil:
+				return t.refuse(ctx, stream, log, code, err)
+			}
+			if r.GetLeaving() {
+				log.InfoContext(ctx, "proxy left")
+				return nil
+			}
+			if accepted {
+				continue
+			}
+			accepted = true
+			log.InfoContext(ctx, "proxy attends", "identity", peer.Identity)
+			if err := stream.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Accepted{
+				Accepted: &enrolpb.Accepted{LeaseMs: uint32(t.lease.Milliseconds())},
+			}}); err != nil {
+				return nil // the stream is gone; the lease runs on
+			}
+		}
+	}
+}
+
+func (t *Table) refuse(ctx context.Context, stream Stream, log *slog.Logger, code string, why error) error {
+	log.WarnContext(ctx, "proxy refused", "code", code, "err", why)
+	// The refusal is a courtesy: if the stream is gone already, nobody is left to tell.
+	_ = stream.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Refused{
+		Refused: &enrolpb.Refused{Code: code, Reason: why.Error()},
+	}})
+	return nil
+}
+
+// take applies one report. The code goes with the error.
+func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (code string, err error) {
+	switch r := r.GetReport().(type) {
+	case *enrolpb.AgentReport_Workload:
+		if peer.Proxy.Role != mesh.RoleSidecar {
+			return codeNotAllowed, fmt.Errorf("an %s is no workload", peer.Proxy.Role)
+		}
+		spec, err := readWorkload(peer, r.Workload, check)
+		if err != nil {
+			return codeInvalid, err
+		}
+		return "", s.workload(spec, r.Workload.GetLabels())
+	case *enrolpb.AgentReport_Ingress:
+		if peer.Proxy.Role != mesh.RoleIngress {
+			return codeNotAllowed, fmt.Errorf("a %s is no ingress", peer.Proxy.Role)
+		}
+		in, err := readIngress(peer, r.Ingress)
+		if err != nil {
+			return codeInvalid, err
+		}
+		return "", s.ingress(in)
+	case *enrolpb.AgentReport_Health:
+		h := r.Health
+		reason := h.GetReason()
+		if !h.GetEnvoyReady() && reason == "" {
+			reason = "its Envoy is not ready"
+		}
+		return "", s.health(h.GetHealthy() && h.GetEnvoyReady(), clip(reason), clip(h.GetEnvoyVersion()))
+	case *enrolpb.AgentReport_Leaving:
+		if !r.Leaving {
+			return "", nil
+		}
+		return "", s.leave()
+	}
+	return codeInvalid, errors.New("the report says nothing this zone understands")
+}
+
+func readWorkload(peer Peer, w *enrolpb.WorkloadSpec, check CheckWorkload) (policy.Workload, error) {
+	if len(w.GetSpec()) > maxSpecBytes {
+		return policy.Workload{}, fmt.Errorf("the workload has %d bytes, more than %d", len(w.GetSpec()), maxSpecBytes)
+	}
+	if len(w.GetLabels()) > maxLabels {
+		return policy.Workload{}, fmt.Errorf("the workload has %d labels, more than %d", len(w.GetLabels()), maxLabels)
+	}
+	for k, v := range w.GetLabels() {
+		if k == "" || len(k) > maxText || len(v) > maxText {
+			return policy.Workload{}, fmt.Errorf("label %.40q is empty or longer than %d", k, maxText)
+		}
+	}
+	spec, err := check(mesh.Key{Kind: mesh.KindWorkload, Namespace: peer.Proxy.Namespace, Name: peer.Proxy.Name}, w.GetSpec())
+	if err != nil {
+		return policy.Workload{}, err
+	}
+	// The identity was attested; what the agent writes must agree with it and never widens it.
+	if spec.ServiceAccount != peer.ServiceAccount {
+		return policy.Workload{}, fmt.Errorf("service account %q is not the attested %q", spec.ServiceAccount, peer.ServiceAccount)
+	}
+	return spec, nil
+}
+
+func readIngress(peer Peer, in *enrolpb.IngressSpec) (discovery.Ingress, error) {
+	var out discovery.Ingress
+	if len(in.GetIngress()) > maxSpecBytes {
+		return out, fmt.Errorf("the ingress has %d bytes, more than %d", len(in.GetIngress()), maxSpecBytes)
+	}
+	if err := json.Unmarshal(in.GetIngress(), &out.Advertised); err != nil {
+		return out, fmt.Errorf("the ingress is not JSON: %w", err)
+	}
+	out.Advertised.ID = peer.Proxy.Name
+	if err := CheckIngress(out.Advertised); err != nil {
+		return out, err
+	}
+	if _, err := netip.ParseAddr(in.GetBindAddress()); err != nil {
+		return out, fmt.Errorf("bind address: %w", err)
+	}
+	if n := len(in.GetBindPorts()); n == 0 || n > maxLanes {
+		return out, fmt.Errorf("%d bind ports; 1 to %d are possible", n, maxLanes)
+	}
+	out.IngressProxy = topology.IngressProxy{Name: peer.Proxy.Name, BindAddress: in.GetBindAddress()}
+	for _, p := range in.GetBindPorts() {
+		if p == 0 || p > 65535 {
+			return out, fmt.Errorf("bind port %d is not 1 to 65535", p)
+		}
+		out.BindPorts = append(out.BindPorts, uint16(p))
+	}
+	return out, nil
+}
+
+// CheckIngress reports why an advertised ingress can't be reached by anybody.
+func CheckIngress(in mesh.Ingress) error {
+	if _, err := netip.ParseAddr(in.Host); err != nil {
+		if err := mesh.CheckSubdomain(in.Host); err != nil {
+			return fmt.Errorf("host is no IP address and no name: %w", err)
+		}
+	}
+	if len(in.Ports) == 0 || len(in.Ports) > maxLanes {
+		return fmt.Errorf("%d ports; 1 to %d are possible", len(in.Ports), maxLanes)
+	}
+	for _, p := range in.Ports {
+		if p == 0 {
+			return errors.New("port 0 can't be reached")
+		}
+	}
+	if len(in.Network) > maxText || len(in.Source) > maxText {
+		return fmt.Errorf("network or source is longer than %d", maxText)
+	}
+	return nil
+}
+
+func clip(s string) string {
+	if len(s) > maxText {
+		return s[:maxText]
+	}
+	return s
+}

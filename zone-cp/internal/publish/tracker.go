@@ -1,0 +1,212 @@
+package publish
+
+import (
+	"slices"
+	"time"
+
+	"github.com/comity-mesh/comity/mesh"
+)
+
+// maxRejections is how many refusals a status names (mesh.ResourceStatus).
+const maxRejections = 8
+
+// tracker follows every change of a resource to the proxies whose configuration it changed. It is
+// owned by the publisher's goroutine and knows no clock but what it is told.
+type tracker struct {
+	zone    string
+	changes map[mesh.Key]*change
+	// waiting indexes changes by the proxies that have not acknowledged them yet, so that an ACK
+	// costs what it settles and not what there is.
+	waiting map[mesh.ProxyID]map[mesh.Key]struct{}
+	updated map[mesh.Key]struct{} // since the last take
+}
+
+type change struct {
+	status   mesh.ResourceStatus
+	revision mesh.Revision // of the zone's store
+	missing  map[mesh.ProxyID]struct{}
+	acked    map[mesh.ProxyID]struct{}
+	refused  []refusal
+	gone     bool
+}
+
+// refusal is one Envoy resource that a proxy refused.
+type refusal struct {
+	view string
+	name string // short type and name
+	mesh.Rejection
+}
+
+func newTracker(zone string) *tracker {
+	return &tracker{
+		zone: zone, changes: map[mesh.Key]*change{},
+		waiting: map[mesh.ProxyID]map[mesh.Key]struct{}{}, updated: map[mesh.Key]struct{}{},
+	}
+}
+
+// restore puts a status back that was observed before a restart; nobody waits for it.
+func (t *tracker) restore(k mesh.Key, s mesh.ResourceStatus) {
+	s.Rejections = nil // a refused resource is refused again, or it is no longer wrong
+	t.changes[k] = &change{status: s}
+}
+
+// known reports whether the resource's state at its origin revision is tracked already.
+func (t *tracker) known(k mesh.Key, wanted mesh.Revision) bool {
+	c := t.changes[k]
+	return c != nil && !c.gone && c.status.Applied == wanted
+}
+
+// apply begins a change: the resource as of its origin's revision `wanted` is in force here since
+// the store's revision, and the proxies must acknowledge it.
+func (t *tracker) apply(k mesh.Key, wanted, revision mesh.Revision, proxies []mesh.ProxyID, state mesh.ResourceState, message string, now time.Time) {
+	old := t.changes[k]
+	if old != nil {
+		t.settle(k, old)
+	}
+	c := &change{
+		revision: revision,
+		status:   mesh.ResourceStatus{Zone: t.zone, Wanted: wanted, Applied: wanted, State: state, Message: message, ObservedAt: now},
+		missing:  make(map[mesh.ProxyID]struct{}, len(proxies)),
+		acked:    map[mesh.ProxyID]struct{}{},
+	}
+	if old != nil {
+		// What this very resource made an Envoy refuse stays until the Envoy takes something better.
+		c.refused = old.refused
+		c.status.OverriddenBy = old.status.OverriddenBy
+	}
+	for _, p := range proxies {
+		c.missing[p] = struct{}{}
+		if t.waiting[p] == nil {
+			t.waiting[p] = map[mesh.Key]struct{}{}
+		}
+		t.waiting[p][k] = struct{}{}
+	}
+	t.changes[k] = c
+	t.updated[k] = struct{}{}
+}
+
+// remove forgets a deleted resource.
+func (t *tracker) remove(k mesh.Key) {
+	c := t.changes[k]
+	if c == nil {
+		return
+	}
+	t.settle(k, c)
+	t.changes[k] = &change{gone: true}
+	t.updated[k] = struct{}{}
+}
+
+func (t *tracker) settle(k mesh.Key, c *change) {
+	for p := range c.missing {
+		delete(t.waiting[p], k)
+		if len(t.waiting[p]) == 0 {
+			delete(t.waiting, p)
+		}
+	}
+	clear(c.missing)
+}
+
+// acked notes that the proxy has everything up to the store's revision.
+func (t *tracker) ack(p mesh.ProxyID, revision mesh.Revision, now time.Time) {
+	for k := range t.waiting[p] {
+		c := t.changes[k]
+		if c.revision > revision {
+			continue
+		}
+		delete(c.missing, p)
+		c.acked[p] = struct{}{}
+		c.status.ObservedAt = now
+		delete(t.waiting[p], k)
+		t.updated[k] = struct{}{}
+	}
+	if len(t.waiting[p]) == 0 {
+		delete(t.waiting, p)
+	}
+}
+
+// leave notes that the proxy is gone: it counts neither as missing nor in the total any more.
+func (t *tracker) leave(p mesh.ProxyID) {
+	for k := range t.waiting[p] {
+		delete(t.changes[k].missing, p)
+		t.updated[k] = struct{}{}
+	}
+	delete(t.waiting, p)
+}
+
+// reject notes that a proxy refused an Envoy resource that the keys shaped.
+func (t *tracker) reject(keys []mesh.Key, view string, r mesh.Rejection, now time.Time) {
+	for _, k := range keys {
+		c := t.changes[k]
+		if c == nil || c.gone {
+			continue
+		}
+		same := func(o refusal) bool { return o.view == view && o.name == r.Resource && o.Proxy == r.Proxy }
+		if i := slices.IndexFunc(c.refused, same); i >= 0 {
+			c.refused[i].Rejection = r
+		} else {
+			c.refused = append(c.refused, refusal{view: view, name: r.Resource, Rejection: r})
+		}
+		c.status.ObservedAt = now
+		t.updated[k] = struct{}{}
+	}
+}
+
+// lift forgets what was refused of an Envoy resource of a view: it is no longer wanted there.
+func (t *tracker) lift(view, name string) {
+	for k, c := range t.changes {
+		n := len(c.refused)
+		c.refused = slices.DeleteFunc(c.refused, func(o refusal) bool { return o.view == view && o.name == name })
+		if len(c.refused) != n {
+			t.updated[k] = struct{}{}
+		}
+	}
+}
+
+// note sets what the zone itself has to say about a resource: an issue, or who overrides it.
+func (t *tracker) note(k mesh.Key, state mesh.ResourceState, message string, by []mesh.Key) {
+	c := t.changes[k]
+	if c == nil || c.gone || c.status.State == state && c.status.Message == message && slices.Equal(c.status.OverriddenBy, by) {
+		return
+	}
+	c.status.State, c.status.Message, c.status.OverriddenBy = state, message, by
+	t.updated[k] = struct{}{}
+}
+
+// take returns the statuses that changed since the last take, nil for a resource that is gone.
+func (t *tracker) take() map[mesh.Key]*mesh.ResourceStatus {
+	if len(t.updated) == 0 {
+		return nil
+	}
+	out := make(map[mesh.Key]*mesh.ResourceStatus, len(t.updated))
+	for k := range t.updated {
+		c := t.changes[k]
+		if c == nil || c.gone {
+			delete(t.changes, k)
+			out[k] = nil
+			continue
+		}
+		s := c.current()
+		out[k] = &s
+	}
+	clear(t.updated)
+	return out
+}
+
+// current is the status with its counts.
+func (c *change) current() mesh.ResourceStatus {
+	s := c.status
+	if c.missing != nil {
+		s.Acked, s.Total = len(c.acked), len(c.acked)+len(c.missing)
+	}
+	s.Rejections = nil
+	for _, r := range c.refused {
+		if len(s.Rejections) == maxRejections {
+			break
+		}
+		s.Rejections = append(s.Rejections, r.Rejection)
+	}
+	if len(s.Rejections) > 0 {
+		s.State = mesh.StateRejected
+	}
+	return s
+}
