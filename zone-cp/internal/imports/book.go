@@ -1,0 +1,387 @@
+// Package imports is what a zone believes of the others: the statements that they signed and global
+// relayed. It checks who speaks, for which namespaces, in which order and until when, keeps what
+// passed on disk so that a restart without global knows the other zones, and resolves the names of
+// their ingresses.
+package imports
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/comity-mesh/comity/identity"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/xds/topology"
+	"github.com/comity-mesh/comity/zone-cp/internal/discovery/vm"
+	"github.com/comity-mesh/comity/zone-cp/internal/exports"
+)
+
+// Limits of what one other zone may state.
+const (
+	maxSubjects   = 10_000
+	maxPending    = 1_000
+	maxPorts      = 256
+	maxIdentities = 1_000
+	maxIngresses  = 64
+)
+
+// bookBucket keeps the trust in other zones, one record.
+const (
+	bookBucket = "trust"
+	bookKey    = "book"
+)
+
+// ErrUnverified: the statement is kept aside until the bundle that it needs arrives.
+var ErrUnverified = errors.New("its zone's bundle is not known yet")
+
+// Book holds the other zones' statements. Safe for concurrent use.
+type Book struct {
+	zone    string
+	records store.Records
+	trust   *identity.BundleBook
+	changed chan struct{} // capacity 1
+
+	mu    sync.Mutex
+	zones map[string]*zone
+}
+
+type zone struct {
+	held    map[string]held // by exports.RecordKey
+	pending []identity.Statement
+}
+
+// held is a verified statement with its payload read.
+type held struct {
+	statement identity.Statement
+	export    *mesh.Export
+	ingress   *mesh.IngressSet
+}
+
+// Open reads what was believed before. own is the zone's own bundle, whose trust domain and
+// authorities nobody else may claim.
+func Open(ctx context.Context, records store.Records, zoneName string, own identity.Bundle, now time.Time) (*Book, error) {
+	b := &Book{
+		zone: zoneName, records: records, trust: identity.NewBundleBook(),
+		changed: make(chan struct{}, 1), zones: map[string]*zone{},
+	}
+	if err := b.trust.Pin(zoneName, own, now); err != nil {
+		return nil, fmt.Errorf("the zone's own bundle: %w", err)
+	}
+	switch r, err := records.GetRecord(ctx, bookBucket, bookKey); {
+	case errors.Is(err, store.ErrNotFound):
+	case err != nil:
+		return nil, fmt.Errorf("read trust: %w", err)
+	default:
+		if err := json.Unmarshal(r.Value, b.trust); err != nil {
+			return nil, fmt.Errorf("read trust: %w", err)
+		}
+	}
+	for _, z := range b.trust.List() {
+		if z.Zone == zoneName {
+			continue
+		}
+		list, _, err := records.ListRecords(ctx, exports.Bucket(z.Zone), "")
+		if err != nil {
+			return nil, fmt.Errorf("read statements of %s: %w", z.Zone, err)
+		}
+		for _, r := range list {
+			var s identity.Statement
+			if err := json.Unmarshal(r.Value, &s); err != nil {
+				return nil, fmt.Errorf("read statement %s of %s: %w", r.Key, z.Zone, err)
+			}
+			// Verified again: the disk is no more trusted than the wire. One whose lease has ended while
+			// the zone was down is kept for its sequence, and not used.
+			if h, err := b.verify(s, now); err == nil || errors.Is(err, identity.ErrLeaseEnded) {
+				b.of(z.Zone).held[r.Key] = h
+			}
+		}
+	}
+	return b, nil
+}
+
+// Changed signals (coalesced, capacity 1) when what is believed became something else.
+func (b *Book) Changed() <-chan struct{} { return b.changed }
+
+// SetOwn replaces the zone's own bundle after a rotation.
+func (b *Book) SetOwn(own identity.Bundle, now time.Time) error { return b.trust.Pin(b.zone, own, now) }
+
+func (b *Book) of(name string) *zone {
+	z := b.zones[name]
+	if z == nil {
+		z = &zone{held: map[string]held{}}
+		b.zones[name] = z
+	}
+	return z
+}
+
+// Receive takes a relayed statement. An error is why it is refused; it changes nothing then. One that
+// is known already, or older than what is known, is no error. ErrUnverified asks for nothing: the
+// statement is looked at again when its zone's bundle has come.
+func (b *Book) Receive(ctx context.Context, s identity.Statement, now time.Time) error {
+	if s.Zone == b.zone {
+		return fmt.Errorf("%w: zone %s speaks for itself", identity.ErrStatement, b.zone)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.Kind == identity.KindBundle {
+		return b.receiveBundle(ctx, s, now)
+	}
+	changed, err := b.take(ctx, s, now)
+	if changed {
+		b.signal()
+	}
+	return err
+}
+
+func (b *Book) receiveBundle(ctx context.Context, s identity.Statement, now time.Time) error {
+	if _, err := b.trust.Accept(s, now); err != nil {
+		return err
+	}
+	// Kept even if its content is the same: its lease is newer.
+	value, err := b.trust.MarshalJSON()
+	if err != nil {
+		return fmt.Errorf("keep trust: %w", err)
+	}
+	if _, err := b.records.PutRecords(ctx, bookBucket, store.RecordWrite{Key: bookKey, Value: value}); err != nil {
+		return fmt.Errorf("keep trust: %w", err)
+	}
+	z := b.of(s.Zone)
+	pending := z.pending
+	z.pending = nil
+	for _, p := range pending {
+		// Its sender was told already that it is kept; a bad one is dropped now.
+		if _, err := b.take(ctx, p, now); err != nil && !errors.Is(err, ErrUnverified) {
+			continue
+		}
+	}
+	b.signal()
+	return nil
+}
+
+// take verifies a statement and puts it in force. The caller holds b.mu.
+func (b *Book) take(ctx context.Context, s identity.Statement, now time.Time) (changed bool, err error) {
+	z := b.of(s.Zone)
+	h, err := b.verify(s, now)
+	if errors.Is(err, ErrUnverified) {
+		if len(z.pending) >= maxPending {
+			return false, fmt.Errorf("%w, and %d others wait for it", ErrUnverified, maxPending)
+		}
+		z.pending = append(z.pending, s)
+		return false, ErrUnverified
+	}
+	if err != nil {
+		return false, err
+	}
+	key := exports.RecordKey(s.Kind, s.Subject)
+	old, ok := z.held[key]
+	if ok && old.statement.Incarnation == s.Incarnation && s.Sequence <= old.statement.Sequence {
+		return false, nil
+	}
+	if !ok && len(z.held) >= maxSubjects {
+		return false, fmt.Errorf("%w: zone %s states more than %d subjects", identity.ErrStatement, s.Zone, maxSubjects)
+	}
+	value, err := json.Marshal(s)
+	if err != nil {
+		return false, fmt.Errorf("keep statement: %w", err)
+	}
+	if _, err := b.records.PutRecords(ctx, exports.Bucket(s.Zone), store.RecordWrite{Key: key, Value: value}); err != nil {
+		return false, fmt.Errorf("keep statement: %w", err)
+	}
+	z.held[key] = h
+	return true, nil
+}
+
+// verify checks everything about a statement but its place in the sequence. With ErrLeaseEnded the
+// result is good in all else.
+func (b *Book) verify(s identity.Statement, now time.Time) (held, error) {
+	trust, ok := b.trust.Zone(s.Zone)
+	if !ok || trust.Statement.Incarnation != s.Incarnation {
+		return held{}, ErrUnverified
+	}
+	lease := identity.VerifyStatement(s, trust.Bundle, now)
+	if lease != nil && !errors.Is(lease, identity.ErrLeaseEnded) {
+		return held{}, lease
+	}
+	h := held{statement: s}
+	if s.Withdrawn {
+		return h, lease
+	}
+	switch s.Kind {
+	case exports.KindExport:
+		h.export = new(mesh.Export)
+		if err := json.Unmarshal(s.Payload, h.export); err != nil {
+			return held{}, fmt.Errorf("%w: %w", identity.ErrStatement, err)
+		}
+		if err := checkExport(h.export, s); err != nil {
+			return held{}, fmt.Errorf("%w: %w", identity.ErrStatement, err)
+		}
+	case exports.KindIngress:
+		h.ingress = new(mesh.IngressSet)
+		if err := json.Unmarshal(s.Payload, h.ingress); err != nil {
+			return held{}, fmt.Errorf("%w: %w", identity.ErrStatement, err)
+		}
+		if n := len(h.ingress.Ingresses); n > maxIngresses {
+			return held{}, fmt.Errorf("%w: %d ingresses, more than %d", identity.ErrStatement, n, maxIngresses)
+		}
+		for _, in := range h.ingress.Ingresses {
+			if err := vm.CheckIngress(in); err != nil {
+				return held{}, fmt.Errorf("%w: ingress %.64q: %w", identity.ErrStatement, in.ID, err)
+			}
+		}
+	}
+	// A kind that a later release invents is kept and passed over.
+	return h, lease
+}
+
+func checkExport(e *mesh.Export, s identity.Statement) error {
+	if err := mesh.CheckLabel(e.Namespace); err != nil {
+		return fmt.Errorf("namespace %w", err)
+	}
+	if err := mesh.CheckLabel(e.Service); err != nil {
+		return fmt.Errorf("service %w", err)
+	}
+	switch {
+	case exports.Subject(e.Namespace, e.Service) != s.Subject:
+		return fmt.Errorf("the subject is %q, the export is of %s/%s", s.Subject, e.Namespace, e.Service)
+	case len(e.Ports) > maxPorts || len(e.Identities) > maxIdentities:
+		return fmt.Errorf("%d ports and %d identities; at most %d and %d are possible", len(e.Ports), len(e.Identities), maxPorts, maxIdentities)
+	case e.Ready < 0 || e.Ready > e.Total || e.ReadyCapacity < 0 || e.ReadyCapacity > e.Capacity:
+		return errors.New("more is ready than there is")
+	}
+	for _, p := range e.Ports {
+		switch p.AppProtocol {
+		case "http", "http2", "grpc", "tcp":
+		default:
+			return fmt.Errorf("port %d has the protocol %.32q", p.Port, p.AppProtocol)
+		}
+		if p.Port == 0 {
+			return errors.New("port 0 can't be reached")
+		}
+	}
+	for _, i := range e.Identities {
+		id, err := identity.ParseID(i)
+		if err != nil {
+			return err
+		}
+		// The one rule that no signature can replace: a zone vouches for nobody else's identities.
+		if id.TrustDomain() != s.TrustDomain || id.Infrastructure() {
+			return fmt.Errorf("%q is not a workload of %s", i, s.TrustDomain)
+		}
+	}
+	return nil
+}
+
+// Held lists the statements that are in force or withdrawn, bundles among them, to resume a session.
+func (b *Book) Held() []identity.Statement {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []identity.Statement
+	for _, t := range b.trust.List() {
+		if t.Zone != b.zone {
+			out = append(out, t.Statement)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.zones)) {
+		z := b.zones[name]
+		for _, k := range slices.Sorted(maps.Keys(z.held)) {
+			out = append(out, z.held[k].statement)
+		}
+	}
+	return out
+}
+
+// Picture is what is believed of the other zones at one moment.
+type Picture struct {
+	Remotes []topology.Remote // without addresses: Resolver.Fill adds them
+	Roots   map[mesh.TrustDomain][]byte
+	// Until is when the first lease of what is in the picture ends; zero if nothing is in it.
+	Until time.Time
+	// Notes say why something that was stated is not believed, by zone.
+	Notes map[string][]string
+}
+
+// Picture draws what holds now, given the Zone resources of global: a zone that global does not know
+// (any more) is nobody, and one may only speak for its namespaces.
+func (b *Book) Picture(zones map[string]policy.Zone, now time.Time) Picture {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := Picture{Roots: map[mesh.TrustDomain][]byte{}, Notes: map[string][]string{}}
+	until := func(t time.Time) {
+		if p.Until.IsZero() || t.Before(p.Until) {
+			p.Until = t
+		}
+	}
+	for _, t := range b.trust.List() {
+		if t.Zone == b.zone {
+			p.Roots[t.Bundle.TrustDomain] = t.Bundle.PEM()
+			continue
+		}
+		note := func(format string, args ...any) {
+			p.Notes[t.Zone] = append(p.Notes[t.Zone], fmt.Sprintf(format, args...))
+		}
+		z, known := zones[t.Zone]
+		switch {
+		case !known:
+			note("global does not list the zone")
+			continue
+		case z.TrustDomain != "" && z.TrustDomain != t.Bundle.TrustDomain:
+			note("its trust domain is %s, global says %s", t.Bundle.TrustDomain, z.TrustDomain)
+			continue
+		case !now.Before(t.LeaseUntil):
+			note("the lease of its bundle ended at %s", t.LeaseUntil.UTC().Format(time.RFC3339))
+			continue
+		case len(t.Bundle.Authorities) == 0:
+			note("its bundle is empty: nothing of it is trusted")
+			continue
+		}
+		until(t.LeaseUntil)
+		p.Roots[t.Bundle.TrustDomain] = t.Bundle.PEM()
+		p.Remotes = append(p.Remotes, b.remote(t, z, now, until, note))
+	}
+	slices.SortFunc(p.Remotes, func(a, c topology.Remote) int { return strings.Compare(a.Zone, c.Zone) })
+	return p
+}
+
+func (b *Book) remote(t identity.ZoneTrust, z policy.Zone, now time.Time, until func(time.Time), note func(string, ...any)) topology.Remote {
+	r := topology.Remote{Zone: t.Zone, TrustDomain: t.Bundle.TrustDomain}
+	list := b.of(t.Zone).held
+	for _, k := range slices.Sorted(maps.Keys(list)) {
+		h := list[k]
+		switch {
+		case h.statement.Withdrawn || h.statement.Incarnation != t.Statement.Incarnation:
+			continue
+		case !now.Before(h.statement.LeaseUntil):
+			note("the lease of its %s %s ended", h.statement.Kind, h.statement.Subject)
+			continue
+		case h.export != nil && !exports.MaySpeak(z, h.export.Namespace):
+			note("it exports %s, but may not speak for that namespace", h.statement.Subject)
+			continue
+		case h.export != nil:
+			r.Exports = append(r.Exports, *h.export)
+		case h.ingress != nil:
+			for _, in := range h.ingress.Ingresses {
+				r.Ingresses = append(r.Ingresses, topology.RemoteIngress{Ingress: in})
+			}
+		}
+		until(h.statement.LeaseUntil)
+	}
+	return r
+}
+
+// Trust is the bundles of all zones, this one's own among them.
+func (b *Book) Trust() *identity.BundleBook { return b.trust }
+
+func (b *Book) signal() {
+	select {
+	case b.changed <- struct{}{}:
+	default:
+	}
+}
