@@ -1,0 +1,165 @@
+package archtest
+
+// A room is a package, or with "/..." a package and all below it. Of several that fit a package, the
+// longest decides. Names are relative to the module.
+type room struct {
+	path string
+	// may lists the rooms it may import, besides the standard library and itself.
+	may []string
+	// libs lists the prefixes of other modules' packages that it may import; anyLib leaves that to
+	// the doors below.
+	libs []string
+	why  string
+}
+
+// anyLib allows every library that has no door of its own.
+var anyLib = []string{"*"}
+
+// leaves are what every program may use.
+var leaves = []string{
+	"internal/config", "internal/envoybin", "internal/fault", "internal/lifecycle", "internal/retry", "internal/telemetry",
+	"internal/version",
+}
+
+// rooms is the whole house. A package that is in no room fails the test: give it one, with its reason.
+var rooms = []room{
+	// The ground floor and the pure rooms: what can be read, tested and trusted without running anything.
+	{"mesh", nil, nil,
+		"everything stands on mesh, so it stands on nothing: ids, keys and revisions from the standard library alone"},
+	{"policy/...", []string{"mesh"}, []string{"sigs.k8s.io/gateway-api/apis", "sigs.k8s.io/yaml", "sigs.k8s.io/json", "k8s.io/apimachinery/pkg/apis/meta"},
+		"policy is pure specs and their meaning; it must work the same in global, in a zone and in the CLI"},
+	{"identity", []string{"mesh"}, []string{"github.com/spiffe/go-spiffe/v2"},
+		"who may claim which identity is decided in one small room, with no transport and no store in sight"},
+	{"identity/spire", []string{"mesh", "identity"}, anyLib,
+		"another implementation of identity.Source; nothing but that"},
+	{"store", []string{"mesh"}, nil,
+		"the Store contract knows what is stored, not how and not for whom"},
+	{"store/...", []string{"mesh", "store"}, anyLib,
+		"an engine implements the contract and knows nobody above it"},
+	{"federation", []string{"mesh", "federation/federationpb"}, []string{"google.golang.org/protobuf"},
+		"the protocol is a pure state machine: streams, stores and clocks are handed to it, so that partitions can be tested"},
+	{"federation/federationpb", nil, []string{"google.golang.org/grpc", "google.golang.org/protobuf"},
+		"generated from the .proto beside it"},
+	{"federation/...", []string{"mesh", "federation", "federation/federationpb"}, []string{"google.golang.org/protobuf", "pgregory.net/rapid"},
+		"helpers of the protocol's tests stay as pure as the protocol"},
+	{"crds/...", []string{"mesh", "policy", "identity"}, []string{"k8s.io/apimachinery", "sigs.k8s.io/gateway-api/apis"},
+		"Kubernetes envelopes around the same specs: types only, no client"},
+
+	// The pipeline: each arrow knows the type before it and the type it makes.
+	{"xds/topology", []string{"mesh", "policy", "identity"}, nil,
+		"desired state and endpoints in, one immutable picture out; it has never heard of Envoy"},
+	{"xds/ir", []string{"mesh"}, nil,
+		"plain data of our own, so that policies edit nouns and not protobuf; of mesh only ids"},
+	{"xds/translate", []string{"mesh", "policy", "identity", "xds/topology", "xds/ir"}, nil,
+		"pure: no clock, environment, logger or transport, so that golden pairs prove it"},
+	{"xds/envoy", []string{"mesh", "xds/ir"}, anyLib,
+		"the only builder of Envoy messages sees the IR and nothing of where it came from"},
+	{"xds/snapshot", []string{"mesh", "xds/envoy"}, anyLib,
+		"views, versions and deltas of finished resources; what they mean is not its business"},
+
+	// The API over a store, the same for global and zones.
+	{"api/...", withLeaves("mesh", "store", "policy", "identity"), anyLib,
+		"one set of handlers for global and zone: it may know neither"},
+
+	// The programs. A program's rooms import each other freely; nobody imports a program.
+	{"global-cp/...", withLeaves("global-cp/...", "api/...", "store/...", "mesh", "policy", "identity", "federation/...", "crds/...", "console", "xds/..."), anyLib,
+		"global distributes intent and is never on the data path: it shares no code with a zone but the common rooms"},
+	{"zone-cp/...", withLeaves("zone-cp/...", "api/...", "store/...", "mesh", "policy", "identity", "identity/spire", "federation/...", "crds/...", "console",
+		"xds/...", "dataplane/enrolpb"), anyLib,
+		"a zone must serve without global, so it can't depend on global's code; of the dataplane it knows only the protocol"},
+	{"dataplane/enrolpb", nil, []string{"google.golang.org/grpc", "google.golang.org/protobuf"},
+		"generated from the .proto beside it"},
+	{"dataplane/...", withLeaves("dataplane/...", "mesh", "identity"), anyLib,
+		"what runs beside Envoy holds keys: it stays small and knows no policy, no store and no translator"},
+	{"sidecar/...", withLeaves("sidecar/...", "dataplane/...", "mesh", "identity"), anyLib,
+		"beside every workload: as little code as possible"},
+	{"ingress/...", withLeaves("ingress/...", "dataplane/...", "mesh", "identity"), anyLib,
+		"open to other zones: as little code as possible"},
+	{"comity/...", withLeaves("comity/...", "api/...", "mesh", "policy", "identity", "crds/...", "xds/..."), anyLib,
+		"the CLI talks to the API like any client; what it could read behind it, scripts could not"},
+	{"deploy/demo/...", []string{"deploy/demo/...", "internal/lifecycle"}, anyLib,
+		"the demo's programs are applications: they know nothing of the mesh, or the demo proves nothing"},
+	{"console", nil, nil,
+		"it embeds built pages"},
+
+	// The leaves: each does one thing for programs, and most know nobody.
+	{"internal/fault", nil, nil, "everybody may fail; so the error for people depends on nobody"},
+	{"internal/version", nil, nil, "a leaf"},
+	{"internal/retry", nil, anyLib, "a leaf"},
+	{"internal/lifecycle", nil, []string{"golang.org/x/sync/errgroup"}, "a leaf: one library"},
+	{"internal/envoybin", []string{"internal/fault"}, nil, "a leaf"},
+	{"internal/config", []string{"internal/fault"},
+		[]string{"github.com/knadh/koanf", "github.com/go-viper/mapstructure/v2", "github.com/spf13/pflag"}, "a leaf: koanf and what it brings"},
+	{"internal/telemetry", []string{"internal/version"}, []string{"github.com/prometheus/client_golang"}, "a leaf: one library"},
+	{"internal/archtest", nil, nil, "it reads the house and lives outside of it"},
+	{"internal/golden", []string{"mesh"}, anyLib, "used by tests only"},
+	{"internal/depstmp", nil, anyLib, "keeps requirements in go.mod until every room exists"},
+
+	// Programs and helpers that measure and prove; they are not shipped.
+	{"test/...", []string{"*"}, anyLib, "proofs may look everywhere"},
+}
+
+func withLeaves(paths ...string) []string { return append(paths, leaves...) }
+
+// A door is the only way to a heavy library: the rooms that may import it directly.
+type door struct {
+	lib   string // import path prefix
+	rooms []string
+	why   string
+}
+
+// doors hold for the code that ships; what is under test/ may use any library to check ours against.
+var doors = []door{
+	{"github.com/jackc/pgx", []string{"store/pgstore/..."},
+		"Postgres is one engine of the store; a second user would write queries the contract doesn't cover"},
+	{"modernc.org/sqlite", []string{"store/sqlitestore"},
+		"SQLite is one engine of the store; it is a C program translated to Go, 7 MB in every binary that links it"},
+	{"github.com/envoyproxy/go-control-plane", []string{"xds/envoy", "xds/snapshot", "zone-cp/internal/ads", "dataplane/sds"},
+		"Envoy's API changes every quarter; only the builder, the server that sends it, and the local key server may feel it"},
+	{"github.com/spiffe/spire-api-sdk", []string{"identity/spire"},
+		"SPIRE is one source of identities; nobody else should know that it exists"},
+	{"k8s.io/client-go", []string{"zone-cp/internal/kube/...", "zone-cp/internal/discovery/kube"},
+		"Kubernetes is one kind of zone; a VM zone must not need its client"},
+	{"sigs.k8s.io/controller-runtime", []string{"zone-cp/internal/kube/...", "zone-cp/internal/discovery/kube"},
+		"Kubernetes is one kind of zone; a VM zone must not need its client"},
+	{"google.golang.org/grpc", []string{
+		"federation/federationpb", "global-cp/internal/fedserver", "zone-cp/internal/fedclient", "zone-cp/internal/ads", "zone-cp/internal/ca",
+		"dataplane/...", "identity/spire", "deploy/demo/...",
+		"global-cp", "zone-cp", "ingress", "sidecar", // mains listen and dial
+	}, "gRPC belongs where bytes leave the process; logic that sees streams can't be tested without them"},
+	{"google.golang.org/grpc/mem", []string{"xds/snapshot", "zone-cp/internal/ads"},
+		"only reference-counted buffers: a response is built once and sent to many streams without a copy"},
+	{"github.com/danielgtaylor/huma/v2", []string{"api/..."},
+		"the REST API is in one room, so that global and zones can't differ"},
+	{"github.com/spf13/cobra", []string{"comity/...", "global-cp", "zone-cp", "ingress", "sidecar"},
+		"only programs have commands"},
+	{"github.com/knadh/koanf", []string{"internal/config"},
+		"parts get typed values; how they were read is one leaf's business"},
+	{"pgregory.net/rapid", []string{"store/storetest", "federation/fedtest"}, "for tests and the suites they share"},
+	{"github.com/rogpeppe/go-internal", nil, "for tests"},
+	{"github.com/google/go-cmp", []string{"store/storetest", "federation/fedtest", "internal/golden"}, "for tests and the suites they share"},
+	{"testing", []string{"store/storetest", "federation/fedtest", "internal/golden"},
+		"a program that links `testing` has a test's flags and none of its honesty"},
+}
+
+// A link rule holds for all that a program is linked with, however far away it is imported.
+type linkRule struct {
+	programs []string
+	never    string // import path prefix; of our own packages relative to the module
+	why      string
+}
+
+var links = []linkRule{
+	{[]string{"sidecar", "ingress"}, "modernc.org/sqlite", "an agent keeps no database"},
+	{[]string{"sidecar", "ingress"}, "store", "an agent keeps no state but keys"},
+	{[]string{"sidecar", "ingress"}, "policy", "an agent obeys; it does not decide"},
+	{[]string{"sidecar", "ingress"}, "xds", "an agent passes configuration through; the zone makes it"},
+	{[]string{"global-cp"}, "zone-cp", "global is never on the data path"},
+	{[]string{"global-cp"}, "zone-cp/internal/ads", "global serves no Envoy"},
+	{[]string{"zone-cp"}, "global-cp", "a zone must serve without global"},
+	{[]string{"comity"}, "modernc.org/sqlite", "the CLI asks the API; it never opens a database"},
+}
+
+// mayPanic lists the places outside of tests where the code may panic, as file:function, each with the
+// reason why no input can reach it.
+var mayPanic = map[string]string{}
