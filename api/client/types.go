@@ -1,0 +1,136 @@
+// Package client speaks with the REST API of global or of a zone. Its types are the wire forms.
+package client
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/comity-mesh/comity/mesh"
+)
+
+// Metadata is the part of an Object that is the same for every kind.
+type Metadata struct {
+	Name        string            `json:"name"`
+	Namespace   string            `json:"namespace,omitempty"`
+	UID         string            `json:"uid,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Generation  uint64            `json:"generation,omitempty"`
+	// ResourceVersion is the revision of the answering store that last wrote the resource, in decimal.
+	ResourceVersion   string      `json:"resourceVersion,omitempty"`
+	CreationTimestamp time.Time   `json:"creationTimestamp,omitzero"`
+	Origin            mesh.Origin `json:"origin,omitempty"`
+}
+
+// Object is a resource as the API shows it.
+type Object struct {
+	APIVersion string          `json:"apiVersion"`
+	Kind       mesh.Kind       `json:"kind"`
+	Metadata   Metadata        `json:"metadata"`
+	Spec       json.RawMessage `json:"spec,omitempty"`
+	// Status is a ZoneObjectStatus for kind Zone, else a ResourceObjectStatus.
+	Status json.RawMessage `json:"status,omitempty"`
+}
+
+// ResourceObjectStatus is the status of every kind but Zone.
+type ResourceObjectStatus struct {
+	Conditions []Condition           `json:"conditions,omitempty"`
+	Zones      []mesh.ResourceStatus `json:"zones,omitempty"`
+	// Acked of Total proxies over all zones.
+	Acked int `json:"acked"`
+	Total int `json:"total"`
+}
+
+// ZoneObjectStatus is the status of a Zone at global.
+type ZoneObjectStatus struct {
+	Conditions []Condition `json:"conditions,omitempty"`
+	mesh.ZoneStatus
+}
+
+// Condition is one named fact about a resource, as in Kubernetes.
+type Condition struct {
+	Type               string    `json:"type"`
+	Status             string    `json:"status"` // True, False or Unknown
+	Reason             string    `json:"reason"`
+	Message            string    `json:"message,omitempty"`
+	LastTransitionTime time.Time `json:"lastTransitionTime,omitzero"`
+}
+
+// List is one page of objects. Continue is empty at the end.
+type List struct {
+	Items    []Object      `json:"items"`
+	Continue string        `json:"continue,omitempty"`
+	Revision mesh.Revision `json:"revision"`
+}
+
+// ProxyList is the answer of /api/v1/proxies.
+type ProxyList struct {
+	Items []mesh.ProxyStatus `json:"items"`
+}
+
+// ApplyResult is the answer of /api/v1/_apply.
+type ApplyResult struct {
+	Revision mesh.Revision `json:"revision"`
+	Items    []ApplyItem   `json:"items"`
+	DryRun   bool          `json:"dryRun,omitempty"`
+	Replayed bool          `json:"replayed,omitempty"` // answered from the idempotency key
+}
+
+// ApplyItem is what became of one document.
+type ApplyItem struct {
+	Kind      mesh.Kind `json:"kind"`
+	Namespace string    `json:"namespace,omitempty"`
+	Name      string    `json:"name"`
+	Outcome   string    `json:"outcome"` // created, configured, unchanged
+}
+
+// Changed reports whether the apply changed anything.
+func (r ApplyResult) Changed() bool {
+	for _, it := range r.Items {
+		if it.Outcome != "unchanged" {
+			return true
+		}
+	}
+	return false
+}
+
+// Progress is one event of /api/v1/_status: how far a revision has come.
+type Progress struct {
+	Revision mesh.Revision  `json:"revision"`
+	Done     bool           `json:"done"` // every zone in scope is done
+	Acked    int            `json:"acked"`
+	Total    int            `json:"total"`
+	Zones    []ZoneProgress `json:"zones"`
+}
+
+// ZoneProgress is one zone's part of a Progress. A zone that is not connected is never waited for: it is
+// Done with State "Offline".
+type ZoneProgress struct {
+	Zone       string           `json:"zone"`
+	Done       bool             `json:"done"`
+	State      string           `json:"state"` // Pending, Applied, Rejected, Offline
+	Acked      int              `json:"acked"`
+	Total      int              `json:"total"`
+	Message    string           `json:"message,omitempty"`
+	Rejections []mesh.Rejection `json:"rejections,omitempty"`
+}
+
+// Problem is the body of every error (RFC 9457).
+type Problem struct {
+	Type   string         `json:"type,omitempty"`
+	Title  string         `json:"title"`
+	Status int            `json:"status"`
+	Detail string         `json:"detail,omitempty"`
+	Code   string         `json:"code,omitempty"`
+	Try    string         `json:"try,omitempty"`
+	Errors []ProblemField `json:"errors,omitempty"`
+}
+
+// ProblemField points at one field that is wrong.
+type ProblemField struct {
+	Pointer string   `json:"pointer"`
+	Code    string   `json:"code,omitempty"`
+	Message string   `json:"message"`
+	Hint    string   `json:"hint,omitempty"`
+	Choices []string `json:"choices,omitempty"`
+}
