@@ -1,0 +1,143 @@
+package snapshot
+
+import (
+	"slices"
+	"strings"
+)
+
+// probe is the search for the entries of a refused response that are at fault. Envoy often names none,
+// and it may apply a part of what it refuses, so the response is sent again in parts until each part
+// is acknowledged or is one entry.
+type probe struct {
+	todo   [][]*Entry // parts to be sent, the next one last
+	trying []*Entry   // the part without an answer
+	bad    []*Entry   // found; the type stands still until no generation wants them
+}
+
+// refused takes a NACK of a response.
+func (s *Stream) refused(t Type, f sentFrame, text string) {
+	st := &s.types[t]
+	if len(f.frame.Entries) == 0 {
+		// A removal that is refused has nothing to be split; sending it again would not end.
+		if f.kind == push && st.probe == nil {
+			st.acked = f.at
+		}
+		return
+	}
+	s.suspect(t, f.frame)
+	for _, name := range f.frame.Removed {
+		if f.at != nil && f.at.sets[t].find(name) == nil {
+			st.gone = append(st.gone, goneName{name, f.at.num})
+		}
+	}
+	if st.probe == nil {
+		st.probe = new(probe)
+	}
+	p := st.probe
+	if f.kind == trial {
+		p.trying = nil
+	}
+	parts := s.usable(t, f.frame.Entries)
+	switch {
+	case len(parts) == 0:
+	case len(parts) < len(f.frame.Entries):
+		p.todo = append(p.todo, parts) // without what is known to be bad
+	case len(parts) == 1:
+		if !parts[0].filler {
+			p.bad = append(p.bad, parts[0])
+			s.verdicts = append(s.verdicts, Verdict{Entry: parts[0], Error: text})
+		}
+	default:
+		p.todo = append(p.todo, split(parts, text)...)
+	}
+}
+
+// split parts a refused set: what the error names from the rest, or in halves. The part more likely to
+// be good is last, which is sent first.
+func split(entries []*Entry, text string) [][]*Entry {
+	var named, rest []*Entry
+	for _, e := range entries {
+		if strings.Contains(text, e.Name) {
+			named = append(named, e)
+		} else {
+			rest = append(rest, e)
+		}
+	}
+	if len(named) == 0 || len(rest) == 0 {
+		half := len(entries) / 2
+		named, rest = entries[half:], entries[:half]
+	}
+	return [][]*Entry{named, rest}
+}
+
+// usable drops what is in quarantine and what the client was sent a newer version of since.
+func (s *Stream) usable(t Type, entries []*Entry) []*Entry {
+	st := &s.types[t]
+	return slices.DeleteFunc(slices.Clone(entries), func(e *Entry) bool {
+		if e.filler {
+			return false
+		}
+		return s.gen.quarantined(e) || !st.at.sets[t].has(e) || (st.probe != nil && slices.Contains(st.probe.bad, e))
+	})
+}
+
+// try sends the next part, or ends the search.
+func (s *Stream) try(t Type) {
+	st := &s.types[t]
+	p := st.probe
+	for p.trying == nil && len(p.todo) > 0 {
+		part := s.usable(t, p.todo[len(p.todo)-1])
+		p.todo = p.todo[:len(p.todo)-1]
+		if len(part) == 0 {
+			continue
+		}
+		p.trying = part
+		s.send(t, trial, looseFrame(t, part, nil), nil)
+		if t == Cluster && s.types[Endpoint].subscribed {
+			s.follow(s.gen, looseFrame(Endpoint, s.endpointsOf(part), nil))
+		}
+	}
+	if p.trying != nil || slices.ContainsFunc(p.bad, s.gen.sets[t].has) {
+		return
+	}
+	st.probe = nil
+}
+
+// endpointsOf finds the newest assignments of clusters that may be gone from the newest generation.
+func (s *Stream) endpointsOf(clusters []*Entry) []*Entry {
+	eds := s.gen.endpointsOf(clusters)
+	for _, e := range s.types[Cluster].at.endpointsOf(clusters) {
+		if s.gen.sets[Endpoint].find(e.Name) == nil {
+			eds = append(eds, e)
+		}
+	}
+	return eds
+}
+
+func (s *Stream) suspect(t Type, f *Frame) {
+	names := s.suspects[t]
+	if names == nil {
+		names = make(map[string]struct{}, len(f.Entries))
+		s.suspects[t] = names
+	}
+	for _, e := range f.Entries {
+		names[e.Name] = struct{}{}
+	}
+}
+
+// cleared forgets the suspicion about what has been acknowledged.
+func (s *Stream) cleared(t Type, f *Frame) {
+	names := s.suspects[t]
+	if names == nil {
+		return
+	}
+	for _, e := range f.Entries {
+		delete(names, e.Name)
+	}
+	for _, name := range f.Removed {
+		delete(names, name)
+	}
+	if len(names) == 0 {
+		delete(s.suspects, t)
+	}
+}
