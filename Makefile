@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 MODULE   := github.com/comity-mesh/comity
 PROGRAMS := global-cp zone-cp ingress sidecar comity
 TOOLBIN  := $(CURDIR)/.cache/tools/bin
-PROTOS   := federation/federationpb/federation.proto dataplane/enrolpb/enrol.proto
+PROTOS   := $(sort $(shell git ls-files --cached --others --exclude-standard -- "*.proto"))
 
 # What the build calls itself: the nearest tag, else "dev" and the commit.
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo dev)

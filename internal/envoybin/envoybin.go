@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/comity-mesh/comity/internal/fault"
 )
@@ -68,8 +69,8 @@ func starts() []string {
 		dirs = append(dirs, wd)
 	}
 	if exe, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(exe); err == nil {
-			exe = real
+		if target, err := filepath.EvalSymlinks(exe); err == nil {
+			exe = target
 		}
 		dirs = append(dirs, filepath.Dir(exe))
 	}
@@ -80,9 +81,9 @@ func inCacheAbove(dir string) string {
 	for {
 		found, err := filepath.Glob(filepath.Join(dir, ".cache", "tools", "envoy-*", "envoy"))
 		if err == nil {
-			for i := len(found) - 1; i >= 0; i-- {
-				if executable(found[i]) == nil {
-					return found[i]
+			for _, path := range slices.Backward(found) {
+				if executable(path) == nil {
+					return path
 				}
 			}
 		}

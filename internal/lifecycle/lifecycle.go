@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -94,8 +95,7 @@ func stop(parts []*part, cause error, grace time.Duration) error {
 	defer deadline.Stop()
 	var errs []error
 	late := false
-	for i := len(parts) - 1; i >= 0; i-- {
-		p := parts[i]
+	for _, p := range slices.Backward(parts) {
 		p.stop(cause)
 		if !late {
 			select {
