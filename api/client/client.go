@@ -108,7 +108,8 @@ func (c *Client) List(ctx context.Context, kind policy.KindInfo, o ListOptions) 
 		q.Set("limit", strconv.Itoa(o.Limit))
 	}
 	var out List
-	return out, c.do(ctx, request{method: http.MethodGet, path: path(kind, o.Namespace, ""), query: q}, &out)
+	err := c.do(ctx, request{method: http.MethodGet, path: path(kind, o.Namespace, ""), query: q}, &out)
+	return out, err
 }
 
 // ListAll follows the pages to the end.
@@ -131,7 +132,8 @@ func (c *Client) ListAll(ctx context.Context, kind policy.KindInfo, o ListOption
 // Get returns one object. An empty origin means the answering store's own, else the only one there is.
 func (c *Client) Get(ctx context.Context, kind policy.KindInfo, namespace, name, origin string) (Object, error) {
 	var out Object
-	return out, c.do(ctx, request{method: http.MethodGet, path: path(kind, namespace, name), query: originQuery(origin)}, &out)
+	err := c.do(ctx, request{method: http.MethodGet, path: path(kind, namespace, name), query: originQuery(origin)}, &out)
+	return out, err
 }
 
 // Delete removes one object of the answering store's own origin.
@@ -164,8 +166,9 @@ func (c *Client) Apply(ctx context.Context, docs []byte, o ApplyOptions) (ApplyR
 		o.IdempotencyKey = rand.Text()
 	}
 	var out ApplyResult
-	return out, c.do(ctx, request{method: http.MethodPost, path: "/api/v1/_apply", query: q, body: docs, contentType: "application/yaml",
+	err := c.do(ctx, request{method: http.MethodPost, path: "/api/v1/_apply", query: q, body: docs, contentType: "application/yaml",
 		header: map[string]string{"Idempotency-Key": o.IdempotencyKey, "Comity-Reason": url.PathEscape(o.Reason)}}, &out)
+	return out, err
 }
 
 // Proxies lists the proxies of a zone, or of all zones that the answering control plane knows.
@@ -175,7 +178,8 @@ func (c *Client) Proxies(ctx context.Context, zone string) ([]mesh.ProxyStatus, 
 		q.Set("zone", zone)
 	}
 	var out ProxyList
-	return out.Items, c.do(ctx, request{method: http.MethodGet, path: "/api/v1/proxies", query: q}, &out)
+	err := c.do(ctx, request{method: http.MethodGet, path: "/api/v1/proxies", query: q}, &out)
+	return out.Items, err
 }
 
 // Post sends v as JSON to a path under /api/v1 and decodes the answer into out, which may be nil.
