@@ -294,7 +294,7 @@ func hintFromSeconds(s int64) time.Duration {
 		return defaultRefreshHint
 	}
 	// Clamped before the multiplication: a huge hint must not overflow into a negative one.
-	return clampHint(time.Duration(min(max(s, 0), int64(maxRefreshHint/time.Second))) * time.Second)
+	return clampHint(time.Duration(min(max(s, 1), int64(maxRefreshHint/time.Second))) * time.Second)
 }
 
 func clampHint(d time.Duration) time.Duration {

@@ -57,7 +57,9 @@ func (Secret) GoString() string { return "[secret]" }
 func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 
 // MarshalJSON refuses: a secret has no business in a document.
-func (Secret) MarshalJSON() ([]byte, error) { return nil, errors.New("a token's secret is not marshalled") }
+func (Secret) MarshalJSON() ([]byte, error) {
+	return nil, errors.New("a token's secret is not marshalled")
+}
 
 func (s Secret) key(purpose string) (ed25519.PrivateKey, error) {
 	seed, err := hkdf.Key(sha256.New, s.b[:], nil, "comity-token-v1 "+purpose, ed25519.SeedSize)
