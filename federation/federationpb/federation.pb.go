@@ -578,6 +578,7 @@ type GlobalFrame struct {
 	//	*GlobalFrame_Bye
 	//	*GlobalFrame_Ping
 	//	*GlobalFrame_StatementAck
+	//	*GlobalFrame_StatusAck
 	Frame         isGlobalFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -719,6 +720,15 @@ func (x *GlobalFrame) GetStatementAck() *StatementAck {
 	return nil
 }
 
+func (x *GlobalFrame) GetStatusAck() *StatusAck {
+	if x != nil {
+		if x, ok := x.Frame.(*GlobalFrame_StatusAck); ok {
+			return x.StatusAck
+		}
+	}
+	return nil
+}
+
 type isGlobalFrame_Frame interface {
 	isGlobalFrame_Frame()
 }
@@ -767,6 +777,10 @@ type GlobalFrame_StatementAck struct {
 	StatementAck *StatementAck `protobuf:"bytes,11,opt,name=statement_ack,json=statementAck,proto3,oneof"`
 }
 
+type GlobalFrame_StatusAck struct {
+	StatusAck *StatusAck `protobuf:"bytes,12,opt,name=status_ack,json=statusAck,proto3,oneof"`
+}
+
 func (*GlobalFrame_Welcome) isGlobalFrame_Frame() {}
 
 func (*GlobalFrame_Ack) isGlobalFrame_Frame() {}
@@ -788,6 +802,8 @@ func (*GlobalFrame_Bye) isGlobalFrame_Frame() {}
 func (*GlobalFrame_Ping) isGlobalFrame_Frame() {}
 
 func (*GlobalFrame_StatementAck) isGlobalFrame_Frame() {}
+
+func (*GlobalFrame_StatusAck) isGlobalFrame_Frame() {}
 
 type Cursor struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -934,14 +950,17 @@ func (x *ZoneHello) GetHeads() []*StatementHead {
 }
 
 type GlobalWelcome struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Incarnation   string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // of global's store
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`            // of this session; a newer session fences the older
-	Up            *Cursor                `protobuf:"bytes,4,opt,name=up,proto3" json:"up,omitempty"`                   // last applied of the zone's change log
-	Heads         []*StatementHead       `protobuf:"bytes,5,rep,name=heads,proto3" json:"heads,omitempty"`             // the newest of this zone's own statements that global holds
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Protocol    uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Incarnation string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // of global's store
+	Epoch       uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`            // of this session; a newer session fences the older
+	Up          *Cursor                `protobuf:"bytes,4,opt,name=up,proto3" json:"up,omitempty"`                   // last applied of the zone's change log
+	Heads       []*StatementHead       `protobuf:"bytes,5,rep,name=heads,proto3" json:"heads,omitempty"`             // the newest of this zone's own statements that global holds
+	// How far global holds the zone's statuses: the position of the last StatusReport that it stored.
+	StatusEpoch    string `protobuf:"bytes,6,opt,name=status_epoch,json=statusEpoch,proto3" json:"status_epoch,omitempty"`
+	StatusSequence uint64 `protobuf:"varint,7,opt,name=status_sequence,json=statusSequence,proto3" json:"status_sequence,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GlobalWelcome) Reset() {
@@ -1007,6 +1026,20 @@ func (x *GlobalWelcome) GetHeads() []*StatementHead {
 		return x.Heads
 	}
 	return nil
+}
+
+func (x *GlobalWelcome) GetStatusEpoch() string {
+	if x != nil {
+		return x.StatusEpoch
+	}
+	return ""
+}
+
+func (x *GlobalWelcome) GetStatusSequence() uint64 {
+	if x != nil {
+		return x.StatusSequence
+	}
+	return 0
 }
 
 // One committed revision of the sender's log, cut into frames of at most 1 MiB. A revision without
@@ -1787,12 +1820,14 @@ func (x *StatementAck) GetRefused() string {
 }
 
 // Deltas of what the zone observed: records in their JSON forms (mesh.ResourceStatus,
-// mesh.ProxyStatus), by bucket.
+// mesh.ProxyStatus), by bucket. One report is outstanding at a time.
 type StatusReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Full          bool                   `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"` // replaces everything known of the zone
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"` // position in the zone's status book after this report
+	Full          bool                   `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"`         // part of a full inventory, which replaces everything known of the zone at its end
 	Records       []*StatusRecord        `protobuf:"bytes,3,rep,name=records,proto3" json:"records,omitempty"`
+	Epoch         string                 `protobuf:"bytes,4,opt,name=epoch,proto3" json:"epoch,omitempty"` // one life of the zone's status book; sequences of another life mean nothing
+	More          bool                   `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`  // another part of the same full inventory follows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1848,6 +1883,73 @@ func (x *StatusReport) GetRecords() []*StatusRecord {
 	return nil
 }
 
+func (x *StatusReport) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *StatusReport) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// The report with this position is stored.
+type StatusAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         string                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Sequence      uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusAck) Reset() {
+	*x = StatusAck{}
+	mi := &file_federation_federationpb_federation_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusAck) ProtoMessage() {}
+
+func (x *StatusAck) ProtoReflect() protoreflect.Message {
+	mi := &file_federation_federationpb_federation_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
+func (*StatusAck) Descriptor() ([]byte, []int) {
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *StatusAck) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *StatusAck) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
 type StatusRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bucket        string                 `protobuf:"bytes,1,opt,name=bucket,proto3" json:"bucket,omitempty"` // "status", "proxies", "services"
@@ -1859,7 +1961,7 @@ type StatusRecord struct {
 
 func (x *StatusRecord) Reset() {
 	*x = StatusRecord{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[20]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1973,7 @@ func (x *StatusRecord) String() string {
 func (*StatusRecord) ProtoMessage() {}
 
 func (x *StatusRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[20]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1986,7 @@ func (x *StatusRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRecord.ProtoReflect.Descriptor instead.
 func (*StatusRecord) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{20}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatusRecord) GetBucket() string {
@@ -1920,7 +2022,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[21]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2034,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[21]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2047,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{21}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Query) GetId() uint64 {
@@ -1981,7 +2083,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[22]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2095,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[22]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2108,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{22}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -2047,7 +2149,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[23]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2161,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[23]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2174,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{23}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ping) GetNonce() uint64 {
@@ -2100,7 +2202,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[24]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2214,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[24]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2227,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{24}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Bye) GetCode() string {
@@ -2191,7 +2293,7 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\x04ping\x18\n" +
 	" \x01(\v2\x1a.comity.federation.v1.PingH\x00R\x04ping\x12I\n" +
 	"\rstatement_ack\x18\v \x01(\v2\".comity.federation.v1.StatementAckH\x00R\fstatementAckB\a\n" +
-	"\x05frame\"\xab\x05\n" +
+	"\x05frame\"\xed\x05\n" +
 	"\vGlobalFrame\x12?\n" +
 	"\awelcome\x18\x01 \x01(\v2#.comity.federation.v1.GlobalWelcomeH\x00R\awelcome\x12-\n" +
 	"\x03ack\x18\x02 \x01(\v2\x19.comity.federation.v1.AckH\x00R\x03ack\x120\n" +
@@ -2204,7 +2306,9 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\x03bye\x18\t \x01(\v2\x19.comity.federation.v1.ByeH\x00R\x03bye\x120\n" +
 	"\x04ping\x18\n" +
 	" \x01(\v2\x1a.comity.federation.v1.PingH\x00R\x04ping\x12I\n" +
-	"\rstatement_ack\x18\v \x01(\v2\".comity.federation.v1.StatementAckH\x00R\fstatementAckB\a\n" +
+	"\rstatement_ack\x18\v \x01(\v2\".comity.federation.v1.StatementAckH\x00R\fstatementAck\x12@\n" +
+	"\n" +
+	"status_ack\x18\f \x01(\v2\x1f.comity.federation.v1.StatusAckH\x00R\tstatusAckB\a\n" +
 	"\x05frame\"F\n" +
 	"\x06Cursor\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
@@ -2216,13 +2320,15 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x120\n" +
 	"\x04down\x18\x05 \x01(\v2\x1c.comity.federation.v1.CursorR\x04down\x125\n" +
 	"\aup_head\x18\x06 \x01(\v2\x1c.comity.federation.v1.CursorR\x06upHead\x129\n" +
-	"\x05heads\x18\a \x03(\v2#.comity.federation.v1.StatementHeadR\x05heads\"\xcc\x01\n" +
+	"\x05heads\x18\a \x03(\v2#.comity.federation.v1.StatementHeadR\x05heads\"\x98\x02\n" +
 	"\rGlobalWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12,\n" +
 	"\x02up\x18\x04 \x01(\v2\x1c.comity.federation.v1.CursorR\x02up\x129\n" +
-	"\x05heads\x18\x05 \x03(\v2#.comity.federation.v1.StatementHeadR\x05heads\"\xb4\x01\n" +
+	"\x05heads\x18\x05 \x03(\v2#.comity.federation.v1.StatementHeadR\x05heads\x12!\n" +
+	"\fstatus_epoch\x18\x06 \x01(\tR\vstatusEpoch\x12'\n" +
+	"\x0fstatus_sequence\x18\a \x01(\x04R\x0estatusSequence\"\xb4\x01\n" +
 	"\aChanges\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x120\n" +
@@ -2294,11 +2400,16 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\asubject\x18\x03 \x01(\tR\asubject\x12 \n" +
 	"\vincarnation\x18\x04 \x01(\tR\vincarnation\x12\x1a\n" +
 	"\bsequence\x18\x05 \x01(\x04R\bsequence\x12\x18\n" +
-	"\arefused\x18\x06 \x01(\tR\arefused\"|\n" +
+	"\arefused\x18\x06 \x01(\tR\arefused\"\xa6\x01\n" +
 	"\fStatusReport\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04full\x18\x02 \x01(\bR\x04full\x12<\n" +
-	"\arecords\x18\x03 \x03(\v2\".comity.federation.v1.StatusRecordR\arecords\"N\n" +
+	"\arecords\x18\x03 \x03(\v2\".comity.federation.v1.StatusRecordR\arecords\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\tR\x05epoch\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\"=\n" +
+	"\tStatusAck\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"N\n" +
 	"\fStatusRecord\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\tR\x06bucket\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
@@ -2337,7 +2448,7 @@ func file_federation_federationpb_federation_proto_rawDescGZIP() []byte {
 	return file_federation_federationpb_federation_proto_rawDescData
 }
 
-var file_federation_federationpb_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_federation_federationpb_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_federation_federationpb_federation_proto_goTypes = []any{
 	(*JoinRequest)(nil),   // 0: comity.federation.v1.JoinRequest
 	(*JoinResponse)(nil),  // 1: comity.federation.v1.JoinResponse
@@ -2359,13 +2470,14 @@ var file_federation_federationpb_federation_proto_goTypes = []any{
 	(*StatementHead)(nil), // 17: comity.federation.v1.StatementHead
 	(*StatementAck)(nil),  // 18: comity.federation.v1.StatementAck
 	(*StatusReport)(nil),  // 19: comity.federation.v1.StatusReport
-	(*StatusRecord)(nil),  // 20: comity.federation.v1.StatusRecord
-	(*Query)(nil),         // 21: comity.federation.v1.Query
-	(*Answer)(nil),        // 22: comity.federation.v1.Answer
-	(*Ping)(nil),          // 23: comity.federation.v1.Ping
-	(*Bye)(nil),           // 24: comity.federation.v1.Bye
-	nil,                   // 25: comity.federation.v1.Resource.LabelsEntry
-	nil,                   // 26: comity.federation.v1.Resource.AnnotationsEntry
+	(*StatusAck)(nil),     // 20: comity.federation.v1.StatusAck
+	(*StatusRecord)(nil),  // 21: comity.federation.v1.StatusRecord
+	(*Query)(nil),         // 22: comity.federation.v1.Query
+	(*Answer)(nil),        // 23: comity.federation.v1.Answer
+	(*Ping)(nil),          // 24: comity.federation.v1.Ping
+	(*Bye)(nil),           // 25: comity.federation.v1.Bye
+	nil,                   // 26: comity.federation.v1.Resource.LabelsEntry
+	nil,                   // 27: comity.federation.v1.Resource.AnnotationsEntry
 }
 var file_federation_federationpb_federation_proto_depIdxs = []int32{
 	16, // 0: comity.federation.v1.JoinRequest.bundle:type_name -> comity.federation.v1.Statement
@@ -2377,8 +2489,8 @@ var file_federation_federationpb_federation_proto_depIdxs = []int32{
 	11, // 6: comity.federation.v1.ZoneFrame.snapshot_end:type_name -> comity.federation.v1.SnapshotEnd
 	16, // 7: comity.federation.v1.ZoneFrame.statement:type_name -> comity.federation.v1.Statement
 	19, // 8: comity.federation.v1.ZoneFrame.status:type_name -> comity.federation.v1.StatusReport
-	22, // 9: comity.federation.v1.ZoneFrame.answer:type_name -> comity.federation.v1.Answer
-	23, // 10: comity.federation.v1.ZoneFrame.ping:type_name -> comity.federation.v1.Ping
+	23, // 9: comity.federation.v1.ZoneFrame.answer:type_name -> comity.federation.v1.Answer
+	24, // 10: comity.federation.v1.ZoneFrame.ping:type_name -> comity.federation.v1.Ping
 	18, // 11: comity.federation.v1.ZoneFrame.statement_ack:type_name -> comity.federation.v1.StatementAck
 	8,  // 12: comity.federation.v1.GlobalFrame.welcome:type_name -> comity.federation.v1.GlobalWelcome
 	14, // 13: comity.federation.v1.GlobalFrame.ack:type_name -> comity.federation.v1.Ack
@@ -2387,36 +2499,37 @@ var file_federation_federationpb_federation_proto_depIdxs = []int32{
 	10, // 16: comity.federation.v1.GlobalFrame.snapshot_begin:type_name -> comity.federation.v1.SnapshotBegin
 	11, // 17: comity.federation.v1.GlobalFrame.snapshot_end:type_name -> comity.federation.v1.SnapshotEnd
 	16, // 18: comity.federation.v1.GlobalFrame.statement:type_name -> comity.federation.v1.Statement
-	21, // 19: comity.federation.v1.GlobalFrame.query:type_name -> comity.federation.v1.Query
-	24, // 20: comity.federation.v1.GlobalFrame.bye:type_name -> comity.federation.v1.Bye
-	23, // 21: comity.federation.v1.GlobalFrame.ping:type_name -> comity.federation.v1.Ping
+	22, // 19: comity.federation.v1.GlobalFrame.query:type_name -> comity.federation.v1.Query
+	25, // 20: comity.federation.v1.GlobalFrame.bye:type_name -> comity.federation.v1.Bye
+	24, // 21: comity.federation.v1.GlobalFrame.ping:type_name -> comity.federation.v1.Ping
 	18, // 22: comity.federation.v1.GlobalFrame.statement_ack:type_name -> comity.federation.v1.StatementAck
-	6,  // 23: comity.federation.v1.ZoneHello.down:type_name -> comity.federation.v1.Cursor
-	6,  // 24: comity.federation.v1.ZoneHello.up_head:type_name -> comity.federation.v1.Cursor
-	17, // 25: comity.federation.v1.ZoneHello.heads:type_name -> comity.federation.v1.StatementHead
-	6,  // 26: comity.federation.v1.GlobalWelcome.up:type_name -> comity.federation.v1.Cursor
-	17, // 27: comity.federation.v1.GlobalWelcome.heads:type_name -> comity.federation.v1.StatementHead
-	13, // 28: comity.federation.v1.Changes.put:type_name -> comity.federation.v1.Resource
-	12, // 29: comity.federation.v1.Changes.deleted:type_name -> comity.federation.v1.Key
-	6,  // 30: comity.federation.v1.SnapshotBegin.cursor:type_name -> comity.federation.v1.Cursor
-	6,  // 31: comity.federation.v1.SnapshotEnd.cursor:type_name -> comity.federation.v1.Cursor
-	12, // 32: comity.federation.v1.Resource.key:type_name -> comity.federation.v1.Key
-	25, // 33: comity.federation.v1.Resource.labels:type_name -> comity.federation.v1.Resource.LabelsEntry
-	26, // 34: comity.federation.v1.Resource.annotations:type_name -> comity.federation.v1.Resource.AnnotationsEntry
-	6,  // 35: comity.federation.v1.Ack.cursor:type_name -> comity.federation.v1.Cursor
-	12, // 36: comity.federation.v1.Nack.key:type_name -> comity.federation.v1.Key
-	20, // 37: comity.federation.v1.StatusReport.records:type_name -> comity.federation.v1.StatusRecord
-	0,  // 38: comity.federation.v1.Federation.Join:input_type -> comity.federation.v1.JoinRequest
-	2,  // 39: comity.federation.v1.Federation.Renew:input_type -> comity.federation.v1.RenewRequest
-	4,  // 40: comity.federation.v1.Federation.Session:input_type -> comity.federation.v1.ZoneFrame
-	1,  // 41: comity.federation.v1.Federation.Join:output_type -> comity.federation.v1.JoinResponse
-	3,  // 42: comity.federation.v1.Federation.Renew:output_type -> comity.federation.v1.RenewResponse
-	5,  // 43: comity.federation.v1.Federation.Session:output_type -> comity.federation.v1.GlobalFrame
-	41, // [41:44] is the sub-list for method output_type
-	38, // [38:41] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	20, // 23: comity.federation.v1.GlobalFrame.status_ack:type_name -> comity.federation.v1.StatusAck
+	6,  // 24: comity.federation.v1.ZoneHello.down:type_name -> comity.federation.v1.Cursor
+	6,  // 25: comity.federation.v1.ZoneHello.up_head:type_name -> comity.federation.v1.Cursor
+	17, // 26: comity.federation.v1.ZoneHello.heads:type_name -> comity.federation.v1.StatementHead
+	6,  // 27: comity.federation.v1.GlobalWelcome.up:type_name -> comity.federation.v1.Cursor
+	17, // 28: comity.federation.v1.GlobalWelcome.heads:type_name -> comity.federation.v1.StatementHead
+	13, // 29: comity.federation.v1.Changes.put:type_name -> comity.federation.v1.Resource
+	12, // 30: comity.federation.v1.Changes.deleted:type_name -> comity.federation.v1.Key
+	6,  // 31: comity.federation.v1.SnapshotBegin.cursor:type_name -> comity.federation.v1.Cursor
+	6,  // 32: comity.federation.v1.SnapshotEnd.cursor:type_name -> comity.federation.v1.Cursor
+	12, // 33: comity.federation.v1.Resource.key:type_name -> comity.federation.v1.Key
+	26, // 34: comity.federation.v1.Resource.labels:type_name -> comity.federation.v1.Resource.LabelsEntry
+	27, // 35: comity.federation.v1.Resource.annotations:type_name -> comity.federation.v1.Resource.AnnotationsEntry
+	6,  // 36: comity.federation.v1.Ack.cursor:type_name -> comity.federation.v1.Cursor
+	12, // 37: comity.federation.v1.Nack.key:type_name -> comity.federation.v1.Key
+	21, // 38: comity.federation.v1.StatusReport.records:type_name -> comity.federation.v1.StatusRecord
+	0,  // 39: comity.federation.v1.Federation.Join:input_type -> comity.federation.v1.JoinRequest
+	2,  // 40: comity.federation.v1.Federation.Renew:input_type -> comity.federation.v1.RenewRequest
+	4,  // 41: comity.federation.v1.Federation.Session:input_type -> comity.federation.v1.ZoneFrame
+	1,  // 42: comity.federation.v1.Federation.Join:output_type -> comity.federation.v1.JoinResponse
+	3,  // 43: comity.federation.v1.Federation.Renew:output_type -> comity.federation.v1.RenewResponse
+	5,  // 44: comity.federation.v1.Federation.Session:output_type -> comity.federation.v1.GlobalFrame
+	42, // [42:45] is the sub-list for method output_type
+	39, // [39:42] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_federation_federationpb_federation_proto_init() }
@@ -2449,6 +2562,7 @@ func file_federation_federationpb_federation_proto_init() {
 		(*GlobalFrame_Bye)(nil),
 		(*GlobalFrame_Ping)(nil),
 		(*GlobalFrame_StatementAck)(nil),
+		(*GlobalFrame_StatusAck)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2456,7 +2570,7 @@ func file_federation_federationpb_federation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_federation_federationpb_federation_proto_rawDesc), len(file_federation_federationpb_federation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
