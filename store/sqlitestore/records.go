@@ -1,0 +1,130 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/comity-mesh/comity/store"
+)
+
+// maxValue bounds one record, as the contract says.
+const maxValue = 1 << 20
+
+// PutRecords implements store.Records. Without writes it returns the bucket's sequence.
+func (s *Store) PutRecords(ctx context.Context, bucket string, writes ...store.RecordWrite) (uint64, error) {
+	if bucket == "" || len(bucket) > 512 {
+		return 0, fmt.Errorf("put records: %w: a bucket's name has 1 to 512 bytes", store.ErrInvalid)
+	}
+	for _, w := range writes {
+		if w.Key == "" || len(w.Key) > 2048 || len(w.Value) > maxValue {
+			return 0, fmt.Errorf("put records in %s: %w: the key %.100q is empty or too long, or its value too large", bucket, store.ErrInvalid, w.Key)
+		}
+	}
+	var sequence int64
+	err := s.do(ctx, func(tx *txn) error {
+		sequence = 0
+		if _, err := tx.row("SELECT sequence FROM buckets WHERE bucket = ?", []any{bucket}, &sequence); err != nil {
+			return err
+		}
+		if len(writes) == 0 {
+			return nil
+		}
+		sequence++
+		if err := tx.modify("INSERT INTO buckets VALUES (?, ?) ON CONFLICT DO UPDATE SET sequence = excluded.sequence", bucket, sequence); err != nil {
+			return err
+		}
+		for _, w := range writes {
+			if err := tx.record(bucket, w, sequence); err != nil {
+				return err
+			}
+		}
+		tx.buckets[bucket] = struct{}{}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("put records in %s: %w", bucket, err)
+	}
+	return uint64(sequence), nil
+}
+
+func (tx *txn) record(bucket string, w store.RecordWrite, sequence int64) error {
+	if w.IfVersion != nil {
+		var version int64
+		if _, err := tx.row("SELECT version FROM records WHERE bucket = ? AND key = ?", []any{bucket, w.Key}, &version); err != nil {
+			return err
+		}
+		if uint64(version) != *w.IfVersion {
+			return fmt.Errorf("%w: %s is at version %d, not %d", store.ErrConflict, w.Key, version, *w.IfVersion)
+		}
+	}
+	if w.Delete {
+		return tx.modify("DELETE FROM records WHERE bucket = ? AND key = ?", bucket, w.Key)
+	}
+	value := w.Value
+	if value == nil {
+		value = []byte{} // NULL is not the same as nothing
+	}
+	return tx.modify(`INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
+		SET value = excluded.value, version = excluded.version, updated_at = excluded.updated_at`,
+		bucket, w.Key, value, sequence, tx.now)
+}
+
+// GetRecord implements store.Records.
+func (s *Store) GetRecord(ctx context.Context, bucket, key string) (store.Record, error) {
+	r := store.Record{Key: key}
+	var version, at int64
+	err := s.readers.QueryRowContext(ctx, "SELECT value, version, updated_at FROM records WHERE bucket = ? AND key = ?", bucket, key).
+		Scan(&r.Value, &version, &at)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.Record{}, fmt.Errorf("record %s in %s: %w", key, bucket, failed(ctx, err))
+	}
+	r.Version, r.UpdatedAt = uint64(version), fromMicro(at)
+	return r, nil
+}
+
+// ListRecords implements store.Records.
+func (s *Store) ListRecords(ctx context.Context, bucket, prefix string) ([]store.Record, uint64, error) {
+	out, sequence, err := s.listRecords(ctx, bucket, prefix)
+	if err != nil {
+		return nil, 0, fmt.Errorf("records in %s: %w", bucket, failed(ctx, err))
+	}
+	return out, uint64(sequence), nil
+}
+
+func (s *Store) listRecords(ctx context.Context, bucket, prefix string) ([]store.Record, int64, error) {
+	tx, err := s.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		_ = tx.Rollback() //nolint:errcheck // a read has nothing to lose
+	}()
+	var sequence int64
+	err = tx.QueryRowContext(ctx, "SELECT sequence FROM buckets WHERE bucket = ?", bucket).Scan(&sequence)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return nil, 0, err
+	}
+	// Text compares as bytes, so the keys with a prefix are one range; substr keeps the end exact.
+	rows, err := tx.QueryContext(ctx, `SELECT key, value, version, updated_at FROM records
+		WHERE bucket = ? AND key >= ? AND substr(key, 1, length(?)) = ? ORDER BY key`, bucket, prefix, prefix, prefix)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer rows.Close()
+	out := []store.Record{}
+	for rows.Next() {
+		var r store.Record
+		var version, at int64
+		if err := rows.Scan(&r.Key, &r.Value, &version, &at); err != nil {
+			return nil, 0, err
+		}
+		r.Version, r.UpdatedAt = uint64(version), fromMicro(at)
+		out = append(out, r)
+	}
+	return out, sequence, rows.Err()
+}
