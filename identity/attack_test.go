@@ -89,6 +89,11 @@ func (r rogue) forge(t *testing.T, change func(*x509.Certificate), names ...name
 
 func forge(t *testing.T, issuer *x509.Certificate, key any, now time.Time, change func(*x509.Certificate), names ...name) []*x509.Certificate {
 	t.Helper()
+	return forgeFor(t, newKey(t), issuer, key, now, change, names...)
+}
+
+func forgeFor(t *testing.T, leafKey *ecdsa.PrivateKey, issuer *x509.Certificate, key any, now time.Time, change func(*x509.Certificate), names ...name) []*x509.Certificate {
+	t.Helper()
 	tpl := &x509.Certificate{
 		SerialNumber: big.NewInt(2), NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
@@ -100,7 +105,7 @@ func forge(t *testing.T, issuer *x509.Certificate, key any, now time.Time, chang
 	if change != nil {
 		change(tpl)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tpl, issuer, newKey(t).Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, tpl, issuer, leafKey.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}

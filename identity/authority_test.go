@@ -1,9 +1,11 @@
 package identity_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,4 +116,22 @@ func TestSignRefuses(t *testing.T) {
 	if _, err := a.issuer.NewIntermediate(now); err == nil {
 		t.Error("an intermediate made an intermediate")
 	}
+}
+
+// safeLog is a buffer that a child process and the test use at the same time.
+type safeLog struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *safeLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *safeLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
