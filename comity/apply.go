@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
+)
+
+const (
+	completionTimeout = time.Second
+	maxDocuments      = 8 << 20 // what the API takes in one request
+)
+
+func (s *shell) applyCommand() *cobra.Command {
+	var (
+		files     []string
+		recursive bool
+		dryRun    bool
+		wait      bool
+		timeout   time.Duration
+		reason    string
+	)
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Create or change resources, all of them as one revision or none",
+		Long: `apply sends all documents of all files in one request, which becomes one revision: either all of it
+holds afterwards, or nothing has changed.
+
+With --wait it stays until every connected proxy whose configuration changes has acknowledged, and prints
+how long that took.`,
+		Example: `  comity apply -f shop.yaml --wait
+  kubectl get httproute -o yaml | comity apply -f - --dry-run`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			docs, err := s.readDocuments(files, recursive)
+			if err != nil {
+				return err
+			}
+			r, err := s.remote()
+			if err != nil {
+				return err
+			}
+			begin := time.Now()
+			res, err := r.Apply(cmd.Context(), docs, client.ApplyOptions{DryRun: dryRun, Reason: reason})
+			if err != nil {
+				return err
+			}
+			if !wait || dryRun || !res.Changed() {
+				return s.showApplied(res, dryRun, "")
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			last, err := s.await(ctx, r, res.Revision)
+			if err != nil {
+				_ = s.showApplied(res, dryRun, "")
+				return err
+			}
+			took := time.Since(begin)
+			if err := s.showApplied(res, dryRun, fmt.Sprintf("; %d/%d proxies in %d/%d zones, %d ms", last.Acked, last.Total, zonesDone(last), len(last.Zones), took.Milliseconds())); err != nil {
+				return err
+			}
+			return rejected(last)
+		},
+	}
+	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "file or folder with YAML or JSON, \"-\" for standard input; may be repeated")
+	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "folders with their subfolders")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "check and show what would happen, change nothing")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until every proxy that it concerns has acknowledged")
+	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "with --wait: how long")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
+	must(cmd.MarkFlagRequired("filename"))
+	return cmd
+}
+
+// await follows a revision until all zones are done.
+func (s *shell) await(ctx context.Context, r *remote, revision mesh.Revision) (client.Progress, error) {
+	var last client.Progress
+	err := r.Follow(ctx, revision, func(p client.Progress) bool {
+		last = p
+		return p.Done
+	})
+	if err == nil || last.Done {
+		return last, nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+		return last, &fault.Error{Code: "APPLY-TIMEOUT", What: fmt.Sprintf("revision %d is committed, but not everywhere in force yet", revision),
+			Cause: "waiting for " + behind(last), Try: "comity describe the resource, or comity get zones", Exit: fault.ExitUnreachable}
+	}
+	return last, err
+}
+
+func (s *shell) showApplied(res client.ApplyResult, dryRun bool, suffix string) error {
+	if done, err := writeValue(s.out, s.output, res); done {
+		return err
+	}
+	for _, it := range res.Items {
+		if s.output == formatName {
+			fmt.Fprintln(s.out, clean(refName(it.Kind, it.Name)))
+			continue
+		}
+		tail := ""
+		switch {
+		case dryRun:
+			tail = " (dry run)"
+		case it.Outcome != "unchanged":
+			tail = fmt.Sprintf(" (rev %d%s)", res.Revision, suffix)
+		}
+		fmt.Fprintf(s.out, "%s %s%s\n", clean(refName(it.Kind, it.Name)), it.Outcome, tail)
+	}
+	return nil
+}
+
+// readDocuments reads all files into one stream of YAML documents.
+func (s *shell) readDocuments(files []string, recursive bool) ([]byte, error) {
+	var all bytes.Buffer
+	add := func(name string, in io.Reader) error {
+		text, err := io.ReadAll(io.LimitReader(in, maxDocuments+1))
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		if all.Len()+len(text) > maxDocuments {
+			return &fault.Error{Code: "APPLY-SIZE", What: "the documents are larger than 8 MiB together", Exit: fault.ExitUsage, Try: "apply them in several calls"}
+		}
+		if all.Len() > 0 {
+			all.WriteString("\n---\n")
+		}
+		all.Write(text)
+		return nil
+	}
+	for _, f := range files {
+		if f == "-" {
+			if err := add("standard input", s.in); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		names, err := expand(f, recursive)
+		if err != nil {
+			return nil, &fault.Error{Code: "APPLY-FILE", What: "can't read " + f, Err: err, Exit: fault.ExitUsage}
+		}
+		for _, name := range names {
+			file, err := os.Open(name)
+			if err != nil {
+				return nil, &fault.Error{Code: "APPLY-FILE", What: "can't read " + name, Err: err, Exit: fault.ExitUsage}
+			}
+			err = add(name, file)
+			_ = file.Close()
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all.Bytes(), nil
+}
+
+// expand lists a folder's YAML and JSON files in order of name, or returns the file itself.
+func expand(path string, recursive bool) ([]string, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !st.IsDir() {
+		return []string{path}, nil
+	}
+	var out []string
+	err = filepath.WalkDir(path, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if p != path && !recursive {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		switch filepath.Ext(p) {
+		case ".yaml", ".yml", ".json":
+			out = append(out, p)
+		}
+		return nil
+	})
+	if err == nil && len(out) == 0 {
+		err = errors.New("the folder has no .yaml, .yml or .json file")
+	}
+	return out, err
+}
+
+func (s *shell) deleteCommand() *cobra.Command {
+	var sel selection
+	var files []string
+	var ignoreMissing bool
+	cmd := &cobra.Command{
+		Use:               "delete TYPE NAME... | TYPE/NAME... | -f FILE",
+		Short:             "Delete resources",
+		Example:           "  comity delete authorizationpolicy/cart-to-pay -n shop\n  comity delete -f shop.yaml",
+		ValidArgsFunction: s.completeRefs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (len(files) > 0) == (len(args) > 0) {
+				return usage("delete takes either TYPE NAME or -f FILE")
+			}
+			r, err := s.remote()
+			if err != nil {
+				return err
+			}
+			var refs []ref
+			if len(files) > 0 {
+				docs, err := s.readDocuments(files, false)
+				if err != nil {
+					return err
+				}
+				if refs, err = refsOf(docs); err != nil {
+					return err
+				}
+			} else if refs, err = parseRefs(args, sel); err != nil {
+				return err
+			}
+			for _, one := range refs {
+				if one.name == "" {
+					return usage("name what to delete: comity delete %s NAME", one.kind.Plural)
+				}
+			}
+			for _, one := range refs {
+				err := r.Delete(cmd.Context(), one.kind, one.namespace, one.name)
+				if ignoreMissing && fault.ExitCode(err) == fault.ExitNotFound {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(s.out, "%s/%s deleted\n", one.kind.Singular, one.name)
+			}
+			return nil
+		},
+	}
+	sel.flags(cmd)
+	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "delete what these documents name")
+	cmd.Flags().BoolVar(&ignoreMissing, "ignore-not-found", false, "what is not there is no error")
+	return cmd
+}

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// selection is what get, describe and delete are told: a kind, names, a namespace and an origin.
+type selection struct {
+	namespace, origin, selector string
+	all                         bool
+}
+
+func (sel *selection) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&sel.namespace, "namespace", "n", "", "namespace (default: all when listing, \"default\" for a name)")
+	cmd.Flags().StringVar(&sel.origin, "origin", "", "only resources made there: \"global\" or a zone")
+}
+
+// ref is one resource named on the command line.
+type ref struct {
+	kind            policy.KindInfo
+	namespace, name string
+}
+
+// parseRefs reads "TYPE", "TYPE NAME..." or "TYPE/NAME..."; a name may carry its namespace: ns/name is
+// written TYPE/NAME -n NS.
+func parseRefs(args []string, sel selection) ([]ref, error) {
+	kindOf := func(word string) (policy.KindInfo, error) {
+		k, ok := policy.Lookup(word)
+		if !ok {
+			var known []string
+			for _, k := range policy.Kinds() {
+				known = append(known, k.Plural)
+			}
+			return k, &fault.Error{Code: "CLI-KIND", What: fmt.Sprintf("there is no kind %q", word), Exit: fault.ExitUsage,
+				Cause: "this program knows " + strings.Join(known, ", "), Try: "comity get zones"}
+		}
+		return k, nil
+	}
+	var out []ref
+	add := func(k policy.KindInfo, name string) {
+		ns := sel.namespace
+		if !k.Namespaced {
+			ns = ""
+		} else if ns == "" {
+			ns = "default"
+		}
+		out = append(out, ref{kind: k, namespace: ns, name: name})
+	}
+	if strings.Contains(args[0], "/") {
+		for _, a := range args {
+			word, name, ok := strings.Cut(a, "/")
+			if !ok || name == "" {
+				return nil, usage("%q is not TYPE/NAME", a)
+			}
+			k, err := kindOf(word)
+			if err != nil {
+				return nil, err
+			}
+			add(k, name)
+		}
+		return out, nil
+	}
+	k, err := kindOf(args[0])
+	if err != nil {
+		return nil, err
+	}
+	if len(args) == 1 {
+		return []ref{{kind: k, namespace: sel.namespace}}, nil
+	}
+	for _, name := range args[1:] {
+		add(k, name)
+	}
+	return out, nil
+}
+
+func (s *shell) getCommand() *cobra.Command {
+	var sel selection
+	var noHeaders bool
+	cmd := &cobra.Command{
+		Use:   "get TYPE [NAME...] | TYPE/NAME...",
+		Short: "List resources, or show some",
+		Example: `  comity get zones
+  comity get authorizationpolicies -n shop -o wide
+  comity get service/pay -n shop -o yaml
+  comity get workloads -l app=web
+  comity get proxies`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: s.completeRefs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := s.remote()
+			if err != nil {
+				return err
+			}
+			if args[0] == "proxies" || args[0] == "proxy" {
+				return s.getProxies(cmd.Context(), r, sel, !noHeaders)
+			}
+			objects, single, err := r.fetch(cmd.Context(), args, sel)
+			if err != nil {
+				return err
+			}
+			return s.show(objects, single, !noHeaders)
+		},
+	}
+	sel.flags(cmd)
+	cmd.Flags().StringVarP(&sel.selector, "selector", "l", "", "only resources with these labels, as app=web,tier=front")
+	cmd.Flags().BoolVarP(&sel.all, "all-namespaces", "A", false, "all namespaces (the default when listing)")
+	cmd.Flags().BoolVar(&noHeaders, "no-headers", false, "no column names")
+	return cmd
+}
+
+func (s *shell) getProxies(ctx context.Context, r *remote, sel selection, headers bool) error {
+	list, err := r.Proxies(ctx, sel.origin)
+	if err != nil {
+		return err
+	}
+	if done, err := writeValue(s.out, s.output, list); done {
+		return err
+	}
+	t := table{columns: []string{"ZONE", "PROXY", "CONNECTED", "HEALTHY", "REVISION", "NACKS", "CERT", "IDENTITY", "ENVOY", "LAST ERROR"}, wide: 3}
+	for _, p := range list {
+		name := string(p.Proxy.Role) + "/" + p.Proxy.Name
+		if p.Proxy.Namespace != "" {
+			name = p.Proxy.Namespace + "/" + p.Proxy.Name
+		}
+		if s.output == formatName {
+			fmt.Fprintln(s.out, clean(p.Zone+"/"+p.Proxy.String()))
+			continue
+		}
+		t.rows = append(t.rows, []string{p.Zone, name, yesNo(p.Connected), yesNo(p.Healthy), fmt.Sprint(p.Applied), fmt.Sprint(p.Nacks),
+			until(p.CertExpires), p.Identity, p.Version, p.LastError})
+	}
+	if s.output == formatName {
+		return nil
+	}
+	return t.write(s.out, s.output, headers)
+}
+
+// show prints objects in the chosen format: one alone as itself, several as a list.
+func (s *shell) show(objects []client.Object, single, headers bool) error {
+	switch s.output {
+	case formatName:
+		for _, o := range objects {
+			fmt.Fprintln(s.out, clean(refName(o.Kind, o.Metadata.Name)))
+		}
+		return nil
+	case formatJSON, formatYAML:
+		var v any = map[string]any{"items": objects}
+		if single && len(objects) == 1 {
+			v = objects[0]
+		}
+		_, err := writeValue(s.out, s.output, v)
+		return err
+	}
+	if len(objects) == 0 {
+		if !s.quiet {
+			fmt.Fprintln(s.err, "nothing found")
+		}
+		return nil
+	}
+	byKind := map[mesh.Kind][]client.Object{}
+	var order []mesh.Kind
+	for _, o := range objects {
+		if byKind[o.Kind] == nil {
+			order = append(order, o.Kind)
+		}
+		byKind[o.Kind] = append(byKind[o.Kind], o)
+	}
+	for i, k := range order {
+		if i > 0 {
+			fmt.Fprintln(s.out)
+		}
+		if err := tableOf(k, byKind[k]).write(s.out, s.output, headers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tableOf has the columns that answer a kind's first question.
+func tableOf(kind mesh.Kind, objects []client.Object) table {
+	if kind == mesh.KindZone {
+		t := table{columns: []string{"NAME", "STATE", "PROXIES", "LAG", "CERT", "INGRESSES", "AGE", "TRUST DOMAIN", "VERSION", "INCARNATION"}, wide: 3}
+		for _, o := range objects {
+			z := zoneStatus(o)
+			t.rows = append(t.rows, []string{o.Metadata.Name, zoneState(z), fmt.Sprintf("%d/%d", z.ProxiesConnected, z.Proxies), lag(z), until(z.CertificateExpires),
+				fmt.Sprint(len(z.Ingresses)), age(o.Metadata.CreationTimestamp), string(z.TrustDomain), z.Version, string(z.Incarnation)})
+		}
+		return t
+	}
+	info, _ := policy.Lookup(string(kind))
+	t := table{columns: []string{"NAME", "ZONES", "PROXIES", "STATE", "AGE", "ORIGIN", "REVISION", "MESSAGE"}, wide: 3}
+	if info.Namespaced {
+		t.columns = append([]string{"NAMESPACE"}, t.columns...)
+	}
+	for _, o := range objects {
+		sum := summarise(resourceStatuses(o))
+		row := []string{o.Metadata.Name, fmt.Sprintf("%d/%d", sum.zonesApplied, sum.zones), fmt.Sprintf("%d/%d", sum.acked, sum.total), sum.state,
+			age(o.Metadata.CreationTimestamp), string(o.Metadata.Origin), o.Metadata.ResourceVersion, sum.message}
+		if info.Namespaced {
+			row = append([]string{o.Metadata.Namespace}, row...)
+		}
+		t.rows = append(t.rows, row)
+	}
+	return t
+}
+
+// summary is what a table row says of all zones at once.
+type summary struct {
+	zones, zonesApplied, acked, total int
+	state, message                    string
+}
+
+func summarise(statuses []mesh.ResourceStatus) summary {
+	sum := summary{zones: len(statuses), state: "-"}
+	for _, st := range statuses {
+		if st.State == mesh.StateApplied && st.Applied >= st.Wanted {
+			sum.zonesApplied++
+		}
+		sum.acked += st.Acked
+		sum.total += st.Total
+		if st.Message != "" {
+			sum.message = st.Zone + ": " + st.Message
+		}
+		for _, r := range st.Rejections {
+			sum.message = st.Zone + ": " + r.Proxy + " refused " + r.Resource
+		}
+	}
+	switch {
+	case len(statuses) == 0:
+	case slices.ContainsFunc(statuses, func(st mesh.ResourceStatus) bool { return st.State == mesh.StateRejected || len(st.Rejections) > 0 }):
+		sum.state = "Rejected"
+	case sum.zonesApplied < sum.zones || sum.acked < sum.total:
+		sum.state = "Pending"
+	default:
+		sum.state = "Programmed"
+	}
+	return sum
+}
+
+// completeRefs completes kinds, then the names of what there is.
+func (s *shell) completeRefs(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		out := []string{"proxies"}
+		for _, k := range policy.Kinds() {
+			out = append(out, k.Plural)
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+	r, err := s.remote()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+	defer cancel()
+	objects, _, err := r.fetch(ctx, args[:1], selection{})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	for _, o := range objects {
+		if strings.HasPrefix(o.Metadata.Name, toComplete) {
+			out = append(out, o.Metadata.Name)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,171 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// procs runs the demo's processes so that none outlives it: each leads a process group, and the kernel
+// kills it when the demo itself dies (PR_SET_PDEATHSIG).
+type procs struct {
+	logs  string // folder of one log file per process
+	start chan func()
+
+	mu  sync.Mutex
+	all map[string]*process
+}
+
+type process struct {
+	name string
+	argv []string
+	env  []string
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // valid after done
+}
+
+func newProcs(logs string) *procs {
+	p := &procs{logs: logs, start: make(chan func()), all: map[string]*process{}}
+	// The death signal fires when the *thread* that forked ends, so one locked thread forks them all.
+	go func() {
+		runtime.LockOSThread()
+		for f := range p.start {
+			f()
+		}
+	}()
+	return p
+}
+
+// run starts a process, or starts it again under the same name; its output is appended to its log.
+func (p *procs) run(name string, env []string, argv ...string) error {
+	log, err := os.OpenFile(filepath.Join(p.logs, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	p.start <- func() { started <- cmd.Start() }
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
+	pr := &process{name: name, argv: argv, env: env, cmd: cmd, done: make(chan struct{})}
+	p.mu.Lock()
+	p.all[name] = pr
+	p.mu.Unlock()
+	go func() {
+		pr.err = cmd.Wait()
+		close(pr.done)
+	}()
+	return nil
+}
+
+func (p *procs) get(name string) *process {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.all[name]
+}
+
+// alive lists the processes that still run.
+func (p *procs) alive() []*process {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []*process
+	for _, pr := range p.all {
+		select {
+		case <-pr.done:
+		default:
+			out = append(out, pr)
+		}
+	}
+	return out
+}
+
+// exited returns an error if the process has ended, with the tail of its log.
+func (p *procs) exited(name string) error {
+	pr := p.get(name)
+	if pr == nil {
+		return nil
+	}
+	select {
+	case <-pr.done:
+		return fmt.Errorf("%s ended: %v\n%s", name, pr.err, tail(filepath.Join(p.logs, name+".log"), 1500))
+	default:
+		return nil
+	}
+}
+
+// kill ends a process and its group at once, as kill -9 does, and waits until it is gone.
+func (p *procs) kill(name string) {
+	if pr := p.get(name); pr != nil {
+		_ = syscall.Kill(-pr.cmd.Process.Pid, syscall.SIGKILL)
+		<-pr.done
+	}
+}
+
+// restart starts an ended process again with its old arguments.
+func (p *procs) restart(name string) error {
+	pr := p.get(name)
+	if pr == nil {
+		return fmt.Errorf("no process %q", name)
+	}
+	return p.run(name, pr.env, pr.argv...)
+}
+
+// stop asks the named processes to end, all at once, and kills what has not ended when ctx does.
+func stop(ctx context.Context, all []*process) {
+	for _, pr := range all {
+		_ = pr.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	for _, pr := range all {
+		select {
+		case <-pr.done:
+		case <-ctx.Done():
+			_ = syscall.Kill(-pr.cmd.Process.Pid, syscall.SIGKILL)
+			<-pr.done
+		}
+	}
+}
+
+// stopAll ends everything: applications and dataplanes first, then zones, then global.
+func (p *procs) stopAll(order func(name string) int) {
+	groups := map[int][]*process{}
+	for _, pr := range p.alive() {
+		groups[order(pr.name)] = append(groups[order(pr.name)], pr)
+	}
+	for i := range 4 {
+		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+		stop(ctx, groups[i])
+		cancel()
+	}
+}
+
+func tail(path string, n int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > n {
+		if _, err := f.Seek(-n, 2); err != nil {
+			return ""
+		}
+	}
+	buf := make([]byte, n)
+	k, err := f.Read(buf)
+	if err != nil && !errors.Is(err, os.ErrClosed) && k == 0 {
+		return ""
+	}
+	return string(buf[:k])
+}

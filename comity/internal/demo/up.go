@@ -1,0 +1,523 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/yaml"
+
+	_ "embed"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+//go:embed shop.yaml
+var shopYAML []byte
+
+// Options of a demo.
+type Options struct {
+	Dir string // everything that the demo writes is in it
+	Bin string // folder with global-cp, zone-cp, ingress, sidecar and shop
+	// Rate of each shopper in orders a second.
+	Rate float64
+	Out  io.Writer
+}
+
+// Demo is a running mesh.
+type Demo struct {
+	opts  Options
+	net   int
+	zones []zonePlan
+	procs *procs
+	begin time.Time
+
+	global  *client.Client
+	atZone  map[string]*client.Client
+	infos   map[string]Info // of sidecars and ingresses, by process name
+	infosMu sync.Mutex
+}
+
+// Info is what a sidecar or an ingress writes of itself.
+type Info struct {
+	Proxy    string `json:"proxy"`
+	Ready    bool   `json:"ready"`
+	EnvoyPID int    `json:"envoyPid"`
+	Outbound string `json:"outbound"`
+	Metrics  string `json:"metrics"`
+}
+
+// Up starts everything and returns when a request has crossed zones. On error it has stopped what it
+// started.
+func Up(ctx context.Context, o Options) (*Demo, error) {
+	d := &Demo{opts: o, begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}}
+	if err := d.prepare(); err != nil {
+		return nil, err
+	}
+	steps := []func(context.Context) error{d.startControlPlanes, d.joinZones, d.startDataplane, d.awaitCrossZone}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			d.Down()
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// prepare claims the folder and a network of loopback addresses.
+func (d *Demo) prepare() error {
+	for _, p := range []string{"global-cp", "zone-cp", "ingress", "sidecar", "shop"} {
+		if _, err := os.Stat(filepath.Join(d.opts.Bin, p)); err != nil {
+			return &fault.Error{Code: "DEMO-PROGRAMS", What: "the demo's programs are not built", Err: err, Try: "make demo"}
+		}
+	}
+	if st, err := ReadState(d.opts.Dir); err == nil && st.alive() {
+		return &fault.Error{Code: "DEMO-RUNNING", What: fmt.Sprintf("a demo runs already in %s (process %d)", d.opts.Dir, st.PID), Try: "comity demo down", Exit: fault.ExitConflict}
+	}
+	if err := claim(d.opts.Dir); err != nil {
+		return err
+	}
+	for range 20 {
+		n := 16 + rand.IntN(200)
+		l, err := net.Listen("tcp", net.JoinHostPort(globalHost(n), fmt.Sprint(portAPI)))
+		if err != nil {
+			continue
+		}
+		d.net, d.zones = n, thePlan(n)
+		d.procs = newProcs(filepath.Join(d.opts.Dir, "logs"))
+		return l.Close()
+	}
+	return errors.New("no free network of loopback addresses in 127.0.0.0/8 found in 20 tries")
+}
+
+// claim makes the folder afresh. It only ever empties a folder that a demo made.
+func claim(dir string) error {
+	mark := filepath.Join(dir, "made-by-comity-demo")
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		if _, err := os.Stat(mark); err != nil {
+			return &fault.Error{Code: "DEMO-DIR", What: dir + " is not empty and was not made by a demo", Try: "name another with --dir", Exit: fault.ExitConflict}
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("empty the demo's folder: %w", err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o700); err != nil {
+		return fmt.Errorf("make the demo's folder: %w", err)
+	}
+	return os.WriteFile(mark, nil, 0o600)
+}
+
+// path within the demo's folder.
+func (d *Demo) path(parts ...string) string {
+	return filepath.Join(append([]string{d.opts.Dir}, parts...)...)
+}
+
+func (d *Demo) program(name string) string { return filepath.Join(d.opts.Bin, name) }
+
+// configure writes a program's configuration file and returns its path.
+func (d *Demo) configure(name string, v any) (string, error) {
+	text, err := yaml.Marshal(v)
+	if err != nil {
+		return "", err
+	}
+	path := d.path("config", name+".yaml")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", err
+	}
+	return path, os.WriteFile(path, text, 0o600)
+}
+
+func (d *Demo) done(what string, begin time.Time, note string) {
+	fmt.Fprintf(d.opts.Out, "✓ %-34s %5.1fs   %s\n", what, time.Since(begin).Seconds(), note)
+}
+
+func (d *Demo) startControlPlanes(ctx context.Context) error {
+	begin := time.Now()
+	if err := d.startGlobal(ctx); err != nil {
+		return err
+	}
+	d.done("global control plane", begin, "embedded SQLite store (one file; production: docs/architecture.md)")
+	begin = time.Now()
+	g, gctx := errgroup.WithContext(ctx)
+	for i, z := range d.zones {
+		g.Go(func() error { return d.startZone(gctx, i, z) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, z := range d.zones {
+		c, err := client.New(client.Config{Server: d.zoneAPI(z.name), Token: d.token(z.name)})
+		if err != nil {
+			return err
+		}
+		d.atZone[z.name] = c
+	}
+	d.done("3 zone control planes", begin, "each with its own CA, trust domain and store")
+	return d.writeCLIConfig()
+}
+
+func (d *Demo) startGlobal(ctx context.Context) error {
+	host := globalHost(d.net)
+	cfg, err := d.configure("global", map[string]any{
+		"dataDir":        d.path("global"),
+		"trustDomain":    globalTrustDomain,
+		"listen":         map[string]any{"api": addr(host, portAPI), "federation": addr(host, portFederation)},
+		"adminTokenFile": d.tokenFile("global"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.procs.run("global", nil, d.program("global-cp"), "serve", "--config", cfg); err != nil {
+		return err
+	}
+	if err := d.awaitReady(ctx, "global", "http://"+addr(host, portAPI)+"/readyz"); err != nil {
+		return err
+	}
+	d.global, err = client.New(client.Config{Server: "http://" + addr(host, portAPI), Token: d.token("global")})
+	return err
+}
+
+func (d *Demo) startZone(ctx context.Context, i int, z zonePlan) error {
+	host := zoneHost(d.net, i)
+	cfg, err := d.configure("zone-"+z.name, map[string]any{
+		"zone":           z.name,
+		"trustDomain":    z.trustDomain(),
+		"dataDir":        d.path(z.name, "cp"),
+		"listen":         map[string]any{"api": addr(host, portAPI), "proxies": addr(host, portEnrol)},
+		"adminTokenFile": d.tokenFile(z.name),
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.procs.run(z.name, nil, d.program("zone-cp"), "serve", "--config", cfg); err != nil {
+		return err
+	}
+	return d.awaitReady(ctx, z.name, "http://"+addr(host, portAPI)+"/readyz")
+}
+
+func (d *Demo) joinZones(ctx context.Context) error {
+	begin := time.Now()
+	var docs [][]byte
+	for _, z := range d.zones {
+		doc, err := yaml.Marshal(map[string]any{"apiVersion": policy.APIVersion, "kind": mesh.KindZone, "metadata": map[string]string{"name": z.name},
+			"spec": policy.Zone{Cloud: z.cloud, Region: z.region, Namespaces: []string{namespace}}})
+		if err != nil {
+			return err
+		}
+		docs = append(docs, doc, []byte("---\n"))
+	}
+	if _, err := d.global.Apply(ctx, join(append(docs, shopYAML)), client.ApplyOptions{Reason: "comity demo"}); err != nil {
+		return fmt.Errorf("apply the shop: %w", err)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, z := range d.zones {
+		g.Go(func() error {
+			tok, err := d.global.CreateJoinToken(gctx, z.name, client.JoinTokenRequest{})
+			if err != nil {
+				return fmt.Errorf("join token of %s: %w", z.name, err)
+			}
+			if _, err := d.atZone[z.name].Join(gctx, client.JoinRequest{Token: tok.Token}); err != nil {
+				return fmt.Errorf("zone %s joins: %w", z.name, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	d.done("aws-east, gcp-west, onprem joined", begin, "by one-time token; mTLS, deny by default, 4 permissions")
+	return nil
+}
+
+func join(docs [][]byte) []byte {
+	var out []byte
+	for _, doc := range docs {
+		out = append(out, doc...)
+	}
+	return out
+}
+
+// startDataplane starts ingresses, applications and sidecars of all zones, and waits until their Envoys
+// are ready.
+func (d *Demo) startDataplane(ctx context.Context) error {
+	begin := time.Now()
+	g, gctx := errgroup.WithContext(ctx)
+	n := 0
+	for i, z := range d.zones {
+		for k := range z.ingresses {
+			n++
+			g.Go(func() error { return d.startIngress(gctx, i, k, z) })
+		}
+		for _, w := range z.workloads {
+			n++
+			g.Go(func() error { return d.startWorkload(gctx, i, z, w) })
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	d.done(fmt.Sprintf("%d Envoys ready", n), begin, "12 workloads of the shop with sidecars, 4 ingresses (two in gcp-west)")
+	return nil
+}
+
+func (d *Demo) startIngress(ctx context.Context, zone, index int, z zonePlan) error {
+	name := fmt.Sprintf("in%d", index+1)
+	tok, err := d.atZone[z.name].CreateEnrolmentToken(ctx, client.EnrolmentTokenRequest{Role: mesh.RoleIngress, Name: name})
+	if err != nil {
+		return fmt.Errorf("enrolment token of ingress %s in %s: %w", name, z.name, err)
+	}
+	host := ingressHost(d.net, zone, index)
+	ports := make([]uint16, lanes)
+	for i := range ports {
+		ports[i] = portIngress + uint16(i)
+	}
+	proc := z.name + "-" + name
+	cfg, err := d.configure(proc, map[string]any{
+		"name": name, "bindAddress": host, "bindPorts": ports,
+		"advertised": mesh.Ingress{ID: name, Host: host, Ports: ports, Source: "declared"},
+		"dataDir":    d.path(z.name, name), "infoFile": d.infoFile(proc), "metricsAddress": addr(host, portMetrics),
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.procs.run(proc, []string{"COMITY_INGRESS_TOKEN=" + tok.Token}, d.program("ingress"), "run", "--config", cfg); err != nil {
+		return err
+	}
+	return d.awaitInfo(ctx, proc)
+}
+
+func (d *Demo) startWorkload(ctx context.Context, zone int, z zonePlan, w workloadPlan) error {
+	tok, err := d.atZone[z.name].CreateEnrolmentToken(ctx, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: namespace, ServiceAccount: w.app})
+	if err != nil {
+		return fmt.Errorf("enrolment token of %s: %w", w.name, err)
+	}
+	via, err := freePort()
+	if err != nil {
+		return err
+	}
+	outbound, err := freePort()
+	if err != nil {
+		return err
+	}
+	workload := map[string]any{"address": w.host, "inboundPort": portInbound, "outboundPort": outbound, "appAddress": w.host}
+	if w.app == "pay" {
+		workload["upstreams"] = []policy.Upstream{{Service: "ledger", Port: portJournal, LocalPort: via}}
+	}
+	if w.app == "web" || w.app == "cart" {
+		workload["healthCheck"] = policy.HealthCheck{Port: portApp}
+	}
+	config := map[string]any{
+		"name": w.name, "namespace": namespace, "labels": map[string]string{"app": w.app},
+		"dataDir": d.path(z.name, w.name), "infoFile": d.infoFile(w.name), "metricsAddress": addr(w.host, portMetrics),
+	}
+	for k, v := range workload {
+		config[k] = v
+	}
+	cfg, err := d.configure(w.name, config)
+	if err != nil {
+		return err
+	}
+	app := []string{d.program("shop"), "-role", w.app, "-workload", w.name, "-zone", z.name, "-listen", addr(w.host, portApp),
+		"-mesh", addr("127.0.0.1", int(outbound)), "-journal", addr(w.host, portJournal), "-rate", fmt.Sprint(d.opts.Rate)}
+	if w.app == "pay" {
+		app = append(app, "-journal-via", addr("127.0.0.1", int(via)))
+	}
+	if err := d.procs.run(w.name, []string{"COMITY_SIDECAR_TOKEN=" + tok.Token}, d.program("sidecar"), "run", "--config", cfg); err != nil {
+		return err
+	}
+	if w.app != "shopper" {
+		if err := d.procs.run(w.name+"-app", nil, app...); err != nil {
+			return err
+		}
+		return d.awaitInfo(ctx, w.name)
+	}
+	if err := d.awaitInfo(ctx, w.name); err != nil {
+		return err
+	}
+	return d.procs.run(w.name+"-app", nil, app...)
+}
+
+// awaitCrossZone waits for the first order whose trail visited another zone.
+func (d *Demo) awaitCrossZone(ctx context.Context) error {
+	begin := time.Now()
+	var last error
+	for _, s := range d.shoppers() {
+		if err := poll(ctx, 60*time.Second, func() (bool, error) {
+			if err := d.procs.exited(s.name + "-app"); err != nil {
+				return false, err
+			}
+			st, err := d.shopper(ctx, s)
+			if err != nil {
+				return false, nil
+			}
+			if st.LastError != "" {
+				last = errors.New(st.LastError)
+			}
+			return st.CrossZone > 0, nil
+		}); err != nil {
+			return fmt.Errorf("no order of %s crossed zones: %w (last: %v)", s.name, err, last)
+		}
+	}
+	st, err := d.shopper(ctx, d.shoppers()[0])
+	if err != nil {
+		return err
+	}
+	d.done("first orders across zones", begin, trailText(st.Last.Trail))
+	return nil
+}
+
+func trailText(trail []Hop) string {
+	var parts []string
+	for _, h := range trail {
+		parts = append(parts, h.Service+"@"+h.Zone)
+	}
+	return strings.Join(parts, " → ") + "  200"
+}
+
+// poll asks often until ok, an error, ctx or the limit.
+func poll(ctx context.Context, limit time.Duration, ok func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if done, err := ok(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *Demo) awaitReady(ctx context.Context, proc, url string) error {
+	err := poll(ctx, 30*time.Second, func() (bool, error) {
+		if err := d.procs.exited(proc); err != nil {
+			return false, err
+		}
+		res, err := http.Get(url) //nolint:noctx // bounded by poll, on loopback
+		if err != nil {
+			return false, nil
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s does not become ready: %w (log: %s)", proc, err, d.path("logs", proc+".log"))
+	}
+	return nil
+}
+
+func (d *Demo) infoFile(proc string) string { return d.path("info", proc+".json") }
+
+func (d *Demo) awaitInfo(ctx context.Context, proc string) error {
+	var info Info
+	err := poll(ctx, 60*time.Second, func() (bool, error) {
+		if err := d.procs.exited(proc); err != nil {
+			return false, err
+		}
+		text, err := os.ReadFile(d.infoFile(proc))
+		if err != nil || json.Unmarshal(text, &info) != nil {
+			return false, nil
+		}
+		return info.Ready, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s does not become ready: %w (log: %s)", proc, err, d.path("logs", proc+".log"))
+	}
+	d.infosMu.Lock()
+	d.infos[proc] = info
+	d.infosMu.Unlock()
+	return nil
+}
+
+func (d *Demo) tokenFile(owner string) string { return d.path("tokens", owner+".token") }
+
+func (d *Demo) token(owner string) string {
+	text, err := os.ReadFile(d.tokenFile(owner))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+func (d *Demo) zoneAPI(zone string) string {
+	for i, z := range d.zones {
+		if z.name == zone {
+			return "http://" + addr(zoneHost(d.net, i), portAPI)
+		}
+	}
+	return ""
+}
+
+// writeCLIConfig lets comity speak with global and each zone by --context.
+func (d *Demo) writeCLIConfig() error {
+	type context struct {
+		Name      string `json:"name"`
+		Server    string `json:"server"`
+		TokenFile string `json:"token-file"`
+	}
+	contexts := []context{{"global", "http://" + addr(globalHost(d.net), portAPI), d.tokenFile("global")}}
+	for _, z := range d.zones {
+		contexts = append(contexts, context{z.name, d.zoneAPI(z.name), d.tokenFile(z.name)})
+	}
+	text, err := yaml.Marshal(map[string]any{"current-context": "global", "contexts": contexts})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(ConfigFile(d.opts.Dir), text, 0o600)
+}
+
+// ConfigFile is where a demo leaves the configuration for comity.
+func ConfigFile(dir string) string { return filepath.Join(dir, "comity.yaml") }
+
+// Down stops every process: applications and proxies first, then zones, then global.
+func (d *Demo) Down() {
+	zone := map[string]bool{}
+	for _, z := range d.zones {
+		zone[z.name] = true
+	}
+	d.procs.stopAll(func(name string) int {
+		switch {
+		case strings.HasSuffix(name, "-app"):
+			return 0
+		case name == "global":
+			return 3
+		case zone[name]:
+			return 2
+		default:
+			return 1
+		}
+	})
+}
+
+func addr(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
+
+// freePort finds a port of 127.0.0.1 that nobody has now.
+func freePort() (uint16, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port), nil
+}
+
+// Age is the time since the start.
+func (d *Demo) Age() time.Duration { return time.Since(d.begin) }

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// remote is the control plane that the flags, the environment or the context name.
+type remote struct{ *client.Client }
+
+func (s *shell) remote() (*remote, error) {
+	e, err := s.target.resolve(s.terminal)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(client.Config{Server: e.server, Token: e.token, CAFile: e.caFile})
+	if err != nil {
+		return nil, err
+	}
+	return &remote{c}, nil
+}
+
+// fetch gets what the arguments name; single says that exactly one resource was named.
+func (r *remote) fetch(ctx context.Context, args []string, sel selection) (objects []client.Object, single bool, err error) {
+	refs, err := parseRefs(args, sel)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, one := range refs {
+		if one.name == "" {
+			list, err := r.ListAll(ctx, one.kind, client.ListOptions{Namespace: sel.namespaceFilter(), Origin: sel.origin, Selector: sel.selector})
+			return list, false, err
+		}
+		o, err := r.Get(ctx, one.kind, one.namespace, one.name, sel.origin)
+		if err != nil {
+			return nil, false, err
+		}
+		objects = append(objects, o)
+	}
+	return objects, len(refs) == 1, nil
+}
+
+func (sel selection) namespaceFilter() string {
+	if sel.all {
+		return ""
+	}
+	return sel.namespace
+}
+
+// refName is how kubectl writes an object: kind/name.
+func refName(kind mesh.Kind, name string) string { return strings.ToLower(string(kind)) + "/" + name }
+
+func resourceStatuses(o client.Object) []mesh.ResourceStatus {
+	return decodeInto[client.ResourceObjectStatus](o.Status).Zones
+}
+
+func zoneStatus(o client.Object) client.ZoneObjectStatus {
+	return decodeInto[client.ZoneObjectStatus](o.Status)
+}
+
+func zoneState(z client.ZoneObjectStatus) string {
+	switch {
+	case !z.Joined:
+		return "Invited"
+	case z.Connected:
+		return "Connected"
+	default:
+		return "Offline"
+	}
+}
+
+// lag is how many revisions a zone is behind, or how long it has been away.
+func lag(z client.ZoneObjectStatus) string {
+	switch {
+	case !z.Joined:
+		return "-"
+	case !z.Connected:
+		return age(z.LastSeen)
+	case z.Acked >= z.Wanted:
+		return "0"
+	default:
+		return fmt.Sprintf("%d rev", z.Wanted-z.Acked)
+	}
+}
+
+// until is the time left, or "expired".
+func until(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	left := time.Until(t)
+	switch {
+	case left <= 0:
+		return "expired"
+	case left < 2*time.Hour:
+		return fmt.Sprintf("%dm", int(left.Minutes()))
+	case left < 72*time.Hour:
+		return fmt.Sprintf("%dh", int(left.Hours()))
+	default:
+		return fmt.Sprintf("%dd", int(left.Hours()/24))
+	}
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// refsOf reads which resources the documents name, last first, so that what others refer to goes last.
+func refsOf(docs []byte) ([]ref, error) {
+	var out []ref
+	for doc := range strings.SplitSeq("\n"+string(docs), "\n---") {
+		if strings.TrimSpace(doc) == "" {
+			continue
+		}
+		var o client.Object
+		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
+			return nil, &fault.Error{Code: "CLI-YAML", What: "can't read the documents", Err: err, Exit: fault.ExitUsage}
+		}
+		if o.Kind == "" {
+			continue
+		}
+		k, ok := policy.Lookup(string(o.Kind))
+		if !ok {
+			return nil, usage("there is no kind %q", o.Kind)
+		}
+		out = append([]ref{{kind: k, namespace: o.Metadata.Namespace, name: o.Metadata.Name}}, out...)
+	}
+	return out, nil
+}
+
+// behind lists the zones that a revision is waiting for.
+func behind(p client.Progress) string {
+	var out []string
+	for _, z := range p.Zones {
+		if !z.Done {
+			out = append(out, fmt.Sprintf("%s (%s, %d/%d proxies)", z.Zone, z.State, z.Acked, z.Total))
+		}
+	}
+	sort.Strings(out)
+	return strings.Join(out, ", ")
+}
+
+// rejected is the error of a revision that somebody refused, nil otherwise.
+func rejected(p client.Progress) error {
+	var lines []string
+	for _, z := range p.Zones {
+		if z.State == string(mesh.StateRejected) && len(z.Rejections) == 0 {
+			lines = append(lines, z.Zone+": "+z.Message)
+		}
+		for _, r := range z.Rejections {
+			lines = append(lines, fmt.Sprintf("%s: %s refused %s: %s", z.Zone, r.Proxy, r.Resource, r.Error))
+		}
+	}
+	if lines == nil {
+		return nil
+	}
+	return &fault.Error{Code: "APPLY-REJECTED", What: fmt.Sprintf("revision %d was refused somewhere; the last good configuration stays in force there", p.Revision),
+		Cause: strings.Join(lines, "\n"), Try: "comity describe the resource", Exit: fault.ExitFailure}
+}
+
+func zonesDone(p client.Progress) int {
+	n := 0
+	for _, z := range p.Zones {
+		if z.Done && z.State == string(mesh.StateApplied) {
+			n++
+		}
+	}
+	return n
+}
+
+func decodeInto[T any](raw json.RawMessage) T {
+	var v T
+	if len(raw) > 0 {
+		// A status this program does not understand is shown as empty, not as a failure.
+		_ = json.Unmarshal(raw, &v)
+	}
+	return v
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/version"
+)
+
+// shell is what every command shares: the terminal and the flags that all of them take.
+type shell struct {
+	terminal
+	target target
+	output format
+	quiet  bool
+}
+
+func newRoot(term terminal) *cobra.Command {
+	s := &shell{terminal: term, output: formatTable}
+	root := &cobra.Command{
+		Use:   "comity",
+		Short: "Speak with a Comity mesh: its global control plane and its zones",
+		Long: `comity speaks with the REST API of global and of each zone.
+
+Data goes to standard output, talk to standard error. Exit codes: 0 fine, 1 failure, 2 usage, 3 not found,
+4 conflict, 5 not authenticated or not allowed, 6 unreachable or timed out, 7 a check failed.`,
+		Version:       version.String(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetIn(term.in)
+	root.SetOut(term.out)
+	root.SetErr(term.err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &fault.Error{Code: "CLI-USAGE", What: err.Error(), Exit: fault.ExitUsage, Try: cmd.CommandPath() + " --help"}
+	})
+	f := root.PersistentFlags()
+	f.StringVar(&s.target.configFile, "config", "", "configuration file (COMITY_CONFIG)")
+	f.StringVar(&s.target.context, "context", "", "context of the configuration file (COMITY_CONTEXT)")
+	f.StringVar(&s.target.server, "server", "", "address of a control plane, as http://127.0.0.1:7400 (COMITY_SERVER)")
+	f.StringVar(&s.target.tokenFile, "token-file", "", "file with the bearer token (COMITY_TOKEN_FILE; the token itself in COMITY_TOKEN)")
+	f.StringVar(&s.target.caFile, "ca-file", "", "PEM roots that an https server must chain to (COMITY_CA_FILE)")
+	f.VarP(&s.output, "output", "o", "one of "+strings.Join(formats, ", "))
+	f.BoolVarP(&s.quiet, "quiet", "q", false, "no talk on standard error")
+	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
+
+	root.AddCommand(
+		s.getCommand(), s.describeCommand(), s.applyCommand(), s.deleteCommand(),
+		s.zoneCommand(), s.tokenCommand(), s.checkCommand(), s.demoCommand(), s.versionCommand(),
+		contextsHelp(),
+	)
+	return root
+}
+
+// must is for what only a mistake in this program can break.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// asFault gives cobra's own complaints their four parts.
+func asFault(err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return err
+	}
+	text := err.Error()
+	for _, usageError := range []string{"unknown command", "accepts ", "requires ", "required flag", "unknown flag", "invalid argument"} {
+		if strings.HasPrefix(text, usageError) {
+			return &fault.Error{Code: "CLI-USAGE", What: text, Exit: fault.ExitUsage, Try: "comity help"}
+		}
+	}
+	return err
+}
+
+func (s *shell) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version of this program", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := map[string]string{"version": version.Version, "commit": version.Commit}
+			if done, err := writeValue(s.out, s.output, v); done {
+				return err
+			}
+			_, err := s.out.Write([]byte("comity " + version.String() + "\n"))
+			return err
+		},
+	}
+}
+
+func contextsHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "contexts",
+		Short: "How comity finds a control plane",
+		Long: `comity takes the address of a control plane and a token from, first to last:
+
+  1. --server, --token-file, --ca-file
+  2. COMITY_SERVER, COMITY_TOKEN or COMITY_TOKEN_FILE, COMITY_CA_FILE
+  3. a context of the configuration file: the one that --context or COMITY_CONTEXT names,
+     else its current-context
+
+The configuration file is --config, else COMITY_CONFIG, else $XDG_CONFIG_HOME/comity/config.yaml:
+
+  current-context: global
+  contexts:
+  - name: global
+    server: https://comity.example:7400
+    ca-file: ca.pem
+    token-file: admin.token
+
+A context may be a zone: a zone answers the same requests as global, for its own resources.`,
+	}
+}

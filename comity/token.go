@@ -1,0 +1,164 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/mesh"
+)
+
+func (s *shell) tokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "token",
+		Short: "Make, list and revoke tokens",
+		Long: `There are three sorts of tokens. Each is shown once, when it is made; what the control plane keeps can't be
+used in its place.
+
+  create           a bearer token for the REST API of the control plane it is asked of
+  create-join      lets one zone join global, once (zone create makes one too)
+  create-enrol     lets sidecars or an ingress get an identity from their zone`,
+	}
+	cmd.AddCommand(s.tokenCreate(), s.tokenJoin(), s.tokenEnrol(), s.tokenList(), s.tokenRevoke())
+	return cmd
+}
+
+func (s *shell) tokenCreate() *cobra.Command {
+	var req client.APITokenRequest
+	var ttl time.Duration
+	var out string
+	cmd := &cobra.Command{
+		Use: "create NAME", Short: "Make a bearer token for the REST API", Args: cobra.ExactArgs(1),
+		Example: "  comity token create ci --role viewer --for 720h --token-out ci.token",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := s.remote()
+			if err != nil {
+				return err
+			}
+			req.Name, req.TTLSeconds = args[0], int(ttl.Seconds())
+			tok, err := r.CreateAPIToken(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return s.handOver(tok.Token, out, tok, fmt.Sprintf("token %s of role %s", tok.Name, tok.Role))
+		},
+	}
+	cmd.Flags().StringVar(&req.Role, "role", "viewer", "admin or viewer")
+	cmd.Flags().DurationVar(&ttl, "for", 0, "how long it is good (default: until revoked)")
+	cmd.Flags().StringVar(&out, "token-out", "", "write the token to this file (mode 0600) instead of standard output")
+	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"admin", "viewer"}, cobra.ShellCompDirectiveNoFileComp)))
+	return cmd
+}
+
+func (s *shell) tokenJoin() *cobra.Command {
+	var ttl time.Duration
+	var out string
+	cmd := &cobra.Command{
+		Use: "create-join ZONE", Short: "Make a token with which a zone may join, at global", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := s.remote()
+			if err != nil {
+				return err
+			}
+			tok, err := r.CreateJoinToken(cmd.Context(), args[0], client.JoinTokenRequest{TTLSeconds: int(ttl.Seconds())})
+			if err != nil {
+				return err
+			}
+			return s.handOver(tok.Token, out, tok, fmt.Sprintf("the token joins zone %q once, until %s", tok.Zone, tok.Expires.Format(time.RFC3339)))
+		},
+	}
+	cmd.Flags().DurationVar(&ttl, "for", 30*time.Minute, "how long it may be used")
+	cmd.Flags().StringVar(&out, "token-out", "", "write the token to this file (mode 0600) instead of standard output")
+	return cmd
+}
+
+func (s *shell) tokenEnrol() *cobra.Command {
+	req := client.EnrolmentTokenRequest{Role: mesh.RoleSidecar}
+	var ttl time.Duration
+	var ingress, out string
+	cmd := &cobra.Command{
+		Use:   "create-enrol",
+		Short: "Make a token with which sidecars or an ingress enrol, at their zone",
+		Example: `  comity --context west token create-enrol -n shop --service-account pay --limit 3
+  comity --context west token create-enrol --ingress main`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if (ingress == "") == (req.ServiceAccount == "") {
+				return usage("name either --service-account for sidecars or --ingress")
+			}
+			if ingress != "" {
+				req.Role, req.Name, req.Namespace = mesh.RoleIngress, ingress, ""
+			}
+			r, err := s.remote()
+			if err != nil {
+				return err
+			}
+			req.TTLSeconds = int(ttl.Seconds())
+			tok, err := r.CreateEnrolmentToken(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return s.handOver(tok.Token, out, tok, "the token enrols until "+tok.Expires.Format(time.RFC3339))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&req.Namespace, "namespace", "n", "default", "namespace of the workloads")
+	f.StringVar(&req.ServiceAccount, "service-account", "", "service account of the workloads: their identity")
+	f.StringVar(&req.Name, "name", "", "only the workload of this name")
+	f.StringVar(&ingress, "ingress", "", "the ingress of this name instead of a workload")
+	f.IntVar(&req.Limit, "limit", 1, "how many instances may enrol with it")
+	f.DurationVar(&ttl, "for", time.Hour, "how long it may be used")
+	f.StringVar(&out, "token-out", "", "write the token to this file (mode 0600) instead of standard output")
+	return cmd
+}
+
+func (s *shell) tokenList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the bearer tokens of a control plane", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := s.remote()
+			if err != nil {
+				return err
+			}
+			list, err := r.APITokens(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if done, err := writeValue(s.out, s.output, client.APITokens{Items: list}); done {
+				return err
+			}
+			t := table{columns: []string{"ID", "NAME", "ROLE", "EXPIRES", "LAST USED"}}
+			for _, k := range list {
+				t.rows = append(t.rows, []string{k.ID, k.Name, k.Role, until(k.Expires), age(k.LastUsed)})
+			}
+			return t.write(s.out, s.output, true)
+		},
+	}
+}
+
+func (s *shell) tokenRevoke() *cobra.Command {
+	var zone string
+	cmd := &cobra.Command{
+		Use: "revoke ID", Short: "End a bearer token, or with --zone an unused join token", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := s.remote()
+			if err != nil {
+				return err
+			}
+			if zone != "" {
+				err = r.RevokeJoinToken(cmd.Context(), zone, args[0])
+			} else {
+				err = r.RevokeAPIToken(cmd.Context(), args[0])
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(s.out, "token/%s revoked\n", args[0])
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&zone, "zone", "", "the token is a join token of this zone")
+	return cmd
+}
