@@ -1,0 +1,264 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"google.golang.org/grpc"
+
+	"github.com/comity-mesh/comity/dataplane/enrolpb"
+	"github.com/comity-mesh/comity/internal/fault"
+)
+
+const (
+	// defaultLease is assumed until the zone says how long a lease lasts.
+	defaultLease = 10 * time.Second
+	// leastLease bounds how often the zone can make an agent report.
+	leastLease = 300 * time.Millisecond
+)
+
+// attendant holds the proxy's lease at the zone: it says what the proxy is, then how it does, on every
+// change and often enough, on one stream that it opens again whenever it breaks.
+type attendant struct {
+	spec    *enrolpb.AgentReport // first frame
+	trust   func(roots [][]byte) error
+	log     *slog.Logger
+	metrics *agentMetrics
+	drain   time.Duration // how long leaving may take
+
+	mu       sync.Mutex
+	health   *enrolpb.Health
+	accepted bool // by the zone, at least once
+	attached bool // a stream is open and accepted
+
+	wake chan struct{} // health has changed; one slot
+}
+
+func newAttendant(spec *enrolpb.AgentReport) *attendant {
+	return &attendant{spec: spec, health: &enrolpb.Health{}, wake: make(chan struct{}, 1)}
+}
+
+// report replaces the health that the zone is told.
+func (a *attendant) report(h *enrolpb.Health) {
+	a.mu.Lock()
+	a.health = h
+	a.mu.Unlock()
+	select {
+	case a.wake <- struct{}{}:
+	default: // a wake-up is already waiting; it will read the newest
+	}
+}
+
+func (a *attendant) present() *enrolpb.AgentReport {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return &enrolpb.AgentReport{Report: &enrolpb.AgentReport_Health{Health: a.health}}
+}
+
+func (a *attendant) attachedNow() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.attached
+}
+
+// everAccepted says whether the zone has registered this proxy since the agent started.
+func (a *attendant) everAccepted() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.accepted
+}
+
+func (a *attendant) setAttached(v bool) {
+	a.mu.Lock()
+	a.attached = v
+	a.accepted = a.accepted || v
+	a.mu.Unlock()
+	if v {
+		a.metrics.attached.Set(1)
+	} else {
+		a.metrics.attached.Set(0)
+	}
+}
+
+// errRefused is the zone's word against this proxy.
+type errRefused struct{ code, reason string }
+
+func (e *errRefused) Error() string {
+	return fmt.Sprintf("the zone refuses: %s (%s)", e.reason, e.code)
+}
+
+// run keeps the lease until ctx ends, and then leaves in order. An error is the zone's refusal of what
+// it was told first, which only another configuration mends; later refusals are retried, because
+// they may be the zone's to mend.
+func (a *attendant) run(ctx context.Context, cc *grpc.ClientConn) error {
+	client := enrolpb.NewEnrolmentClient(cc)
+	wait := &backoff.ExponentialBackOff{InitialInterval: 50 * time.Millisecond, Multiplier: 1.6, RandomizationFactor: 0.4, MaxInterval: 3 * time.Second}
+	wait.Reset()
+	for {
+		was := a.attachedNow()
+		err := a.session(ctx, client)
+		was = was || a.attachedNow()
+		a.setAttached(false)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if refused, ok := errors.AsType[*errRefused](err); ok && !a.everAccepted() {
+			return &fault.Error{
+				Code: "REGISTRATION-REFUSED", What: "the zone refuses to register this proxy",
+				Cause: fmt.Sprintf("%s (%s)", refused.reason, refused.code),
+				Try:   "correct what the cause names in the proxy's configuration", Exit: fault.ExitDenied, Err: err,
+			}
+		}
+		if was {
+			wait.Reset()
+		}
+		delay := wait.NextBackOff()
+		a.log.Warn("the lease at the zone is interrupted", "reason", err, "again in", delay.Round(time.Millisecond))
+		if !sleep(ctx, delay) {
+			return nil
+		}
+	}
+}
+
+// session is one stream, until it breaks or ctx ends.
+func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient) error {
+	// The stream outlives ctx by the time it takes to leave.
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	opening := context.AfterFunc(ctx, cancel)
+	stream, err := client.Attend(own, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	if !opening() {
+		return ctx.Err()
+	}
+	for _, m := range []*enrolpb.AgentReport{a.spec, a.present()} {
+		if err := a.first(stream, m); err != nil {
+			return err
+		}
+	}
+	notices, failed := receive(own, stream)
+	lease := defaultLease
+	beat := time.NewTimer(lease / 3)
+	defer beat.Stop()
+	for {
+		select {
+		case n := <-notices:
+			d, err := a.notice(n)
+			if err != nil {
+				return err
+			}
+			if d > 0 {
+				lease = d
+				beat.Reset(lease / 3)
+			}
+			continue
+		case err := <-failed:
+			return err
+		case <-a.wake:
+		case <-beat.C:
+		case <-ctx.Done():
+			return a.leave(stream, notices, failed)
+		}
+		// At the stream's end sending fails with io.EOF; what ended it comes from the receiver.
+		if err := stream.Send(a.present()); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		beat.Reset(lease / 3)
+	}
+}
+
+type attendStream = grpc.BidiStreamingClient[enrolpb.AgentReport, enrolpb.ZoneNotice]
+
+// first sends before anybody receives: where sending only says that the stream has ended, it looks why.
+func (a *attendant) first(stream attendStream, m *enrolpb.AgentReport) error {
+	err := stream.Send(m)
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	for {
+		n, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if _, err := a.notice(n); err != nil {
+			return err
+		}
+	}
+}
+
+func receive(ctx context.Context, stream attendStream) (<-chan *enrolpb.ZoneNotice, <-chan error) {
+	notices, failed := make(chan *enrolpb.ZoneNotice), make(chan error, 1)
+	go func() {
+		for {
+			n, err := stream.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case notices <- n:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return notices, failed
+}
+
+// notice acts on the zone's word; it returns the lease where that was it.
+func (a *attendant) notice(n *enrolpb.ZoneNotice) (time.Duration, error) {
+	switch v := n.GetNotice().(type) {
+	case *enrolpb.ZoneNotice_Accepted:
+		lease := max(time.Duration(v.Accepted.GetLeaseMs())*time.Millisecond, leastLease)
+		if !a.attachedNow() {
+			a.log.Info("registered with the zone", "lease", lease)
+		}
+		a.setAttached(true)
+		return lease, nil
+	case *enrolpb.ZoneNotice_Refused:
+		return 0, &errRefused{code: v.Refused.GetCode(), reason: v.Refused.GetReason()}
+	case *enrolpb.ZoneNotice_Roots:
+		if err := a.trust(v.Roots.GetZoneRoots()); err != nil {
+			// The old roots stay in force; the stream is not at fault.
+			a.log.Error("could not take the zone's new roots", "reason", err)
+		}
+	case *enrolpb.ZoneNotice_Drain:
+		a.log.Info("the zone sends no new traffic to this proxy")
+	default:
+		a.log.Warn("the zone sent a notice that this version does not know")
+	}
+	return 0, nil
+}
+
+// leave has the endpoint withdrawn before its Envoy ends: the zone is told, and gets a.drain to pass it
+// on to every client, or less if it says `drain`, meaning that all of them know.
+func (a *attendant) leave(stream attendStream, notices <-chan *enrolpb.ZoneNotice, failed <-chan error) error {
+	if err := stream.Send(&enrolpb.AgentReport{Report: &enrolpb.AgentReport_Leaving{Leaving: true}}); err != nil {
+		a.log.Warn("could not tell the zone that this proxy is leaving", "reason", err)
+		return nil
+	}
+	a.log.Info("leaving: the zone withdraws this proxy", "within", a.drain)
+	t := time.NewTimer(a.drain)
+	defer t.Stop()
+	for {
+		select {
+		case n := <-notices:
+			if n.GetDrain() {
+				return stream.CloseSend()
+			}
+		case <-failed:
+			// The zone has heard it and hung up, or is gone; clients need their time all the same.
+			failed = nil
+		case <-t.C:
+			return stream.CloseSend()
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package dataplane
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+	"golang.org/x/net/netutil"
+
+	"github.com/comity-mesh/comity/internal/telemetry"
+)
+
+// agentMetrics are the agent's own; their names begin with comity_agent_.
+type agentMetrics struct {
+	certExpires, attached, healthy prometheus.Gauge
+	renewals                       *prometheus.CounterVec
+	unserved                       prometheus.Counter
+}
+
+func newAgentMetrics(reg prometheus.Registerer, s *supervisor) (*agentMetrics, error) {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "comity_agent_" + name, Help: help})
+	}
+	m := &agentMetrics{
+		certExpires: gauge("certificate_expiry_timestamp_seconds", "When the proxy's certificate expires."),
+		attached:    gauge("zone_attached", "1 while the proxy holds its lease at the zone."),
+		healthy:     gauge("application_healthy", "1 while the application answers its health check, or has none."),
+		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "comity_agent_certificate_renewals_total", Help: "Certificate renewals by result: ok, failed."}, []string{"result"}),
+		unserved: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "comity_agent_http_connections_unserved_total", Help: "Connections to the agent's HTTP port that ended without a valid request."}),
+	}
+	ready := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "comity_agent_envoy_ready", Help: "1 while Envoy has its configuration and serves."},
+		func() float64 {
+			if s.current().Ready {
+				return 1
+			}
+			return 0
+		})
+	starts := prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "comity_agent_envoy_starts_total", Help: "How often Envoy was started."},
+		func() float64 { return float64(s.current().Starts) })
+	for _, c := range []prometheus.Collector{m.certExpires, m.attached, m.healthy, m.renewals, m.unserved, ready, starts} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// observe serves /healthz, /readyz and /metrics, where Envoy's metrics follow the agent's.
+func observe(a admin, health *telemetry.Health, reg *prometheus.Registry, m *agentMetrics) *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle("/", telemetry.Handler(health, reg))
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		families, err := reg.Gather()
+		if err != nil {
+			http.Error(w, "the agent's metrics can't be read", http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
+		for _, f := range families {
+			if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
+				return // the reader has gone
+			}
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		if err := a.stats(ctx, w); err != nil {
+			// Half an answer is better than none; Envoy's absence shows in comity_agent_envoy_ready.
+			_, _ = fmt.Fprintf(w, "# Envoy's metrics are missing or incomplete\n")
+		}
+	})
+	s := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 8 << 10,
+	}
+	countUnserved(s, m.unserved)
+	return s
+}
+
+// countUnserved counts connections that were closed before any of their bytes made a request.
+func countUnserved(s *http.Server, unserved prometheus.Counter) {
+	type served struct{ yes atomic.Bool }
+	type key struct{}
+	var conns sync.Map // net.Conn -> *served
+	next := s.Handler
+	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		v := &served{}
+		conns.Store(c, v)
+		return context.WithValue(ctx, key{}, v)
+	}
+	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if v, ok := r.Context().Value(key{}).(*served); ok {
+			v.yes.Store(true)
+		}
+		next.ServeHTTP(w, r)
+	})
+	s.ConnState = func(c net.Conn, state http.ConnState) {
+		if state != http.StateClosed {
+			return
+		}
+		if v, ok := conns.LoadAndDelete(c); ok && !v.(*served).yes.Load() { //nolint:forcetypeassert // only *served is stored
+			unserved.Inc()
+		}
+	}
+}
+
+const maxHTTPConnections = 64
+
+// listenHTTP opens the agent's HTTP port on host, bounded in connections.
+func listenHTTP(ctx context.Context, address string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return netutil.LimitListener(l, maxHTTPConnections), nil
+}

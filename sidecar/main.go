@@ -1,0 +1,66 @@
+// Sidecar runs Envoy beside one workload of a VM zone: it enrols the workload with its zone by token,
+// keeps its identity, registers where it is and how its application does, and gives it local ports to
+// the mesh. It needs no root.
+package main
+
+import (
+	"os"
+	"time"
+
+	"github.com/comity-mesh/comity/dataplane"
+	"github.com/comity-mesh/comity/dataplane/program"
+	"github.com/comity-mesh/comity/internal/telemetry"
+	"github.com/comity-mesh/comity/mesh"
+)
+
+// settings are the keys of the configuration file, the environment (COMITY_SIDECAR_*) and the flags.
+type settings struct {
+	ZoneAddress  []string              `json:"zoneAddress" usage:"host:port of the zone's control plane; default: as the token says"`
+	TokenFile    string                `json:"tokenFile" usage:"file with the enrolment token, - for standard input; default: COMITY_ENROL_TOKEN"`
+	Namespace    string                `json:"namespace" usage:"namespace of the workload; default: the token's"`
+	Name         string                `json:"name" usage:"name of the workload"`
+	Labels       map[string]string     `json:"labels" usage:"labels by which Services select the workload"`
+	Address      string                `json:"address" usage:"IP address by which the zone reaches this machine; default: the one from which the zone is reached"`
+	InboundPort  uint16                `json:"inboundPort" usage:"port for mTLS from the zone; 0: any free one"`
+	OutboundPort int                   `json:"outboundPort" usage:"port on loopback for HTTP by host name; 0: any free one, -1: none"`
+	AppAddress   string                `json:"appAddress" usage:"IP address where the application listens; default 127.0.0.1"`
+	Upstreams    []dataplane.Upstream  `json:"upstreams" usage:"local ports for TCP services: [{service, namespace, port, localPort}]"`
+	HealthCheck  dataplane.HealthCheck `json:"healthCheck"`
+	Capacity     float64               `json:"capacity" usage:"capacity in endpoint-equivalents; 0 means 1"`
+	Locality     mesh.Locality         `json:"locality"`
+	DataDir      string                `json:"dataDir" usage:"folder that keeps the instance key over a restart; empty: memory only"`
+	RunDir       string                `json:"runDir" usage:"folder for sockets while running, this sidecar's alone"`
+	WriteInfo    string                `json:"writeInfo" usage:"file to write a JSON description of the running sidecar to (ports, identity, readiness)"`
+	DrainTime    time.Duration         `json:"drainTime" usage:"how long clients have to go elsewhere when the sidecar ends; 0 means 1.5s"`
+	Envoy        program.Envoy         `json:"envoy"`
+	Metrics      program.Metrics       `json:"metrics"`
+	Log          telemetry.LogConfig   `json:"log"`
+}
+
+func main() {
+	os.Exit(program.Program[settings]{
+		Name: "sidecar", Short: "Run Envoy beside a workload", Defaults: settings{}, Common: common,
+		Long: "Sidecar enrols a workload with its zone, keeps its identity and runs its Envoy.\n\nThe enrolment token comes from a file, standard input or " + program.TokenEnv + ", never from a flag.",
+	}.Main())
+}
+
+func common(s settings) program.Common {
+	w := dataplane.Workload{
+		Address: s.Address, InboundPort: s.InboundPort, AppAddress: s.AppAddress, Upstreams: s.Upstreams,
+		Capacity: s.Capacity, Locality: s.Locality,
+	}
+	if s.OutboundPort > 0 {
+		w.OutboundPort = uint16(min(s.OutboundPort, 65535)) //nolint:gosec // bounded
+	}
+	if s.HealthCheck != (dataplane.HealthCheck{}) {
+		w.HealthCheck = &s.HealthCheck
+	}
+	return program.Common{
+		TokenFile: s.TokenFile, Log: s.Log, Envoy: s.Envoy, Metrics: s.Metrics,
+		Proxy: dataplane.Config{
+			Namespace: s.Namespace, Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir,
+			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
+			Sidecar: &dataplane.Sidecar{Labels: s.Labels, Workload: w, NoOutbound: s.OutboundPort < 0},
+		},
+	}
+}
