@@ -317,9 +317,9 @@ func (c checker) inspect(n ast.Node, function string) {
 		if !ok {
 			return true
 		}
+		place := c.file + ":" + function
 		switch fun := call.Fun.(type) {
 		case *ast.Ident:
-			place := c.file + ":" + function
 			if fun.Name == "panic" {
 				c.panics[place] = true
 				if mayPanic[place] == "" {
@@ -327,7 +327,7 @@ func (c checker) inspect(n ast.Node, function string) {
 				}
 			}
 		case *ast.SelectorExpr:
-			if x, ok := fun.X.(*ast.Ident); ok && x.Name == "context" && !c.main &&
+			if x, ok := fun.X.(*ast.Ident); ok && x.Name == "context" && !c.main && mayBackground[place] == "" &&
 				(fun.Sel.Name == "Background" || fun.Sel.Name == "TODO") {
 				c.fail(call, "context."+fun.Sel.Name+": take the context from the caller, so that stopping the program stops this (context.WithoutCancel where work must outlive a request)")
 			}

@@ -40,17 +40,19 @@ var rooms = []room{
 		"the protocol is a pure state machine: streams, stores and clocks are handed to it, so that partitions can be tested"},
 	{"federation/federationpb", nil, []string{"google.golang.org/grpc", "google.golang.org/protobuf"},
 		"generated from the .proto beside it"},
+	{"federation/fedstore", []string{"mesh", "store", "federation", "federation/federationpb"}, []string{"google.golang.org/protobuf"},
+		"carries out over a Store what a session decides, the same at both ends; the protocol itself never sees a store"},
 	{"federation/...", []string{"mesh", "federation", "federation/federationpb"}, []string{"google.golang.org/protobuf", "pgregory.net/rapid"},
 		"helpers of the protocol's tests stay as pure as the protocol"},
 	{"crds/...", []string{"mesh", "policy", "identity"}, []string{"k8s.io/apimachinery", "sigs.k8s.io/gateway-api/apis"},
 		"Kubernetes envelopes around the same specs: types only, no client"},
 
 	// The pipeline: each arrow knows the type before it and the type it makes.
-	{"xds/topology", []string{"mesh", "policy", "identity"}, nil,
+	{"xds/topology", []string{"mesh", "policy", "identity"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
 		"desired state and endpoints in, one immutable picture out; it has never heard of Envoy"},
 	{"xds/ir", []string{"mesh"}, nil,
 		"plain data of our own, so that policies edit nouns and not protobuf; of mesh only ids"},
-	{"xds/translate", []string{"mesh", "policy", "identity", "xds/topology", "xds/ir"}, nil,
+	{"xds/translate", []string{"mesh", "policy", "identity", "xds/topology", "xds/ir"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
 		"pure: no clock, environment, logger or transport, so that golden pairs prove it"},
 	{"xds/envoy", []string{"mesh", "xds/ir"}, anyLib,
 		"the only builder of Envoy messages sees the IR and nothing of where it came from"},
@@ -69,9 +71,9 @@ var rooms = []room{
 		"a zone must serve without global, so it can't depend on global's code; of the dataplane it knows only the protocol"},
 	{"dataplane/enrolpb", nil, []string{"google.golang.org/grpc", "google.golang.org/protobuf"},
 		"generated from the .proto beside it"},
-	{"dataplane/...", withLeaves("dataplane/...", "mesh", "identity"), anyLib,
-		"what runs beside Envoy holds keys: it stays small and knows no policy, no store and no translator"},
-	{"sidecar/...", withLeaves("sidecar/...", "dataplane/...", "mesh", "identity"), anyLib,
+	{"dataplane/...", withLeaves("dataplane/...", "mesh", "identity", "policy"), anyLib,
+		"what runs beside Envoy holds keys: it stays small and knows no store and no translator; of policy only the spec that a sidecar registers (Workload)"},
+	{"sidecar/...", withLeaves("sidecar/...", "dataplane/...", "mesh", "identity", "policy"), anyLib,
 		"beside every workload: as little code as possible"},
 	{"ingress/...", withLeaves("ingress/...", "dataplane/...", "mesh", "identity"), anyLib,
 		"open to other zones: as little code as possible"},
@@ -131,8 +133,8 @@ var doors = []door{
 		"only reference-counted buffers: a response is built once and sent to many streams without a copy"},
 	{"github.com/danielgtaylor/huma/v2", []string{"api/..."},
 		"the REST API is in one room, so that global and zones can't differ"},
-	{"github.com/spf13/cobra", []string{"comity/...", "global-cp", "zone-cp", "ingress", "sidecar"},
-		"only programs have commands"},
+	{"github.com/spf13/cobra", []string{"comity/...", "global-cp", "zone-cp", "ingress", "sidecar", "dataplane/program"},
+		"only programs have commands; dataplane/program is what two of them share"},
 	{"github.com/knadh/koanf", []string{"internal/config"},
 		"parts get typed values; how they were read is one leaf's business"},
 	{"pgregory.net/rapid", []string{"store/storetest", "federation/fedtest"}, "for tests and the suites they share"},
@@ -152,7 +154,7 @@ type linkRule struct {
 var links = []linkRule{
 	{[]string{"sidecar", "ingress"}, "modernc.org/sqlite", "an agent keeps no database"},
 	{[]string{"sidecar", "ingress"}, "store", "an agent keeps no state but keys"},
-	{[]string{"sidecar", "ingress"}, "policy", "an agent obeys; it does not decide"},
+	{[]string{"sidecar", "ingress"}, "api", "an agent speaks the enrolment protocol and nothing else"},
 	{[]string{"sidecar", "ingress"}, "xds", "an agent passes configuration through; the zone makes it"},
 	{[]string{"global-cp"}, "zone-cp", "global is never on the data path"},
 	{[]string{"global-cp"}, "zone-cp/internal/ads", "global serves no Envoy"},
@@ -162,4 +164,11 @@ var links = []linkRule{
 
 // mayPanic lists the places outside of tests where the code may panic, as file:function, each with the
 // reason why no input can reach it.
-var mayPanic = map[string]string{}
+var mayPanic = map[string]string{
+	"comity/root.go:must": "cobra refuses only what a mistake in this program can give it (a flag that does not exist), at start",
+}
+
+// mayBackground lists the places outside of package main that may begin a context, as file:function.
+var mayBackground = map[string]string{
+	"dataplane/program/program.go:Main": "it is the main of two programs, sidecar and ingress",
+}
