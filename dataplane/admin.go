@@ -49,16 +49,17 @@ func (a admin) get(ctx context.Context, path string, w io.Writer, limit int64) e
 
 // version returns Envoy's version ("1.40.0") if it is LIVE: it has its configuration and serves.
 func (a admin) version(ctx context.Context) (string, error) {
-	var b strings.Builder
-	if err := a.get(ctx, "/server_info", &b, 64<<10); err != nil {
+	// Asked often while Envoy starts, so first the question with the short answer (503 unless LIVE).
+	if err := a.get(ctx, "/ready", io.Discard, 1<<10); err != nil {
 		return "", err
 	}
-	var info struct{ Version, State string }
+	var b strings.Builder
+	if err := a.get(ctx, "/server_info", &b, 1<<20); err != nil {
+		return "", err
+	}
+	var info struct{ Version string }
 	if err := json.Unmarshal([]byte(b.String()), &info); err != nil {
 		return "", fmt.Errorf("envoy admin /server_info: %w", err)
-	}
-	if info.State != "LIVE" {
-		return "", fmt.Errorf("envoy is %s", info.State)
 	}
 	// <commit>/<version>/<tree>/<build>/<TLS library>
 	parts := strings.Split(info.Version, "/")

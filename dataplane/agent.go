@@ -104,7 +104,7 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 	// A connection through a proxy takes two descriptors; some are for the rest.
 	if most := int(min(files, 1<<24)/2) - 128; a.config.Envoy.MaxConnections > most { //nolint:gosec // bounded
 		a.config.Envoy.MaxConnections = max(most, 64)
-		a.log.Warn("the limit of open files lowers the maximum of connections", "files", files, "connections", a.config.Envoy.MaxConnections)
+		a.log.Info("the limit of open files lowers the maximum of connections", "files", files, "connections", a.config.Envoy.MaxConnections)
 	}
 	secrets := sds.NewSecrets()
 	if a.sds, err = sds.NewServer(secrets, a.log, a.registry); err != nil {
