@@ -11,7 +11,7 @@ import (
 type probe struct {
 	todo   [][]*Entry // parts to be sent, the next one last
 	trying []*Entry   // the part without an answer
-	bad    []*Entry   // found; the type stands still until no generation wants them
+	bad    []Verdict  // found; the type stands still until no generation wants them
 }
 
 // refused takes a NACK of a response.
@@ -38,14 +38,14 @@ func (s *Stream) refused(t Type, f sentFrame, text string) {
 		p.trying = nil
 	}
 	parts := s.usable(t, f.frame.Entries)
+	s.replace(t, f.frame.Entries, parts)
 	switch {
 	case len(parts) == 0:
 	case len(parts) < len(f.frame.Entries):
 		p.todo = append(p.todo, parts) // without what is known to be bad
 	case len(parts) == 1:
 		if !parts[0].filler {
-			p.bad = append(p.bad, parts[0])
-			s.verdicts = append(s.verdicts, Verdict{Entry: parts[0], Error: text})
+			p.bad = append(p.bad, Verdict{Entry: parts[0], Error: text})
 		}
 	default:
 		p.todo = append(p.todo, split(parts, text)...)
@@ -74,10 +74,10 @@ func split(entries []*Entry, text string) [][]*Entry {
 func (s *Stream) usable(t Type, entries []*Entry) []*Entry {
 	st := &s.types[t]
 	return slices.DeleteFunc(slices.Clone(entries), func(e *Entry) bool {
-		if e.filler {
-			return false
+		if e.filler && st.at.sets[t].find(e.Name) == nil {
+			return false // nobody published any; somebody waits for it all the same
 		}
-		return s.gen.quarantined(e) || !st.at.sets[t].has(e) || (st.probe != nil && slices.Contains(st.probe.bad, e))
+		return s.gen.quarantined(e) || !st.at.sets[t].has(e) || (st.probe != nil && st.probe.found(e))
 	})
 }
 
@@ -86,8 +86,10 @@ func (s *Stream) try(t Type) {
 	st := &s.types[t]
 	p := st.probe
 	for p.trying == nil && len(p.todo) > 0 {
-		part := s.usable(t, p.todo[len(p.todo)-1])
+		all := p.todo[len(p.todo)-1]
 		p.todo = p.todo[:len(p.todo)-1]
+		part := s.usable(t, all)
+		s.replace(t, all, part)
 		if len(part) == 0 {
 			continue
 		}
@@ -97,10 +99,52 @@ func (s *Stream) try(t Type) {
 			s.follow(s.gen, looseFrame(Endpoint, s.endpointsOf(part), nil))
 		}
 	}
-	if p.trying != nil || slices.ContainsFunc(p.bad, s.gen.sets[t].has) {
+	wanted := false
+	for _, v := range p.bad {
+		if s.gen.sets[t].has(v.Entry) {
+			wanted = true
+			if !slices.Contains(s.verdicts, v) {
+				s.verdicts = append(s.verdicts, v) // once more, if it was published again meanwhile
+			}
+		}
+	}
+	if p.trying != nil || wanted {
 		return
 	}
 	st.probe = nil
+	for _, v := range p.bad {
+		s.replace(t, []*Entry{v.Entry}, nil)
+	}
+}
+
+func (p *probe) found(e *Entry) bool {
+	return slices.ContainsFunc(p.bad, func(v Verdict) bool { return v.Entry == e })
+}
+
+// replace answers for refused assignments that are not sent again, with what the newest generation has
+// instead or with "no endpoints": a cluster may wait for them, and would hold up everything behind it.
+func (s *Stream) replace(t Type, refused, again []*Entry) {
+	if t != Endpoint {
+		return
+	}
+	st := &s.types[t]
+	var instead []*Entry
+	for _, e := range refused {
+		if at := st.at.sets[t].find(e.Name); slices.Contains(again, e) || (at != nil && at != e) {
+			continue // the client was sent a newer version since
+		}
+		switch now := s.gen.sets[t].find(e.Name); {
+		case now == e:
+		case now != nil:
+			st.mark(e.Name)
+			instead = append(instead, now)
+		default:
+			instead = append(instead, s.filler(e.Name))
+		}
+	}
+	if len(instead) > 0 {
+		s.send(t, answer, looseFrame(t, instead, nil), nil)
+	}
 }
 
 // endpointsOf finds the newest assignments of clusters that may be gone from the newest generation.

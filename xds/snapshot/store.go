@@ -204,7 +204,7 @@ func (s *Store) generate(v *view, num uint64, revision mesh.Revision) {
 	}
 	for e := range v.bad {
 		entries := slices.Clone(g.sets[e.Type].entries)
-		if at, ok := slices.BinarySearchFunc(entries, e.Name, byName); ok {
+		if at, ok := slices.BinarySearchFunc(entries, e.Name, byName); ok && entries[at] == e {
 			if good := v.good[typeName{e.Type, e.Name}]; good != nil {
 				entries[at] = good
 			} else {
@@ -288,16 +288,17 @@ func (s *Store) Quarantine(key ViewKey, entries []*Entry) []*Entry {
 	for _, e := range entries {
 		// The entry in force may be the last good one of a name whose newest is already in quarantine;
 		// it was not so good then, and is dropped.
-		if good := (typeName{e.Type, e.Name}); v.good[good] == e {
-			delete(v.good, good)
+		fallback := typeName{e.Type, e.Name}
+		wasGood := v.good[fallback] == e
+		if wasGood {
+			delete(v.good, fallback)
+		}
+		_, known := bad[e]
+		wanted := !known && v.published[e.Type].has(e)
+		if wanted || wasGood {
+			bad[e] = struct{}{}
 			taken = append(taken, e)
-			continue
 		}
-		if _, known := bad[e]; known || !v.published[e.Type].has(e) {
-			continue
-		}
-		bad[e] = struct{}{}
-		taken = append(taken, e)
 	}
 	if len(taken) == 0 {
 		return nil

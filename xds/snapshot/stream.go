@@ -33,6 +33,8 @@ type Stream struct {
 	suspects Suspects
 	verdicts []Verdict
 	unknown  uint64
+	resumed  bool // the client came with versions of an earlier stream
+	replied  bool // the client has answered something, so it has asked for all it had
 }
 
 // Suspects are names of which it is not known what a proxy has, because it refused a response that
@@ -101,8 +103,16 @@ func NewStream(suspects Suspects) *Stream {
 	return &Stream{suspects: suspects}
 }
 
-// Suspects returns what the next stream of the proxy must not take for granted.
-func (s *Stream) Suspects() Suspects { return s.suspects }
+// Suspects ends the stream and returns what the next one of the proxy must not take for granted:
+// responses that were refused, and those without an answer, which may have been.
+func (s *Stream) Suspects() Suspects {
+	for t := range s.types {
+		for _, f := range s.types[t].sent {
+			s.suspect(Type(t), f.frame)
+		}
+	}
+	return s.suspects
+}
 
 // Ready reports whether there is a configuration to answer from.
 func (s *Stream) Ready() bool { return s.gen != nil }
@@ -195,13 +205,15 @@ func (s *Stream) Waiting() bool {
 func (s *Stream) begin(t Type, r *Request) {
 	st := &s.types[t]
 	st.subscribed, st.resumed, st.at = true, len(r.Initial) > 0, s.gen
+	s.resumed = s.resumed || st.resumed
 	all := len(r.Subscribe) == 0 || slices.Contains(r.Subscribe, "*")
 	if all && t.wildcard() {
-		if len(r.Initial) == 0 && len(s.suspects[t]) == 0 {
-			st.full = true
+		if len(r.Initial) > 0 {
+			s.resume(t, s.gen.sets[t].entries, r.Initial)
 			return
 		}
-		s.resume(t, s.gen.sets[t].entries, r.Initial)
+		st.full = true // a new Envoy waits for an answer, even if there is nothing
+		s.resume(t, nil, nil)
 		return
 	}
 	if t.wildcard() {
@@ -258,7 +270,7 @@ func (s *Stream) resume(t Type, want []*Entry, have []NameVersion) {
 			}
 			have = have[1:]
 		default:
-			if have[0].Version != want[0].Version || len(suspects) > 0 {
+			if _, suspect := suspects[want[0].Name]; suspect || have[0].Version != want[0].Version {
 				st.mark(want[0].Name)
 			}
 			want, have = want[1:], have[1:]
@@ -340,6 +352,7 @@ func (s *Stream) send(t Type, kind sentKind, f *Frame, at *Generation) {
 
 // reply takes an ACK or NACK. A nonce that is not outstanding is stale and means nothing.
 func (s *Stream) reply(t Type, r *Request) {
+	s.replied = true
 	st := &s.types[t]
 	_, tail, _ := strings.Cut(r.Nonce, ".")
 	seq, err := strconv.ParseUint(tail, 36, 64)
@@ -397,7 +410,8 @@ func (s *Stream) pump() {
 	for _, t := range [...]Type{Listener, Route, Extension} {
 		st := &s.types[t]
 		switch {
-		case !clusters.subscribed || st.full:
+		case st.full, !clusters.subscribed && !s.resumed:
+			// A client that comes back while its clusters warm asks for them later than for all else.
 			s.push(t, s.gen)
 		case clusters.acked != nil && st.at != nil && clusters.acked.num >= st.at.num:
 			s.push(t, clusters.acked)
@@ -537,10 +551,16 @@ func (s *Stream) remove() {
 		return
 	}
 	by := s.released()
-	for _, t := range [...]Type{Route, Extension, Cluster, Endpoint, Secret} {
+	for _, t := range [...]Type{Route, Extension, Secret, Cluster, Endpoint} {
 		st := &s.types[t]
 		if len(st.gone) == 0 || st.pushing > 0 || st.probe != nil {
 			continue
+		}
+		if t == Endpoint && s.types[Cluster].subscribed {
+			if len(s.types[Cluster].gone) > 0 {
+				continue
+			}
+			by = min(by, s.types[Cluster].at.num) // a cluster's endpoints go after it
 		}
 		if names := st.takeGone(by); len(names) > 0 {
 			s.send(t, push, looseFrame(t, nil, names), st.at)
@@ -556,9 +576,13 @@ func (s *Stream) released() uint64 {
 		st := &s.types[t]
 		switch {
 		case !st.subscribed:
-			// A new Envoy asks for routes before it acknowledges the listener that names them. One that
-			// comes back asks for everything in turn, so its question may still be on its way.
-			if len(s.gen.sets[t].entries) > 0 && (t == Listener || s.types[Listener].resumed) {
+			// One that comes back asks for all it had before it acknowledges anything, so its question may
+			// still be on its way.
+			if s.replied {
+				continue
+			}
+			some := len(s.gen.sets[t].entries) > 0
+			if t == Listener && (some || s.types[Cluster].resumed) || some && s.types[Listener].resumed {
 				return 0
 			}
 		case st.acked == nil:

@@ -227,7 +227,11 @@ func (st *stream) viewKey() snapshot.ViewKey {
 // refresh brings the newest generation of the view to the stream.
 func (st *stream) refresh() {
 	st.mu.Lock()
-	if err := st.advance(); err != nil {
+	err := st.advance()
+	if err == nil {
+		err = st.judge()
+	}
+	if err != nil {
 		st.mu.Unlock()
 		st.close(status.Error(codes.ResourceExhausted, err.Error()))
 		return
@@ -295,7 +299,10 @@ func (st *stream) judge() error {
 		}
 	}
 	s.published(view, nil)
-	return st.advance()
+	if err := st.advance(); err != nil {
+		return err
+	}
+	return st.judge()
 }
 
 // flush sends what is ready and unlocks st.mu. If somebody is sending already, they will send this too.
