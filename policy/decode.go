@@ -35,24 +35,34 @@ func Decode(kind mesh.Kind, spec json.RawMessage) (any, error) {
 			Pointer: "/kind", Code: CodeUnknownKind, Message: fmt.Sprintf("there is no kind %q", kind), Choices: kindNames(),
 		}}}
 	}
-	tree, fields := parse(spec)
-	if fields != nil {
-		return nil, &InvalidError{Fields: fields}
-	}
 	out := info.newSpec()
-	r := &report{}
-	checkShape(r, "/spec", reflect.TypeOf(out).Elem(), tree)
-	if len(r.fields) > 0 {
-		return nil, &InvalidError{Fields: r.fields}
-	}
-	if len(bytes.TrimSpace(spec)) == 0 {
-		return out, nil
-	}
-	// The shape was checked, so this can only fail on what a type's own UnmarshalJSON refuses.
-	if err := json.Unmarshal(spec, out); err != nil {
-		return nil, &InvalidError{Fields: []FieldError{{Pointer: "/spec", Code: CodeInvalid, Message: err.Error()}}}
+	if err := DecodeStrict("/spec", spec, MaxSpecBytes, out); err != nil {
+		return nil, err
 	}
 	return out, nil
+}
+
+// DecodeStrict reads JSON of at most maxBytes and MaxSpecDepth levels into out, a pointer to a struct, as strictly as Decode.
+// A field whose type reads its own JSON, such as json.RawMessage, takes whatever is there. base is
+// the pointer of the whole value in the errors. Empty data leave out as it is.
+func DecodeStrict(base string, data json.RawMessage, maxBytes int, out any) error {
+	tree, fields := parse(base, data, maxBytes)
+	if fields != nil {
+		return &InvalidError{Fields: fields}
+	}
+	r := &report{}
+	checkShape(r, base, reflect.TypeOf(out).Elem(), tree)
+	if len(r.fields) > 0 {
+		return &InvalidError{Fields: r.fields}
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil
+	}
+	// The shape was checked, so this can only fail on what a type's own UnmarshalJSON refuses.
+	if err := json.Unmarshal(data, out); err != nil {
+		return &InvalidError{Fields: []FieldError{{Pointer: base, Code: CodeInvalid, Message: err.Error()}}}
+	}
+	return nil
 }
 
 // DecodeAs is Decode for a caller that knows the type, as in DecodeAs[Service](res).
@@ -71,7 +81,7 @@ func DecodeAs[T any](res mesh.Resource) (*T, error) {
 // Canonical writes a spec in the one form in which equal specs are equal bytes: members sorted, no
 // space, nulls left out of objects, numbers in their shortest form. It needs no knowledge of the kind.
 func Canonical(spec json.RawMessage) (json.RawMessage, error) {
-	tree, fields := parse(spec)
+	tree, fields := parse("/spec", spec, MaxSpecBytes)
 	if fields != nil {
 		return nil, &InvalidError{Fields: fields}
 	}
@@ -97,29 +107,29 @@ func exactKind(kind mesh.Kind) (KindInfo, bool) {
 }
 
 // parse reads bounded JSON into maps, slices, strings, bools and json.Numbers, without nulls in maps.
-func parse(spec json.RawMessage) (any, []FieldError) {
+func parse(base string, data json.RawMessage, maxBytes int) (any, []FieldError) {
 	fail := func(code, pointer, format string, a ...any) (any, []FieldError) {
 		return nil, []FieldError{{Pointer: pointer, Code: code, Message: fmt.Sprintf(format, a...)}}
 	}
-	if len(spec) > MaxSpecBytes {
-		return fail(CodeTooLarge, "/spec", "the spec has %d bytes; at most %d are allowed", len(spec), MaxSpecBytes)
+	if len(data) > maxBytes {
+		return fail(CodeTooLarge, base, "has %d bytes; at most %d are allowed", len(data), maxBytes)
 	}
-	if len(bytes.TrimSpace(spec)) == 0 {
+	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, nil
 	}
-	p := parser{dec: json.NewDecoder(bytes.NewReader(spec))}
+	p := parser{dec: json.NewDecoder(bytes.NewReader(data))}
 	p.dec.UseNumber()
-	tree, err := p.value("/spec", 0)
+	tree, err := p.value(base, 0)
 	if err == nil {
 		if _, more := p.dec.Token(); !errors.Is(more, io.EOF) {
-			err = &parseError{CodeMalformed, "/spec", "there is something after the end of the document"}
+			err = &parseError{CodeMalformed, base, "there is something after the end of the document"}
 		}
 	}
 	if pe := (*parseError)(nil); errors.As(err, &pe) {
 		return fail(pe.code, pe.pointer, "%s", pe.message)
 	}
 	if err != nil {
-		return fail(CodeMalformed, "/spec", "not JSON: %v", err)
+		return fail(CodeMalformed, base, "not JSON: %v", err)
 	}
 	return tree, nil
 }
@@ -132,7 +142,7 @@ func (e *parseError) Error() string { return e.message }
 
 func (p *parser) value(at string, depth int) (any, error) {
 	if depth > MaxSpecDepth {
-		return nil, &parseError{CodeTooLarge, "/spec", fmt.Sprintf("nested deeper than %d levels", MaxSpecDepth)}
+		return nil, &parseError{CodeTooLarge, at[:min(len(at), 256)], fmt.Sprintf("nested deeper than %d levels", MaxSpecDepth)}
 	}
 	tok, err := p.dec.Token()
 	if err != nil {
