@@ -1,0 +1,214 @@
+package envoy
+
+import (
+	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
+	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
+	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	sslv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/ssl/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+const (
+	// MalformedIdentity and NoCertificate name refusals that no policy made.
+	MalformedIdentity = "malformed-identity:certificate-without-exactly-one-canonical-SPIFFE-ID"
+	NoIdentity        = "no-identity:not-of-the-expected-trust-domain"
+
+	// canonicalID also refuses the comma that joins several URIs, and what could be taken for syntax in
+	// x-forwarded-client-cert.
+	canonicalID = `spiffe://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+`
+	// escapedSlash is in the path, not in the query.
+	escapedSlash = `(?i)[^?]*%(2f|5c).*`
+)
+
+// authorize looks up the caller once, then tries only what concerns it. The input is all URIs of the
+// certificate joined by commas, so that an exact match fails closed on two of them; Envoy's
+// principal_name would take any of them, and DNS names too.
+func (b *messages) authorize(a ir.Authorization) *xdsmatcherv3.Matcher {
+	exact := map[string]*xdsmatcherv3.Matcher_OnMatch{}
+	prefix := map[string]*xdsmatcherv3.Matcher_OnMatch{}
+	for _, c := range a.Callers {
+		if c.Identity.Prefix() {
+			prefix[string(c.Identity)] = b.decide(c.Decisions)
+		} else {
+			exact[string(c.Identity)] = b.decide(c.Decisions)
+		}
+	}
+	rest := b.refuseBy(NoIdentity)
+	if len(prefix) > 0 {
+		rest = b.canonicalOnly(onMatcher(&xdsmatcherv3.Matcher{
+			MatcherType: &xdsmatcherv3.Matcher_MatcherTree_{MatcherTree: &xdsmatcherv3.Matcher_MatcherTree{
+				Input:    b.uriSAN(),
+				TreeType: &xdsmatcherv3.Matcher_MatcherTree_PrefixMatchMap{PrefixMatchMap: &xdsmatcherv3.Matcher_MatcherTree_MatchMap{Map: prefix}},
+			}},
+			OnNoMatch: rest,
+		}))
+	}
+	if len(exact) == 0 {
+		if m := rest.GetMatcher(); m != nil {
+			return m
+		}
+		return &xdsmatcherv3.Matcher{OnNoMatch: rest}
+	}
+	return &xdsmatcherv3.Matcher{
+		MatcherType: &xdsmatcherv3.Matcher_MatcherTree_{MatcherTree: &xdsmatcherv3.Matcher_MatcherTree{
+			Input:    b.uriSAN(),
+			TreeType: &xdsmatcherv3.Matcher_MatcherTree_ExactMatchMap{ExactMatchMap: &xdsmatcherv3.Matcher_MatcherTree_MatchMap{Map: exact}},
+		}},
+		OnNoMatch: rest,
+	}
+}
+
+// canonicalOnly refuses whatever a prefix must not be trusted with. Exact matches come before it: a
+// string that equals a canonical ID is one.
+func (b *messages) canonicalOnly(then *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher_OnMatch {
+	return onMatcher(&xdsmatcherv3.Matcher{
+		MatcherType: list(field(b.single(b.uriSAN(), regex(canonicalID)), then)),
+		OnNoMatch:   b.refuseBy(MalformedIdentity),
+	})
+}
+
+// refuse is for the network filter: what it names is refused, everybody else was accepted before.
+func (b *messages) refuse(peers []ir.RefusedPeer) *xdsmatcherv3.Matcher {
+	var fields []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher
+	for _, p := range peers {
+		how := &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: string(p.Identity)}}
+		if p.Identity.Prefix() {
+			how = prefixed(string(p.Identity))
+		}
+		fields = append(fields, field(b.single(b.uriSAN(), how), b.refuseBy(p.Policy)))
+	}
+	fields = append(fields, field(not(b.single(b.uriSAN(), regex(canonicalID))), b.refuseBy(MalformedIdentity)))
+	return &xdsmatcherv3.Matcher{MatcherType: list(fields...), OnNoMatch: b.act("accepted-in-handshake", true)}
+}
+
+// decide tries decisions in order; the last one is for every request.
+func (b *messages) decide(decisions []ir.Decision) *xdsmatcherv3.Matcher_OnMatch {
+	var fields []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher
+	last := b.refuseBy(NoIdentity)
+	for _, d := range decisions {
+		if len(d.Requests) == 0 {
+			last = b.act(d.Policy, d.Allow)
+			break
+		}
+		var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
+		for _, r := range d.Requests {
+			ways = append(ways, b.request(r))
+		}
+		fields = append(fields, field(or(ways), b.act(d.Policy, d.Allow)))
+	}
+	if len(fields) == 0 {
+		return last
+	}
+	return onMatcher(&xdsmatcherv3.Matcher{MatcherType: list(fields...), OnNoMatch: last})
+}
+
+func (b *messages) request(r ir.RequestMatch) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	var all []*xdsmatcherv3.Matcher_MatcherList_Predicate
+	if r.AmbiguousPath {
+		all = append(all, b.single(b.header(":path"), regex(escapedSlash)))
+	}
+	if len(r.Methods) > 0 {
+		var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
+		for _, m := range r.Methods {
+			ways = append(ways, b.single(b.header(":method"), exact(m)))
+		}
+		all = append(all, or(ways))
+	}
+	if len(r.Paths) > 0 {
+		var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
+		for _, p := range r.Paths {
+			if p.Kind == ir.PathPrefix {
+				ways = append(ways, b.single(b.header(":path"), prefixed(p.Value)))
+				continue
+			}
+			// The header carries the query too.
+			ways = append(ways, b.single(b.header(":path"), exact(p.Value)), b.single(b.header(":path"), prefixed(p.Value+"?")))
+		}
+		all = append(all, or(ways))
+	}
+	return and(all)
+}
+
+func (b *messages) uriSAN() *xdscorev3.TypedExtensionConfig {
+	return b.input("envoy.matching.inputs.uri_san", &sslv3.UriSanInput{})
+}
+
+func (b *messages) header(name string) *xdscorev3.TypedExtensionConfig {
+	return b.input("envoy.matching.inputs.request_headers", &matcherv3.HttpRequestHeaderMatchInput{HeaderName: name})
+}
+
+func (b *messages) input(name string, m proto.Message) *xdscorev3.TypedExtensionConfig {
+	return &xdscorev3.TypedExtensionConfig{Name: name, TypedConfig: b.any(m)}
+}
+
+func (b *messages) refuseBy(policy string) *xdsmatcherv3.Matcher_OnMatch { return b.act(policy, false) }
+
+func (b *messages) act(policy string, allow bool) *xdsmatcherv3.Matcher_OnMatch {
+	action := rbacconfigv3.RBAC_DENY
+	if allow {
+		action = rbacconfigv3.RBAC_ALLOW
+	}
+	return &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{
+		Action: b.input("envoy.filters.rbac.action", &rbacconfigv3.Action{Name: policy, Action: action}),
+	}}
+}
+
+func (b *messages) single(input *xdscorev3.TypedExtensionConfig, how *xdsmatcherv3.StringMatcher) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	return &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_{
+		SinglePredicate: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate{
+			Input: input, Matcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_SinglePredicate_ValueMatch{ValueMatch: how},
+		},
+	}}
+}
+
+func onMatcher(m *xdsmatcherv3.Matcher) *xdsmatcherv3.Matcher_OnMatch {
+	return &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Matcher{Matcher: m}}
+}
+
+func list(fields ...*xdsmatcherv3.Matcher_MatcherList_FieldMatcher) *xdsmatcherv3.Matcher_MatcherList_ {
+	return &xdsmatcherv3.Matcher_MatcherList_{MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: fields}}
+}
+
+func field(p *xdsmatcherv3.Matcher_MatcherList_Predicate, then *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher_MatcherList_FieldMatcher {
+	return &xdsmatcherv3.Matcher_MatcherList_FieldMatcher{Predicate: p, OnMatch: then}
+}
+
+// or and and take one predicate as itself, because the message demands two.
+func or(ps []*xdsmatcherv3.Matcher_MatcherList_Predicate) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	if len(ps) == 1 {
+		return ps[0]
+	}
+	return &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_OrMatcher{
+		OrMatcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_PredicateList{Predicate: ps},
+	}}
+}
+
+func and(ps []*xdsmatcherv3.Matcher_MatcherList_Predicate) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	if len(ps) == 1 {
+		return ps[0]
+	}
+	return &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_AndMatcher{
+		AndMatcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_PredicateList{Predicate: ps},
+	}}
+}
+
+func not(p *xdsmatcherv3.Matcher_MatcherList_Predicate) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	return &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_NotMatcher{NotMatcher: p}}
+}
+
+func exact(s string) *xdsmatcherv3.StringMatcher {
+	return &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: s}}
+}
+
+func prefixed(s string) *xdsmatcherv3.StringMatcher {
+	return &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Prefix{Prefix: s}}
+}
+
+func regex(s string) *xdsmatcherv3.StringMatcher {
+	return &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_SafeRegex{SafeRegex: &xdsmatcherv3.RegexMatcher{
+		EngineType: &xdsmatcherv3.RegexMatcher_GoogleRe2{GoogleRe2: &xdsmatcherv3.RegexMatcher_GoogleRE2{}}, Regex: s,
+	}}}
+}

@@ -1,0 +1,126 @@
+package envoy
+
+import (
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+// matchNamespace is the metadata by which Envoy chooses among transport_socket_matches.
+const matchNamespace = "envoy.transport_socket_match"
+
+// zoneLabel in it names an endpoint's zone.
+const zoneLabel = "zone"
+
+func clusterMessage(c ir.Cluster) (proto.Message, error) {
+	b := &messages{}
+	m := &clusterv3.Cluster{
+		Name:            c.Name,
+		ConnectTimeout:  duration(c.ConnectTimeout),
+		LbPolicy:        clusterv3.Cluster_ROUND_ROBIN, // least request does not keep to the weights of localities
+		CircuitBreakers: circuitBreakers(),
+	}
+	if c.Fixed != nil {
+		m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
+		m.LoadAssignment = fixedEndpoint(c.Name, *c.Fixed)
+	} else {
+		source := fromADS()
+		// A net only: endpoints come right after their cluster. Without it Envoy waits 15 s for those that don't.
+		source.InitialFetchTimeout = seconds(1)
+		m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
+		m.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: source}
+		m.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{
+			// At 0 nothing is tried when all look dead, at the default 50 dead ones are tried while others live.
+			HealthyPanicThreshold: percent(5),
+			// By default Envoy waits up to 1 s to merge updates of health and weight: a second of requests to the dead.
+			UpdateMergeWindow: durationpb.New(0),
+			LocalityConfigSpecifier: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+				LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
+			},
+		}
+	}
+	if c.Failover {
+		m.OutlierDetection = outlierDetection()
+		m.CloseConnectionsOnHostHealthFailure = true
+	}
+	if c.Protocol == ir.Bytes {
+		// The kernel notices peers that vanished; HTTP/2 has its own keepalive.
+		m.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
+			KeepaliveProbes: u32(3), KeepaliveTime: u32(10), KeepaliveInterval: u32(5),
+		}}
+	} else {
+		m.TypedExtensionProtocolOptions = map[string]*anypb.Any{
+			"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": b.any(httpOptions(c)),
+		}
+	}
+	if c.MTLS {
+		m.TransportSocketMatches = b.peerSockets(c)
+	}
+	return m, b.err
+}
+
+// circuitBreakers are limits against running out of memory, not policy: the defaults (1024, and 3
+// retries at a time) fail requests of a healthy service under load and in every failover.
+func circuitBreakers() *clusterv3.CircuitBreakers {
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+		MaxConnections: u32(65536), MaxPendingRequests: u32(65536), MaxRequests: u32(65536), MaxRetries: u32(1000),
+	}}}
+}
+
+func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
+	explicit := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{}
+	if c.Protocol == ir.HTTP1 {
+		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
+	} else {
+		h2 := &corev3.Http2ProtocolOptions{}
+		if c.Failover {
+			// The only way to notice in a second that packets vanish; idle connections are closed, so it costs nothing when idle.
+			h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: seconds(1), Timeout: seconds(1)}
+		}
+		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}
+	}
+	return &httpv3.HttpProtocolOptions{
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: duration(c.IdleTimeout), MaxConnectionDuration: duration(c.MaxAge)},
+		UpstreamProtocolOptions:   &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
+	}
+}
+
+// outlierDetection ejects by what requests meet, at once: the interval only decides when an endpoint
+// comes back, so it can be long and cost nothing. Short ejections send traffic back into the hole.
+// An application's own 5xx eject nobody, but for the gateway's 502 to 504.
+func outlierDetection() *clusterv3.OutlierDetection {
+	return &clusterv3.OutlierDetection{
+		SplitExternalLocalOriginErrors: true,
+		ConsecutiveLocalOriginFailure:  u32(2), EnforcingConsecutiveLocalOriginFailure: u32(100),
+		ConsecutiveGatewayFailure: u32(5), EnforcingConsecutiveGatewayFailure: u32(100),
+		EnforcingConsecutive_5Xx: u32(0),
+		EnforcingSuccessRate:     u32(0), EnforcingLocalOriginSuccessRate: u32(0),
+		Interval: seconds(5), BaseEjectionTime: seconds(30), MaxEjectionPercent: u32(100),
+	}
+}
+
+// peerSockets chooses by an endpoint's zone. The last match is for endpoints of no known zone: without
+// it Envoy would speak plaintext to them.
+func (b *messages) peerSockets(c ir.Cluster) []*clusterv3.Cluster_TransportSocketMatch {
+	var out []*clusterv3.Cluster_TransportSocketMatch
+	for _, p := range c.Peers {
+		out = append(out, &clusterv3.Cluster_TransportSocketMatch{
+			Name:            p.Zone,
+			Match:           zoneMetadata(p.Zone),
+			TransportSocket: b.tlsSocket(b.clientTLS(p, c.Protocol == ir.HTTP2)),
+		})
+	}
+	return append(out, &clusterv3.Cluster_TransportSocketMatch{
+		Name: "none", Match: &structpb.Struct{}, TransportSocket: b.tlsSocket(impossibleTLS()),
+	})
+}
+
+func zoneMetadata(zone string) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{zoneLabel: structpb.NewStringValue(zone)}}
+}

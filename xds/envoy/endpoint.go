@@ -1,0 +1,46 @@
+package envoy
+
+import (
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+func endpointsMessage(e ir.Endpoints) (proto.Message, error) {
+	m := &endpointv3.ClusterLoadAssignment{ClusterName: e.Cluster}
+	for _, g := range e.Groups {
+		meta := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{matchNamespace: zoneMetadata(g.Zone)}}
+		l := &endpointv3.LocalityLbEndpoints{
+			// The zone of the mesh is part of the locality, because two zones may be in one place and
+			// Envoy keeps only one weight for each locality of a priority.
+			Locality:            &corev3.Locality{Region: g.Region, Zone: g.Place, SubZone: g.Zone},
+			Priority:            g.Priority,
+			LoadBalancingWeight: u32(g.Weight),
+		}
+		for _, ep := range g.Endpoints {
+			health := corev3.HealthStatus_HEALTHY
+			if !ep.Healthy {
+				health = corev3.HealthStatus_UNHEALTHY
+			}
+			l.LbEndpoints = append(l.LbEndpoints, &endpointv3.LbEndpoint{
+				HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(ep.Address, ep.Port)}},
+				HealthStatus:        health,
+				Metadata:            meta,
+				LoadBalancingWeight: u32(ep.Weight),
+			})
+		}
+		m.Endpoints = append(m.Endpoints, l)
+	}
+	return m, nil
+}
+
+func fixedEndpoint(cluster string, at ir.HostPort) *endpointv3.ClusterLoadAssignment {
+	return &endpointv3.ClusterLoadAssignment{ClusterName: cluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+		LbEndpoints: []*endpointv3.LbEndpoint{{
+			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(at.Address, at.Port)}},
+		}},
+	}}}
+}

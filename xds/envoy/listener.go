@@ -1,0 +1,92 @@
+package envoy
+
+import (
+	"errors"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+func listenerMessage(l ir.Listener) (proto.Message, error) {
+	b := &messages{}
+	m := &listenerv3.Listener{
+		Name:             l.Name,
+		Address:          address(l.Address, l.Port),
+		StatPrefix:       l.Name, // by default the address, which differs from proxy to proxy
+		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+	}
+	if l.Inspect {
+		m.TrafficDirection = corev3.TrafficDirection_INBOUND
+		m.ListenerFilters = []*listenerv3.ListenerFilter{{
+			Name:       "envoy.filters.listener.tls_inspector",
+			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: b.any(&inspectorv3.TlsInspector{})},
+		}}
+		// Who connects and is silent is gone after this; nobody honest needs it.
+		m.ListenerFiltersTimeout = seconds(5)
+	}
+	for _, c := range l.Chains {
+		fc, err := b.chain(c, l.Inspect)
+		if err != nil {
+			return nil, err
+		}
+		m.FilterChains = append(m.FilterChains, fc)
+	}
+	return m, b.err
+}
+
+func (b *messages) chain(c ir.Chain, inspect bool) (*listenerv3.FilterChain, error) {
+	fc := &listenerv3.FilterChain{Name: c.Name}
+	switch {
+	case inspect:
+		// What is not TLS matches no chain and is closed.
+		fc.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls", ServerNames: c.ServerNames}
+	case len(c.ServerNames) > 0:
+		return nil, errors.New("chain " + c.Name + " chooses by server name on a listener that does not look at it")
+	}
+	if c.TLS != nil {
+		fc.TransportSocket = b.tlsSocket(b.serverTLS(*c.TLS))
+		// Who begins a handshake must end it.
+		fc.TransportSocketConnectTimeout = seconds(5)
+	}
+	if len(c.RefusePeers) > 0 {
+		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.rbac", &networkrbacv3.RBAC{
+			StatPrefix: "refused_peers", Matcher: b.refuse(c.RefusePeers),
+		}))
+	}
+	switch {
+	case c.HTTP != nil && c.TCP == nil:
+		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.http_connection_manager", b.httpManager(*c.HTTP)))
+	case c.TCP != nil && c.HTTP == nil:
+		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.tcp_proxy", b.tcpProxy(*c.TCP)))
+	default:
+		return nil, errors.New("chain " + c.Name + " must be either HTTP or TCP")
+	}
+	return fc, nil
+}
+
+func (b *messages) filter(name string, m proto.Message) *listenerv3.Filter {
+	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: b.any(m)}}
+}
+
+func (b *messages) tcpProxy(t ir.TCP) proto.Message {
+	m := &tcpproxyv3.TcpProxy{
+		StatPrefix:                      t.StatPrefix,
+		ClusterSpecifier:                &tcpproxyv3.TcpProxy_Cluster{Cluster: t.Cluster},
+		MaxDownstreamConnectionDuration: duration(t.MaxDuration),
+		AccessLog:                       b.accessLog(t.AccessLog, tcpLogFields()),
+	}
+	if t.MaxDuration > 0 {
+		// Connections that began together must not all begin anew together.
+		m.MaxDownstreamConnectionDurationJitterPercentage = percent(10)
+	}
+	if t.Attempts > 0 {
+		m.MaxConnectAttempts = u32(t.Attempts)
+	}
+	return m
+}

@@ -1,0 +1,166 @@
+package envoy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+func routesMessage(t ir.RouteTable) (proto.Message, error) {
+	b := &messages{}
+	m := &routev3.RouteConfiguration{Name: t.Name}
+	for _, h := range t.Hosts {
+		v := &routev3.VirtualHost{Name: h.Name, Domains: h.Domains, RetryPolicy: b.retry(h.Retry)}
+		if h.Authorization != nil {
+			v.TypedPerFilterConfig = map[string]*anypb.Any{
+				rbacFilter: b.any(&rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Matcher: b.authorize(*h.Authorization)}}),
+			}
+		}
+		for _, r := range h.Routes {
+			rm, err := b.route(r)
+			if err != nil {
+				return nil, fmt.Errorf("host %s: %w", h.Name, err)
+			}
+			v.Routes = append(v.Routes, rm)
+		}
+		m.VirtualHosts = append(m.VirtualHosts, v)
+	}
+	return m, b.err
+}
+
+func (b *messages) route(r ir.Route) (*routev3.Route, error) {
+	m := &routev3.Route{Match: b.match(r.Match)}
+	switch {
+	case r.Reply != nil && len(r.Backends) == 0:
+		body, err := json.Marshal(r.Reply)
+		if err != nil {
+			return nil, err
+		}
+		m.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{
+			Status: r.Reply.Status, Body: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: string(body) + "\n"}},
+		}}
+		m.ResponseHeadersToAdd = []*corev3.HeaderValueOption{{
+			Header:       &corev3.HeaderValue{Key: "content-type", Value: problemJSON},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}}
+	case r.Reply == nil && len(r.Backends) > 0:
+		m.Action = &routev3.Route_Route{Route: b.forward(r)}
+	default:
+		return nil, errors.New("a route must either have backends or reply")
+	}
+	return m, nil
+}
+
+func (b *messages) forward(r ir.Route) *routev3.RouteAction {
+	a := &routev3.RouteAction{
+		// No limit: a default would cut streams, and what is right only the application knows.
+		Timeout:     durationpb.New(0),
+		RetryPolicy: b.retry(r.Retry),
+	}
+	if len(r.Backends) == 1 {
+		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.Backends[0].Cluster}
+		return a
+	}
+	w := &routev3.WeightedCluster{}
+	for _, c := range r.Backends {
+		w.Clusters = append(w.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: c.Cluster, Weight: u32(c.Weight)})
+	}
+	a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: w}
+	return a
+}
+
+func (b *messages) match(m ir.Match) *routev3.RouteMatch {
+	out := &routev3.RouteMatch{}
+	switch m.Path.Kind {
+	case ir.PathExact:
+		out.PathSpecifier = &routev3.RouteMatch_Path{Path: m.Path.Value}
+	case ir.PathElements:
+		out.PathSpecifier = &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: m.Path.Value}
+	case ir.PathPrefix:
+		out.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: m.Path.Value}
+	}
+	if len(m.Methods) > 0 {
+		out.Headers = append(out.Headers, headerMatcher(":method", methodMatcher(m.Methods)))
+	}
+	for _, h := range m.Headers {
+		out.Headers = append(out.Headers, headerMatcher(h.Name, exactly(h.Value)))
+	}
+	if m.PerMillion > 0 {
+		out.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{
+			Numerator: m.PerMillion, Denominator: typev3.FractionalPercent_MILLION,
+		}}
+	}
+	return out
+}
+
+func headerMatcher(name string, m *matcherv3.StringMatcher) *routev3.HeaderMatcher {
+	return &routev3.HeaderMatcher{Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: m}}
+}
+
+func exactly(s string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
+}
+
+// methodMatcher takes tokens of letters, digits, '-' and '_' only, which mean themselves in a regular
+// expression.
+func methodMatcher(methods []string) *matcherv3.StringMatcher {
+	if len(methods) == 1 {
+		return exactly(methods[0])
+	}
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{
+		SafeRegex: &matcherv3.RegexMatcher{Regex: strings.Join(methods, "|")},
+	}}
+}
+
+// retry goes to another endpoint each time, and away from a priority that failed twice: against the
+// same endpoints alone every retry of a failover is lost.
+func (b *messages) retry(r *ir.Retry) *routev3.RetryPolicy {
+	if r == nil {
+		return nil
+	}
+	m := &routev3.RetryPolicy{
+		NumRetries: u32(r.Attempts),
+		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
+			Name:       "envoy.retry_host_predicates.previous_hosts",
+			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: b.any(&previoushostsv3.PreviousHostsPredicate{})},
+		}},
+		HostSelectionRetryMaxAttempts: 5,
+		RetryPriority: &routev3.RetryPolicy_RetryPriority{
+			Name:       "envoy.retry_priorities.previous_priorities",
+			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{TypedConfig: b.any(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: 2})},
+		},
+		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{BaseInterval: millis(5), MaxInterval: millis(50)},
+	}
+	var on []string
+	for _, reason := range r.On {
+		switch reason {
+		case ir.RetryUnavailable:
+			m.RetriableStatusCodes = append(m.RetriableStatusCodes, 503)
+		case ir.RetryTimeout:
+			m.RetriableStatusCodes = append(m.RetriableStatusCodes, 504)
+		case ir.RetryConnectFailure, ir.RetryRefusedStream, ir.RetryResetBeforeRequest, ir.RetryReset:
+			on = append(on, string(reason))
+		}
+	}
+	if len(m.RetriableStatusCodes) > 0 {
+		on = append(on, "retriable-status-codes")
+	}
+	slices.Sort(on)
+	m.RetryOn = strings.Join(on, ",")
+	return m
+}

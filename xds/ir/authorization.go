@@ -1,0 +1,39 @@
+package ir
+
+// Authorization decides by the caller's SPIFFE ID, then by the request. A caller that no pattern
+// covers is refused, and so is one whose certificate carries more than one URI or one that is not
+// canonical.
+type Authorization struct {
+	// Callers is sorted. A caller obeys its own exact pattern, else the longest prefix.
+	Callers []Caller `json:"callers,omitempty"`
+}
+
+// Caller is what the callers of a pattern may do.
+type Caller struct {
+	Identity Pattern `json:"identity"`
+	// Decisions: the first that matches counts; the last matches everything.
+	Decisions []Decision `json:"decisions"`
+}
+
+// Pattern is a SPIFFE ID, or a prefix of IDs that ends at "/".
+type Pattern string
+
+// Prefix reports whether the pattern is a prefix.
+func (p Pattern) Prefix() bool { return p != "" && p[len(p)-1] == '/' }
+
+// Decision is what a rule of a policy says about a request.
+type Decision struct {
+	// Policy is who decided: `origin/namespace/name`, or the name of a default.
+	Policy string `json:"policy"`
+	Allow  bool   `json:"allow"`
+	// Any of these matches; empty matches every request.
+	Requests []RequestMatch `json:"requests,omitempty"`
+}
+
+// RequestMatch is met when all that is set is met, each by one of its values.
+type RequestMatch struct {
+	Methods []string    `json:"methods,omitempty"`
+	Paths   []PathMatch `json:"paths,omitempty"`
+	// AmbiguousPath is met by paths with an escaped slash, of which applications make different things.
+	AmbiguousPath bool `json:"ambiguousPath,omitempty"`
+}

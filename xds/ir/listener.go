@@ -1,0 +1,79 @@
+package ir
+
+// Listener is one address on which a proxy takes connections.
+type Listener struct {
+	Name    string `json:"name"`
+	Address string `json:"address"` // IP
+	Port    uint16 `json:"port"`
+	// Inspect reads the TLS client hello first: chains are chosen by server name, and what is not TLS
+	// is refused.
+	Inspect bool    `json:"inspect,omitempty"`
+	Chains  []Chain `json:"chains"`
+
+	Sources Sources `json:"sources,omitempty"`
+}
+
+// Chain is what is done with the connections of a listener that match. Editing a chain cuts its
+// connections, so nothing that policy decides may be in it.
+type Chain struct {
+	Name string `json:"name"`
+	// ServerNames it takes, exact or "*.suffix"; empty takes every connection and needs Inspect off.
+	ServerNames []string `json:"serverNames,omitempty"`
+	// TLS ends TLS here; nil leaves the bytes as they are.
+	TLS *ServerTLS `json:"tls,omitempty"`
+	// RefusePeers lists SPIFFE IDs that the handshake can't refuse and the first byte must.
+	RefusePeers []RefusedPeer `json:"refusePeers,omitempty"`
+	// Exactly one of HTTP and TCP is set.
+	HTTP *HTTP `json:"http,omitempty"`
+	TCP  *TCP  `json:"tcp,omitempty"`
+}
+
+// ServerTLS demands a client certificate, TLS 1.3, and resumes no session.
+type ServerTLS struct {
+	// Peers names the secret that says which clients are accepted.
+	Peers string `json:"peers"`
+	// HTTP2 announces "h2" (ALPN).
+	HTTP2 bool `json:"http2,omitempty"`
+}
+
+// RefusedPeer is a caller that a policy denies.
+type RefusedPeer struct {
+	Identity Pattern `json:"identity"`
+	Policy   string  `json:"policy"`
+}
+
+// HTTP understands requests and routes them.
+type HTTP struct {
+	// StatPrefix groups its counters: "inbound" or "outbound".
+	StatPrefix string    `json:"statPrefix"`
+	Codec      HTTPCodec `json:"codec"`
+	RouteTable string    `json:"routeTable"`
+	// Authorize refuses every request that the virtual host's Authorization does not allow, those of a
+	// host without one included.
+	Authorize bool `json:"authorize,omitempty"`
+	// ForwardIdentity tells the application the caller's SPIFFE ID (x-forwarded-client-cert, URI=) and
+	// drops what the caller wrote there itself.
+	ForwardIdentity bool `json:"forwardIdentity,omitempty"`
+	// AccessLog is the file to which requests are logged; empty for none.
+	AccessLog string `json:"accessLog,omitempty"`
+}
+
+// HTTPCodec is the protocol that a listener speaks.
+type HTTPCodec string
+
+// The codecs. CodecAuto tells HTTP/1.1 and HTTP/2 with prior knowledge apart.
+const (
+	CodecAuto  HTTPCodec = "auto"
+	CodecHTTP2 HTTPCodec = "http2"
+)
+
+// TCP passes bytes on.
+type TCP struct {
+	StatPrefix string `json:"statPrefix"`
+	Cluster    string `json:"cluster"`
+	// Attempts to connect before giving up; 0 means 1.
+	Attempts uint32 `json:"attempts,omitempty"`
+	// MaxDuration ends a connection however busy it is.
+	MaxDuration Millis `json:"maxDurationMs,omitempty"`
+	AccessLog   string `json:"accessLog,omitempty"`
+}

@@ -1,0 +1,99 @@
+package ir
+
+// RouteTable is a named set of virtual hosts. What it says holds from the next request of a live
+// connection.
+type RouteTable struct {
+	Name  string        `json:"name"`
+	Hosts []VirtualHost `json:"hosts"`
+
+	Sources Sources `json:"sources,omitempty"`
+}
+
+// VirtualHost takes the requests for its domains.
+type VirtualHost struct {
+	Name string `json:"name"`
+	// Domains are lower-case host names, with a port where the request must have one; "*" is whatever
+	// no other host takes.
+	Domains []string `json:"domains"`
+	Routes  []Route  `json:"routes"`
+	// Retry is what all of its routes do unless they have their own.
+	Retry *Retry `json:"retry,omitempty"`
+	// Authorization decides who may send which requests to the host.
+	Authorization *Authorization `json:"authorization,omitempty"`
+}
+
+// Route is what happens to the requests that match; of several the first counts.
+type Route struct {
+	Match Match `json:"match"`
+	// Exactly one of Backends and Reply is set.
+	Backends []Backend `json:"backends,omitempty"`
+	Reply    *Reply    `json:"reply,omitempty"`
+	Retry    *Retry    `json:"retry,omitempty"`
+}
+
+// Match is met when all that is set is met.
+type Match struct {
+	Path PathMatch `json:"path"`
+	// Methods: one of them. Empty means all.
+	Methods []string      `json:"methods,omitempty"`
+	Headers []HeaderMatch `json:"headers,omitempty"`
+	// PerMillion of the requests that match otherwise, chosen at random; 0 means all.
+	PerMillion uint32 `json:"perMillion,omitempty"`
+}
+
+// PathMatch looks at the path without its query.
+type PathMatch struct {
+	Kind  PathKind `json:"kind"`
+	Value string   `json:"value"`
+}
+
+// PathKind is how a path is compared.
+type PathKind string
+
+// The kinds of PathMatch. PathElements takes the value and what follows it after a slash.
+const (
+	PathExact    PathKind = "exact"
+	PathElements PathKind = "elements"
+	PathPrefix   PathKind = "prefix"
+)
+
+// HeaderMatch is met by a request whose header has exactly the value.
+type HeaderMatch struct {
+	Name  string `json:"name"` // lower case
+	Value string `json:"value"`
+}
+
+// Backend is a cluster with its share of the requests.
+type Backend struct {
+	Cluster string `json:"cluster"`
+	Weight  uint32 `json:"weight"`
+}
+
+// Reply is an answer made by the proxy: RFC 9457 problem details.
+type Reply struct {
+	Status uint32 `json:"status"`
+	Code   string `json:"code"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+	Try    string `json:"try"`
+}
+
+// Retry says which failed requests are tried again, on another endpoint each time.
+type Retry struct {
+	On       []RetryOn `json:"on"`
+	Attempts uint32    `json:"attempts"` // beyond the first
+}
+
+// RetryOn is a reason to try again.
+type RetryOn string
+
+// The reasons to try again. Those of the first group are certain that no application saw the request.
+const (
+	RetryConnectFailure     RetryOn = "connect-failure"
+	RetryRefusedStream      RetryOn = "refused-stream"
+	RetryResetBeforeRequest RetryOn = "reset-before-request"
+
+	RetryReset       RetryOn = "reset"
+	RetryUnavailable RetryOn = "503"
+	RetryTimeout     RetryOn = "504"
+)

@@ -1,0 +1,14 @@
+package ir
+
+// Secret says whom to trust. It holds no private key: those never leave their node.
+type Secret struct {
+	Name string `json:"name"`
+	// TrustDomain is the only one accepted.
+	TrustDomain string `json:"trustDomain"`
+	Roots       []byte `json:"roots"` // PEM
+	// Restrict accepts only the SPIFFE IDs of Identities, nobody if that is empty.
+	Restrict   bool      `json:"restrict,omitempty"`
+	Identities []Pattern `json:"identities,omitempty"`
+
+	Sources Sources `json:"sources,omitempty"`
+}

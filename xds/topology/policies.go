@@ -1,0 +1,140 @@
+package topology
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// attachRoutes gives every HTTP port its routes in order.
+func (b *builder) attachRoutes() {
+	for _, r := range b.byKind[mesh.KindHTTPRoute] {
+		if spec, ok := b.specs[r.Key].(*policy.HTTPRoute); ok {
+			b.routes[r.Namespace] = append(b.routes[r.Namespace], policy.Route{Resource: r, Spec: spec})
+			b.checkRoute(r, spec)
+		}
+	}
+	overridden := map[mesh.Key][]mesh.Key{}
+	for _, s := range b.t.Services {
+		if len(b.routes[s.Namespace]) == 0 {
+			continue
+		}
+		for i := range s.Ports {
+			p := &s.Ports[i]
+			if !p.Protocol.IsHTTP() {
+				continue
+			}
+			var lost map[mesh.Key][]mesh.Key
+			p.Routes, lost = policy.RoutesFor(b.routes[s.Namespace], policy.ServiceRef{Namespace: s.Namespace, Name: s.Name, Port: p.Number})
+			p.Routed = len(p.Routes) > 0
+			for k, by := range lost {
+				overridden[k] = append(overridden[k], by...)
+			}
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(overridden), mesh.Key.Compare) {
+		by := overridden[k]
+		slices.SortFunc(by, mesh.Key.Compare)
+		b.overridden(k, slices.Compact(by)...)
+	}
+}
+
+// checkRoute says what a route names that is not there. A backend that is not there answers 500 for
+// its share (Gateway API, HTTPRouteRule.BackendRefs).
+func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
+	for _, p := range spec.ParentRefs {
+		n := ServiceName{r.Namespace, string(p.Name)}
+		s, ok := b.t.services[n]
+		switch {
+		case !ok:
+			b.issue(r.Key, "parent: there is no service %s here", n)
+		case p.Port != nil:
+			if port, ok := s.Port(uint16(*p.Port)); !ok || !port.Protocol.IsHTTP() {
+				b.issue(r.Key, "parent: service %s has no HTTP port %d", n, *p.Port)
+			}
+		case !slices.ContainsFunc(s.Ports, func(p Port) bool { return p.Protocol.IsHTTP() }):
+			b.issue(r.Key, "parent: service %s has no HTTP port (appProtocol http, http2 or grpc)", n)
+		}
+	}
+	for i, rule := range spec.Rules {
+		for _, ref := range rule.BackendRefs {
+			if _, err := b.t.Backend(r.Namespace, ref); err != nil {
+				b.issue(r.Key, "rule %d: %v: its share of the requests is answered 500", i, err)
+			}
+		}
+	}
+}
+
+// attachPolicies gives every service that is served here its policies.
+func (b *builder) attachPolicies() {
+	for _, r := range b.byKind[mesh.KindAuthorizationPolicy] {
+		spec, ok := b.specs[r.Key].(*policy.AuthorizationPolicy)
+		if !ok {
+			continue
+		}
+		b.authz[r.Namespace] = append(b.authz[r.Namespace], policy.Authorization{Resource: r, Spec: spec})
+		b.checkPolicy(r, spec)
+	}
+	system := b.authz[policy.SystemNamespace]
+	for _, s := range b.t.Services {
+		if s.Local == nil {
+			continue // decided by the zone that serves it
+		}
+		list := b.authz[s.Namespace]
+		if s.Namespace != policy.SystemNamespace {
+			list = append(slices.Clone(list), system...)
+		}
+		s.Policies = policy.PoliciesFor(list, policy.ServiceRef{Namespace: s.Namespace, Name: s.Name})
+	}
+}
+
+func (b *builder) checkPolicy(r mesh.Resource, spec *policy.AuthorizationPolicy) {
+	if t := spec.TargetRef; t != nil {
+		n := ServiceName{r.Namespace, t.Name}
+		s, ok := b.t.services[n]
+		switch {
+		case !ok:
+			b.issue(r.Key, "it targets service %s, which is not here", n)
+		case s.Local != nil:
+			b.checkOperations(r.Key, s, spec)
+		}
+	}
+	for _, rule := range spec.Rules {
+		for _, src := range rule.From {
+			for _, z := range src.Zones {
+				if _, ok := b.t.trustDomains[z]; !ok {
+					b.issue(r.Key, "it names zone %q, whose trust domain is not known here: nobody is of that zone", z)
+				}
+			}
+		}
+	}
+}
+
+// checkOperations warns of methods and paths on ports where no request is understood.
+func (b *builder) checkOperations(k mesh.Key, s *Service, spec *policy.AuthorizationPolicy) {
+	for _, p := range s.Ports {
+		if p.Protocol.IsHTTP() {
+			continue
+		}
+		for _, rule := range spec.Rules {
+			for _, op := range rule.To {
+				if len(op.Methods)+len(op.Paths) == 0 || len(op.Ports) > 0 && !slices.Contains(op.Ports, p.Number) {
+					continue
+				}
+				effect := "an Allow rule with them allows nothing there"
+				if spec.Action == policy.Deny {
+					effect = "a Deny rule with them denies everything there"
+				}
+				b.issue(k, "port %d of %s is TCP, where there are no methods and paths: %s", p.Number, s.ServiceName, effect)
+			}
+		}
+	}
+}
+
+// TrustDomainOf returns a zone's trust domain, also of a zone that is away.
+func (t *Topology) TrustDomainOf(zone string) (mesh.TrustDomain, bool) {
+	td, ok := t.trustDomains[zone]
+	return td, ok
+}

@@ -1,0 +1,113 @@
+package topology
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// Proxy is one proxy to configure. Proxies with the same ViewKey need the same configuration.
+type Proxy struct {
+	ID      mesh.ProxyID
+	ViewKey string
+}
+
+// viewBits is everything by which the configuration of two proxies of a zone can differ.
+type viewBits struct {
+	Role      mesh.Role
+	Serves    []ServiceName     `json:",omitempty"`
+	Namespace string            `json:",omitempty"` // only where an upstream depends on it
+	Bind      string            `json:",omitempty"`
+	Ports     []uint16          `json:",omitempty"`
+	App       string            `json:",omitempty"`
+	Outbound  uint16            `json:",omitempty"`
+	Upstreams []policy.Upstream `json:",omitempty"`
+}
+
+func (v viewBits) key() string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprintf("%+v", v) // can't be: the type holds only strings and numbers
+	}
+	sum := sha256.Sum256(b)
+	return string(v.Role) + "-" + hex.EncodeToString(sum[:12])
+}
+
+// Proxies lists every proxy of the zone that holds a lease: sidecars, then ingresses, each by name.
+func (t *Topology) Proxies() []Proxy {
+	out := make([]Proxy, 0, len(t.Workloads)+len(t.Ingresses))
+	for _, w := range t.Workloads {
+		bits := viewBits{
+			Role: mesh.RoleSidecar, Outbound: w.Spec.OutboundPort,
+			Bind: w.Spec.Address, Ports: []uint16{w.Spec.InboundPort}, App: w.Spec.AppAddress, Upstreams: w.Spec.Upstreams,
+		}
+		for _, s := range t.ServedBy(w) {
+			bits.Serves = append(bits.Serves, s.ServiceName)
+		}
+		if len(bits.Upstreams) > 0 {
+			bits.Namespace = w.Namespace
+		}
+		out = append(out, Proxy{ID: w.ProxyID(), ViewKey: bits.key()})
+	}
+	for _, g := range t.Ingresses {
+		bits := viewBits{Role: mesh.RoleIngress, Bind: g.BindAddress, Ports: g.BindPorts}
+		out = append(out, Proxy{ID: mesh.ProxyID{Role: mesh.RoleIngress, Name: g.Name}, ViewKey: bits.key()})
+	}
+	return out
+}
+
+// Ingress finds an ingress of this zone.
+func (t *Topology) Ingress(id mesh.ProxyID) (IngressProxy, bool) {
+	i := slices.IndexFunc(t.Ingresses, func(g IngressProxy) bool { return g.Name == id.Name })
+	if i < 0 || id.Role != mesh.RoleIngress {
+		return IngressProxy{}, false
+	}
+	return t.Ingresses[i], true
+}
+
+// ServicePort is a port of a service.
+type ServicePort struct {
+	ServiceName
+	Port uint16
+}
+
+// Upstream resolves a TCP upstream that a workload declares; false where it can't be served.
+func (t *Topology) Upstream(w *Workload, u policy.Upstream) (ServicePort, bool) {
+	n := ServiceName{cmp.Or(u.Namespace, w.Namespace), u.Service}
+	s, ok := t.services[n]
+	if !ok {
+		return ServicePort{}, false
+	}
+	p, ok := s.Port(u.Port)
+	return ServicePort{n, u.Port}, ok && !p.Protocol.IsHTTP()
+}
+
+// Backend resolves a backend of an HTTPRoute in a namespace to an HTTP port of a service.
+func (t *Topology) Backend(namespace string, ref gatewayv1.HTTPBackendRef) (ServicePort, error) {
+	n := ServiceName{namespace, string(ref.Name)}
+	if ref.Kind != nil && *ref.Kind != "Service" || ref.Group != nil && *ref.Group != "" {
+		return ServicePort{}, fmt.Errorf("backend %s is no Service", n)
+	}
+	if ref.Namespace != nil && string(*ref.Namespace) != namespace {
+		return ServicePort{}, fmt.Errorf("backend %s is in another namespace", n)
+	}
+	s, ok := t.services[n]
+	if !ok {
+		return ServicePort{}, fmt.Errorf("backend: there is no service %s here", n)
+	}
+	if ref.Port == nil {
+		return ServicePort{}, fmt.Errorf("backend %s has no port", n)
+	}
+	p, ok := s.Port(uint16(*ref.Port))
+	if !ok || !p.Protocol.IsHTTP() {
+		return ServicePort{}, fmt.Errorf("backend: service %s has no HTTP port %d", n, *ref.Port)
+	}
+	return ServicePort{n, p.Number}, nil
+}

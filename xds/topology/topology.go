@@ -1,0 +1,211 @@
+// Package topology joins what a zone wants with what it found: services with their workloads, the
+// other zones' exports, routes and policies, as one immutable picture that translate reads. It is
+// pure. One bad resource never breaks the rest: it is left out, and an Issue says why.
+package topology
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// Topology is one zone at one moment. Nothing in it may be changed, its slices and maps included.
+type Topology struct {
+	Zone        string
+	TrustDomain mesh.TrustDomain
+	Revision    mesh.Revision
+
+	// Zones are those whose callers can be authenticated here: this one and every remote with usable
+	// roots, sorted by name.
+	Zones []Zone
+	// Services of this zone and imported ones, sorted by namespace and name.
+	Services []*Service
+	// Workloads that can be reached, sorted by namespace and name.
+	Workloads []*Workload
+	// Ingresses of this zone, sorted by name.
+	Ingresses []IngressProxy
+	// Roots are PEM per trust domain, one byte form for one set of certificates.
+	Roots map[mesh.TrustDomain][]byte
+	// Config is the effective MeshConfig, and ConfigSources where it comes from.
+	Config        policy.MeshConfig
+	ConfigSources []mesh.Key
+
+	services  map[ServiceName]*Service
+	workloads map[mesh.ProxyID]*Workload
+	serves    map[mesh.ProxyID][]*Service
+	// trustDomains knows every zone's trust domain, of zones that are away too.
+	trustDomains map[string]mesh.TrustDomain
+}
+
+// ServiceName names a service within the mesh; the same name means the same service in every zone
+// (namespace sameness, KEP-1645).
+type ServiceName struct {
+	Namespace string
+	Name      string
+}
+
+func (n ServiceName) String() string { return n.Name + "." + n.Namespace }
+
+func (n ServiceName) compare(o ServiceName) int {
+	return cmp.Or(cmp.Compare(n.Namespace, o.Namespace), cmp.Compare(n.Name, o.Name))
+}
+
+// Zone is a zone whose identities can be verified.
+type Zone struct {
+	Name        string
+	TrustDomain mesh.TrustDomain
+	Place       mesh.Locality // cloud and region
+	Local       bool
+	// Ingresses are how to reach it, sorted by ID; none for this zone.
+	Ingresses []RemoteIngress
+	Sources   []mesh.Key
+}
+
+// Service is a service as this zone sees it.
+type Service struct {
+	ServiceName
+	// Ports by number. Where zones disagree on a port, this zone's word counts, then the first zone's
+	// by name.
+	Ports []Port
+	// Local is what this zone has of it, nil for nothing.
+	Local *LocalService
+	// Remotes are the other zones that offer it, sorted by zone.
+	Remotes []RemoteService
+	// Policies that apply to it.
+	Policies policy.Policies
+	// Sources: Service, ServiceExport, Zones.
+	Sources []mesh.Key
+}
+
+// Port is one port of a service.
+type Port struct {
+	Name     string
+	Number   uint16
+	Protocol Protocol
+	// Routes in the order in which to try them; none for the plain service.
+	Routes []policy.RouteMatch
+	// Routed says that there are routes, so that what they don't match is not found.
+	Routed bool
+}
+
+// Protocol is what the mesh understands of a port's traffic.
+type Protocol string
+
+// The protocols. HTTP is spoken to the application as HTTP/1.1, HTTP2 and GRPC as HTTP/2 with prior
+// knowledge.
+const (
+	HTTP  Protocol = "http"
+	HTTP2 Protocol = "http2"
+	GRPC  Protocol = "grpc"
+	TCP   Protocol = "tcp"
+)
+
+// IsHTTP reports whether requests are understood.
+func (p Protocol) IsHTTP() bool { return p != TCP }
+
+func protocolOf(appProtocol string) (Protocol, bool) {
+	switch appProtocol {
+	case "http":
+		return HTTP, true
+	case "http2", "kubernetes.io/h2c":
+		return HTTP2, true
+	case "grpc":
+		return GRPC, true
+	case "", "tcp":
+		return TCP, true
+	}
+	return "", false
+}
+
+// LocalService is a service's part in this zone.
+type LocalService struct {
+	// Targets are the workloads' ports by service port.
+	Targets map[uint16]uint16
+	// Workloads sorted by name.
+	Workloads []*Workload
+	// Identities of the workloads, sorted.
+	Identities []string
+	// Exported to the other zones.
+	Exported bool
+}
+
+// RemoteService is a service's part in another zone.
+type RemoteService struct {
+	Zone          string
+	Ports         []uint16 // sorted
+	Identities    []string // sorted, of the zone's trust domain
+	Ready, Total  int
+	Capacity      float64
+	ReadyCapacity float64
+}
+
+// Service finds a service.
+func (t *Topology) Service(n ServiceName) (*Service, bool) {
+	s, ok := t.services[n]
+	return s, ok
+}
+
+// Workload finds the workload of a sidecar.
+func (t *Topology) Workload(id mesh.ProxyID) (*Workload, bool) {
+	w, ok := t.workloads[id]
+	return w, ok
+}
+
+// ZoneNamed finds a zone whose identities can be verified.
+func (t *Topology) ZoneNamed(name string) (Zone, bool) {
+	i := slices.IndexFunc(t.Zones, func(z Zone) bool { return z.Name == name })
+	if i < 0 {
+		return Zone{}, false
+	}
+	return t.Zones[i], true
+}
+
+// ServedBy lists the services that a workload serves, in the order of Services.
+func (t *Topology) ServedBy(w *Workload) []*Service {
+	return t.serves[w.ProxyID()]
+}
+
+// Port finds a port by its number.
+func (s *Service) Port(number uint16) (Port, bool) {
+	i := slices.IndexFunc(s.Ports, func(p Port) bool { return p.Number == number })
+	if i < 0 {
+		return Port{}, false
+	}
+	return s.Ports[i], true
+}
+
+// Exports is what this zone offers to the others, sorted by namespace and service.
+func (t *Topology) Exports() []mesh.Export {
+	var out []mesh.Export
+	for _, s := range t.Services {
+		if s.Local == nil || !s.Local.Exported || len(s.Local.Workloads) == 0 {
+			continue
+		}
+		e := mesh.Export{Namespace: s.Namespace, Service: s.Name, Identities: slices.Clone(s.Local.Identities)}
+		for _, p := range s.Ports {
+			if _, ok := s.Local.Targets[p.Number]; ok {
+				e.Ports = append(e.Ports, mesh.ExportPort{Name: p.Name, Port: p.Number, AppProtocol: string(p.Protocol)})
+			}
+		}
+		for _, w := range s.Local.Workloads {
+			e.Total++
+			e.Capacity += w.Capacity()
+			if w.Healthy {
+				e.Ready++
+				e.ReadyCapacity += w.Capacity()
+			}
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// Issue is what is wrong with one resource here, for its status.
+type Issue struct {
+	Key     mesh.Key
+	Message string
+	// OverriddenBy are the resources that win over it, if that is what the issue is.
+	OverriddenBy []mesh.Key
+}

@@ -1,0 +1,171 @@
+package translate
+
+import (
+	"slices"
+
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+const (
+	// A dead neighbour must not hold a request longer than a quarter of a second; a handshake between
+	// clouds, which the limit covers too, takes several round trips of up to 250 ms.
+	connectTimeout       ir.Millis = 250
+	remoteConnectTimeout ir.Millis = 1000
+	// HTTP/2 through an ingress ties a connection to one endpoint: replacing connections is what
+	// spreads load over endpoints and lanes.
+	connectionMaxAge ir.Millis = 60_000
+	// An idle connection costs keepalives, so it goes.
+	connectionIdle ir.Millis = 60_000
+	// Servers commonly close idle HTTP/1.1 connections after 5 s; a request sent in that moment fails.
+	appIdle ir.Millis = 4_000
+)
+
+// reach is one way to a service port: wherever it is, or in one zone only.
+type reach struct {
+	service *topology.Service
+	port    topology.Port
+	zone    string // "" for any
+}
+
+func (r reach) name() string {
+	if r.zone == "" {
+		return clusterName(r.service.ServiceName, r.port.Number)
+	}
+	return pinnedName(r.service.ServiceName, r.zone, r.port.Number)
+}
+
+func (r reach) covers(zone string) bool { return r.zone == "" || r.zone == zone }
+
+// reaches lists every way to a service port. The pinned ones are there only where more than one zone
+// has the port: otherwise they would be the same cluster again.
+func (tr *Translator) reaches(s *topology.Service, p topology.Port) []reach {
+	out := []reach{{s, p, ""}}
+	if zones := tr.zonesOf(s, p); len(zones) > 1 {
+		for _, z := range zones {
+			out = append(out, reach{s, p, z})
+		}
+	}
+	return out
+}
+
+// zonesOf lists the zones that have the port, this one first.
+func (tr *Translator) zonesOf(s *topology.Service, p topology.Port) []string {
+	var zones []string
+	if served(s, p) {
+		zones = append(zones, tr.t.Zone)
+	}
+	for _, r := range s.Remotes {
+		if slices.Contains(r.Ports, p.Number) {
+			zones = append(zones, r.Zone)
+		}
+	}
+	return zones
+}
+
+// served reports whether this zone has the port.
+func served(s *topology.Service, p topology.Port) bool {
+	if s.Local == nil {
+		return false
+	}
+	_, ok := s.Local.Targets[p.Number]
+	return ok
+}
+
+func (tr *Translator) outboundClusters() []ir.Cluster {
+	var out []ir.Cluster
+	for _, s := range tr.t.Services {
+		for _, p := range s.Ports {
+			for _, r := range tr.reaches(s, p) {
+				out = append(out, tr.outboundCluster(r))
+			}
+		}
+	}
+	return out
+}
+
+func (tr *Translator) outboundCluster(r reach) ir.Cluster {
+	c := ir.Cluster{
+		Name: r.name(), Protocol: ir.Bytes, MTLS: true, Failover: true,
+		ConnectTimeout: connectTimeout, Sources: r.service.Sources,
+	}
+	if r.port.Protocol.IsHTTP() {
+		c.Protocol, c.IdleTimeout, c.MaxAge = ir.HTTP2, connectionIdle, connectionMaxAge
+	}
+	for _, zone := range tr.zonesOf(r.service, r.port) {
+		z, ok := tr.t.ZoneNamed(zone)
+		if !ok || !r.covers(zone) {
+			continue
+		}
+		ids := identitiesIn(r.service, z)
+		if len(ids) == 0 {
+			continue // nobody there could answer
+		}
+		if !z.Local {
+			c.ConnectTimeout = remoteConnectTimeout
+		}
+		c.Peers = append(c.Peers, ir.Peer{
+			Zone: zone, SNI: servicePort(zone, r.service.ServiceName, r.port.Number).SNI(tr.t.Zone),
+			Trust: trustName(z.TrustDomain), Identities: ids,
+		})
+	}
+	return c
+}
+
+func identitiesIn(s *topology.Service, z topology.Zone) []string {
+	if z.Local {
+		return s.Local.Identities
+	}
+	for _, r := range s.Remotes {
+		if r.Zone == z.Name {
+			return r.Identities
+		}
+	}
+	return nil
+}
+
+// ingressClusters: one per exported port, bytes passed on without being understood.
+func (tr *Translator) ingressClusters() []ir.Cluster {
+	var out []ir.Cluster
+	for _, e := range tr.exported() {
+		out = append(out, ir.Cluster{
+			Name: localName(e.service.ServiceName, e.port.Number), Protocol: ir.Bytes, Failover: true,
+			ConnectTimeout: connectTimeout, Sources: e.service.Sources,
+		})
+	}
+	return out
+}
+
+// exported lists the ports that this zone offers to others. One without workloads is offered too: its
+// chain then is there before the first of them is.
+func (tr *Translator) exported() []reach {
+	var out []reach
+	for _, s := range tr.t.Services {
+		if s.Local == nil || !s.Local.Exported {
+			continue
+		}
+		for _, p := range s.Ports {
+			if served(s, p) {
+				out = append(out, reach{s, p, tr.t.Zone})
+			}
+		}
+	}
+	return out
+}
+
+func appCluster(w *topology.Workload, s *topology.Service, p topology.Port) ir.Cluster {
+	target := s.Local.Targets[p.Number]
+	c := ir.Cluster{
+		Name: appName(target), Protocol: ir.Bytes, ConnectTimeout: connectTimeout,
+		Fixed:   &ir.HostPort{Address: w.Spec.AppAddress, Port: target},
+		Sources: s.Sources,
+	}
+	switch p.Protocol {
+	case topology.HTTP:
+		c.Protocol, c.IdleTimeout = ir.HTTP1, appIdle
+	case topology.HTTP2, topology.GRPC:
+		c.Protocol = ir.HTTP2
+	case topology.TCP:
+	}
+	return c
+}

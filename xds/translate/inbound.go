@@ -1,0 +1,157 @@
+package translate
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// inbound collects what a sidecar needs to serve.
+type inbound struct {
+	tr       *Translator
+	w        *topology.Workload
+	clusters []ir.Cluster
+	chains   []ir.Chain
+	routes   []ir.RouteTable
+	secrets  []ir.Secret // of TCP ports
+	peers    []topology.Zone
+	sources  ir.Sources
+}
+
+// serve adds a service: per port and zone of origin one chain, which trusts that zone alone, so that
+// ending the trust in a zone ends its connections and nobody else's.
+func (in *inbound) serve(s *topology.Service) {
+	for _, p := range s.Ports {
+		target, ok := s.Local.Targets[p.Number]
+		if !ok {
+			continue
+		}
+		if !slices.ContainsFunc(in.clusters, func(c ir.Cluster) bool { return c.Name == appName(target) }) {
+			in.clusters = append(in.clusters, appCluster(in.w, s, p))
+		}
+		for _, z := range in.tr.t.Zones {
+			if z.Local || s.Local.Exported {
+				in.chain(s, p, z)
+			}
+		}
+	}
+	in.sources = append(in.sources, s.Sources...)
+}
+
+func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zone) {
+	name := inboundName(s.ServiceName, p.Number, from.Name)
+	c := ir.Chain{
+		Name:        name,
+		ServerNames: []string{servicePort(in.tr.t.Zone, s.ServiceName, p.Number).SNI(from.Name)},
+	}
+	target := s.Local.Targets[p.Number]
+	callers := in.tr.callers(s, p, from)
+	sources := policySources(s, in.tr.t.ConfigSources)
+	if p.Protocol.IsHTTP() {
+		c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
+		c.HTTP = &ir.HTTP{
+			StatPrefix: "inbound", Codec: ir.CodecHTTP2, RouteTable: name,
+			Authorize: true, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
+		}
+		in.routes = append(in.routes, ir.RouteTable{
+			Name: name, Sources: sources,
+			Hosts: []ir.VirtualHost{{
+				Name: name, Domains: []string{"*"}, Authorization: &ir.Authorization{Callers: callers},
+				Routes: []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: appName(target), Weight: 1}}}},
+			}},
+		})
+		in.peers = append(in.peers, from)
+	} else {
+		accepted, refused := handshake(callers)
+		c.TLS = &ir.ServerTLS{Peers: tcpPeersName(from.TrustDomain, s.ServiceName, p.Number)}
+		c.RefusePeers = refused
+		c.TCP = &ir.TCP{StatPrefix: "inbound", Cluster: appName(target), MaxDuration: tcpMaxDuration, AccessLog: in.tr.accessLog()}
+		in.secrets = append(in.secrets, ir.Secret{
+			Name: c.TLS.Peers, TrustDomain: string(from.TrustDomain), Roots: in.tr.t.Roots[from.TrustDomain],
+			Restrict: true, Identities: accepted, Sources: sources,
+		})
+		if len(refused) > 0 {
+			in.sources = append(in.sources, sources...)
+		}
+	}
+	in.chains = append(in.chains, c)
+}
+
+// handshake says who is accepted by certificate, which is all that a TCP port can be decided by before
+// it sends its first byte. A certificate validation can accept but not refuse, so what is denied within
+// an accepted prefix is left to the first byte.
+func handshake(callers []ir.Caller) (accepted []ir.Pattern, refused []ir.RefusedPeer) {
+	for _, c := range callers {
+		if c.Decisions[0].Allow {
+			accepted = append(accepted, c.Identity)
+		}
+	}
+	for _, c := range callers {
+		d := c.Decisions[0]
+		if !d.Allow && slices.ContainsFunc(accepted, func(a ir.Pattern) bool { return covers(a, c.Identity) }) {
+			refused = append(refused, ir.RefusedPeer{Identity: c.Identity, Policy: d.Policy})
+		}
+	}
+	return accepted, refused
+}
+
+func (in *inbound) listeners() []ir.Listener {
+	if len(in.chains) == 0 {
+		return nil // it serves nothing; Envoy refuses a listener without chains
+	}
+	return []ir.Listener{{
+		Name: "inbound", Address: in.w.Spec.Address, Port: in.w.Spec.InboundPort,
+		Inspect: true, Chains: in.chains, Sources: unique(append(in.sources, in.tr.t.ConfigSources...)),
+	}}
+}
+
+// peerSecrets are the secrets that the chains name.
+func (in *inbound) peerSecrets() []ir.Secret {
+	var out []ir.Secret
+	for _, z := range in.peers {
+		name := peersName(z.TrustDomain)
+		if !slices.ContainsFunc(out, func(s ir.Secret) bool { return s.Name == name }) {
+			out = append(out, in.tr.trustSecret(name, z))
+		}
+	}
+	return append(out, in.secrets...)
+}
+
+// trustSecrets are the secrets by which the servers of each zone are recognised.
+func (tr *Translator) trustSecrets() []ir.Secret {
+	var out []ir.Secret
+	for _, z := range tr.t.Zones {
+		out = append(out, tr.trustSecret(trustName(z.TrustDomain), z))
+	}
+	return out
+}
+
+func (tr *Translator) trustSecret(name string, z topology.Zone) ir.Secret {
+	return ir.Secret{Name: name, TrustDomain: string(z.TrustDomain), Roots: tr.t.Roots[z.TrustDomain], Sources: z.Sources}
+}
+
+func policySources(s *topology.Service, config []mesh.Key) ir.Sources {
+	var out ir.Sources
+	for _, p := range s.Policies.Deny {
+		out = append(out, p.Resource.Key)
+	}
+	for _, p := range s.Policies.Allow {
+		out = append(out, p.Resource.Key)
+	}
+	return unique(append(append(out, s.Sources...), config...))
+}
+
+// unique sorts keys and keeps each once, in a slice of its own.
+func unique(keys ir.Sources) ir.Sources {
+	out := slices.Clone(keys)
+	slices.SortFunc(out, mesh.Key.Compare)
+	return slices.Compact(out)
+}
+
+// covers reports whether everybody of pattern p is of pattern by.
+func covers(by, p ir.Pattern) bool {
+	return by == p || by.Prefix() && strings.HasPrefix(string(p), string(by))
+}

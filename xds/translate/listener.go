@@ -1,0 +1,88 @@
+package translate
+
+import (
+	"strconv"
+
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+const (
+	loopback = "127.0.0.1"
+	// Bounds what no policy can end: a TCP connection that goes on under an authorization or a trust
+	// that is gone.
+	tcpMaxDuration ir.Millis = 3_600_000
+	// Works only together with outlier detection (ir.Cluster.Failover): without it every attempt goes
+	// to the same dead endpoint.
+	tcpAttempts = 5
+)
+
+// outboundListener takes the application's HTTP, by host name.
+func (tr *Translator) outboundListener(w *topology.Workload) ir.Listener {
+	return ir.Listener{
+		Name: "outbound", Address: loopback, Port: w.Spec.OutboundPort,
+		Chains: []ir.Chain{{
+			Name: "outbound",
+			HTTP: &ir.HTTP{StatPrefix: "outbound", Codec: ir.CodecAuto, RouteTable: OutboundRouteTable, AccessLog: tr.accessLog()},
+		}},
+		Sources: tr.t.ConfigSources,
+	}
+}
+
+// upstreamListeners take the application's TCP, one local port per upstream.
+func (tr *Translator) upstreamListeners(w *topology.Workload) []ir.Listener {
+	var out []ir.Listener
+	taken := map[uint16]bool{w.Spec.OutboundPort: true}
+	for _, u := range w.Spec.Upstreams {
+		to, ok := tr.t.Upstream(w, u)
+		if !ok || taken[u.LocalPort] {
+			continue
+		}
+		taken[u.LocalPort] = true
+		s, _ := tr.t.Service(to.ServiceName)
+		out = append(out, ir.Listener{
+			Name: "upstream:" + strconv.Itoa(int(u.LocalPort)), Address: loopback, Port: u.LocalPort,
+			Chains: []ir.Chain{{
+				Name: "upstream",
+				TCP:  &ir.TCP{StatPrefix: "outbound", Cluster: clusterName(to.ServiceName, to.Port), Attempts: tcpAttempts, AccessLog: tr.accessLog()},
+			}},
+			Sources: s.Sources,
+		})
+	}
+	return out
+}
+
+// lanes are the ingress's listeners: a chain per exported port, chosen by what server names end with.
+func (tr *Translator) lanes(g topology.IngressProxy) []ir.Listener {
+	var chains []ir.Chain
+	var sources ir.Sources
+	for _, e := range tr.exported() {
+		sources = append(sources, e.service.Sources...)
+		chains = append(chains, ir.Chain{
+			Name:        clusterName(e.service.ServiceName, e.port.Number),
+			ServerNames: []string{"*." + servicePort(tr.t.Zone, e.service.ServiceName, e.port.Number).SNISuffix()},
+			TCP: &ir.TCP{
+				StatPrefix: "ingress", Cluster: localName(e.service.ServiceName, e.port.Number),
+				Attempts: tcpAttempts, MaxDuration: tcpMaxDuration,
+			},
+		})
+	}
+	if len(chains) == 0 {
+		return nil // Envoy refuses a listener without chains; nothing is exported, so nothing listens
+	}
+	var out []ir.Listener
+	for _, port := range g.BindPorts {
+		out = append(out, ir.Listener{
+			Name: "lane:" + strconv.Itoa(int(port)), Address: g.BindAddress, Port: port,
+			Inspect: true, Chains: chains, Sources: unique(sources),
+		})
+	}
+	return out
+}
+
+func (tr *Translator) accessLog() string {
+	if a := tr.t.Config.AccessLog; a != nil {
+		return a.Path
+	}
+	return ""
+}

@@ -1,0 +1,47 @@
+package translate
+
+import (
+	"strconv"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// Names of IR objects. Envoys, their statistics and people who debug see them: they are part of the
+// interface and don't change lightly.
+
+// OutboundRouteTable is the one route table of requests by host name.
+const OutboundRouteTable = "outbound"
+
+// clusterName is `<service>.<namespace>:<port>`: the service wherever it is.
+func clusterName(n topology.ServiceName, port uint16) string {
+	return n.String() + ":" + strconv.Itoa(int(port))
+}
+
+// pinnedName is `<service>.<namespace>.<zone>:<port>`: the service in one zone.
+func pinnedName(n topology.ServiceName, zone string, port uint16) string {
+	return n.String() + "." + zone + ":" + strconv.Itoa(int(port))
+}
+
+// localName is `local/<service>.<namespace>:<port>`: what an ingress reaches of the service.
+func localName(n topology.ServiceName, port uint16) string { return "local/" + clusterName(n, port) }
+
+// appName is `app:<port>`: the application beside the sidecar.
+func appName(port uint16) string { return "app:" + strconv.Itoa(int(port)) }
+
+// inboundName is `inbound/<service>.<namespace>:<port>/<source zone>`.
+func inboundName(n topology.ServiceName, port uint16, source string) string {
+	return "inbound/" + clusterName(n, port) + "/" + source
+}
+
+// trustName is the secret by which the servers of a trust domain are recognised, peersName that for its
+// clients, tcpPeersName that for the clients whom a TCP port accepts.
+func trustName(td mesh.TrustDomain) string { return "td/" + string(td) }
+func peersName(td mesh.TrustDomain) string { return "peers/" + string(td) }
+func tcpPeersName(td mesh.TrustDomain, n topology.ServiceName, port uint16) string {
+	return peersName(td) + "/" + clusterName(n, port)
+}
+
+func servicePort(zone string, n topology.ServiceName, port uint16) mesh.ServicePort {
+	return mesh.ServicePort{Zone: zone, Namespace: n.Namespace, Service: n.Name, Port: port}
+}

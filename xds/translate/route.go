@@ -1,0 +1,206 @@
+package translate
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/topology"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+const (
+	// Four tries in all, each on another endpoint, the third on another priority.
+	retryAttempts = 3
+	perMillion    = 1_000_000
+)
+
+// safeRetry is for every request: no application can have seen it.
+func safeRetry() *ir.Retry {
+	return &ir.Retry{On: []ir.RetryOn{ir.RetryConnectFailure, ir.RetryRefusedStream, ir.RetryResetBeforeRequest}, Attempts: retryAttempts}
+}
+
+// idempotentRetry is for requests that may be done twice (RFC 9110, 9.2.2).
+func idempotentRetry() *ir.Retry {
+	r := safeRetry()
+	r.On = append(r.On, ir.RetryReset, ir.RetryUnavailable, ir.RetryTimeout)
+	return r
+}
+
+func idempotent() []string {
+	return []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodTrace}
+}
+
+func anyPath() ir.Match { return ir.Match{Path: ir.PathMatch{Kind: ir.PathPrefix, Value: "/"}} }
+
+// outboundRoutes has a virtual host for every service that can be asked by HTTP, and one that says that
+// there is no such host.
+func (tr *Translator) outboundRoutes() ir.RouteTable {
+	table := ir.RouteTable{Name: OutboundRouteTable}
+	for _, s := range tr.t.Services {
+		byDefault := true
+		for _, p := range s.Ports {
+			if !p.Protocol.IsHTTP() {
+				continue
+			}
+			table.Hosts = append(table.Hosts, tr.serviceHosts(s, p, byDefault)...)
+			byDefault = false // the first HTTP port is the one meant without a port
+			table.Sources = append(table.Sources, s.Sources...)
+			for _, m := range p.Routes {
+				table.Sources = append(table.Sources, m.Route)
+			}
+		}
+	}
+	table.Sources = unique(table.Sources)
+	table.Hosts = append(table.Hosts, ir.VirtualHost{
+		Name: "unknown", Domains: []string{"*"},
+		Routes: []ir.Route{{Match: anyPath(), Reply: &ir.Reply{
+			Status: http.StatusNotFound, Code: "NO-SUCH-SERVICE", Title: "No service has this host name",
+			Detail: "The sidecar knows no HTTP service port for the host of the request.",
+			Try:    "Use <service>.<namespace>.svc.clusterset.local or <service>.<namespace>.<zone>.mesh, with the port if it is not the first HTTP port of the service; from another zone the service must be exported.",
+		}}},
+	})
+	return table
+}
+
+func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefault bool) []ir.VirtualHost {
+	n := s.ServiceName
+	anywhere := reach{s, p, ""}
+	hosts := []ir.VirtualHost{{
+		Name:    anywhere.name(),
+		Domains: domains(p.Number, byDefault, n.String(), mesh.ClusterSetHost(n.Name, n.Namespace)),
+		Routes:  tr.serviceRoutes(s, p),
+		Retry:   safeRetry(),
+	}}
+	zones := tr.zonesOf(s, p)
+	for _, z := range zones {
+		// A host that is pinned to a zone means exactly that, so routes don't apply to it.
+		to := reach{s, p, z}
+		if len(zones) == 1 {
+			to = anywhere
+		}
+		hosts = append(hosts, ir.VirtualHost{
+			Name:    pinnedName(n, z, p.Number),
+			Domains: domains(p.Number, byDefault, mesh.ZoneHost(n.Name, n.Namespace, z)),
+			Routes:  withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: to.name(), Weight: 1}}}),
+			Retry:   safeRetry(),
+		})
+	}
+	return hosts
+}
+
+func domains(port uint16, byDefault bool, hosts ...string) []string {
+	var out []string
+	for _, h := range hosts {
+		if byDefault {
+			out = append(out, h)
+		}
+		out = append(out, h+":"+strconv.Itoa(int(port)))
+	}
+	return out
+}
+
+// serviceRoutes are the HTTPRoutes of a service port, in order; without any, all goes to the service.
+// What routes exist for but do not match is not found (GEP-1294).
+func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.Route {
+	if !p.Routed {
+		return withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}})
+	}
+	var out []ir.Route
+	for _, m := range p.Routes {
+		out = append(out, tr.ruleRoutes(p, m)...)
+	}
+	return append(out, ir.Route{Match: anyPath(), Reply: &ir.Reply{
+		Status: http.StatusNotFound, Code: "NO-ROUTE", Title: "No HTTPRoute of the service matches",
+		Detail: "The service has HTTPRoutes, and none of their rules matches the request.",
+		Try:    "Add a rule without matches to one of them, or ask for what they match.",
+	}})
+}
+
+// ruleRoutes makes the routes of one match: first those for the share of backends that are not there,
+// then the others.
+func (tr *Translator) ruleRoutes(p topology.Port, m policy.RouteMatch) []ir.Route {
+	match := matchOf(m.Match)
+	var backends []ir.Backend
+	var missing, total uint64
+	for _, ref := range m.BackendRefs {
+		weight := uint64(1)
+		if ref.Weight != nil {
+			weight = uint64(max(*ref.Weight, 0))
+		}
+		total += weight
+		to, err := tr.t.Backend(m.Route.Namespace, ref)
+		switch {
+		case err != nil:
+			missing += weight
+		case weight > 0:
+			backends = addBackend(backends, clusterName(to.ServiceName, to.Port), uint32(weight))
+		}
+	}
+	noBackend := ir.Route{Match: match, Reply: &ir.Reply{
+		Status: http.StatusInternalServerError, Code: "NO-BACKEND", Title: "A backend of the HTTPRoute is not there",
+		Detail: "Rule " + strconv.Itoa(m.Rule) + " of HTTPRoute " + string(m.Route.Origin) + "/" + m.Route.Namespace + "/" + m.Route.Name + " names a service port that this zone does not know.",
+		Try:    "See the status of the HTTPRoute; create or export the service, or change its backendRefs.",
+	}}
+	if len(backends) == 0 {
+		return []ir.Route{noBackend}
+	}
+	out := withRetries(p, ir.Route{Match: match, Backends: backends})
+	if missing > 0 {
+		noBackend.Match.PerMillion = uint32(max(missing*perMillion/total, 1))
+		out = append([]ir.Route{noBackend}, out...)
+	}
+	return out
+}
+
+// addBackend sums up what is named twice: Envoy would count both, people would not.
+func addBackend(list []ir.Backend, cluster string, weight uint32) []ir.Backend {
+	for i := range list {
+		if list[i].Cluster == cluster {
+			list[i].Weight += weight
+			return list
+		}
+	}
+	return append(list, ir.Backend{Cluster: cluster, Weight: weight})
+}
+
+func matchOf(m gatewayv1.HTTPRouteMatch) ir.Match {
+	out := ir.Match{Path: ir.PathMatch{Kind: ir.PathElements, Value: *m.Path.Value}}
+	switch {
+	case *m.Path.Type == gatewayv1.PathMatchExact:
+		out.Path.Kind = ir.PathExact
+	case out.Path.Value == "/":
+		out.Path.Kind = ir.PathPrefix
+	}
+	if m.Method != nil {
+		out.Methods = []string{string(*m.Method)}
+	}
+	for _, h := range m.Headers {
+		out.Headers = append(out.Headers, ir.HeaderMatch{Name: strings.ToLower(string(h.Name)), Value: h.Value})
+	}
+	return out
+}
+
+// withRetries splits a route by whether a request may be done twice. The virtual host's retries are the
+// safe ones, so the second half needs none of its own.
+func withRetries(p topology.Port, r ir.Route) []ir.Route {
+	if p.Protocol == topology.GRPC {
+		return []ir.Route{r} // always POST
+	}
+	again := r
+	again.Retry = idempotentRetry()
+	if len(r.Match.Methods) == 0 {
+		again.Match.Methods = idempotent()
+		return []ir.Route{again, r}
+	}
+	for _, m := range r.Match.Methods {
+		if !slices.Contains(idempotent(), m) {
+			return []ir.Route{r}
+		}
+	}
+	return []ir.Route{again}
+}
