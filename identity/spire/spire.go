@@ -245,7 +245,7 @@ func (s *Source) set(b identity.Bundle, sequenced bool) error {
 		return fmt.Errorf("%w: sequence %d", identity.ErrBundleConflict, b.Sequence)
 	}
 	if len(b.Authorities) == 0 {
-		s.cfg.Log.Error("SPIRE has withdrawn all authorities", "trustDomain", b.TrustDomain, "sequence", b.Sequence)
+		s.cfg.Log.Error("SPIRE has withdrawn all authorities", "trust_domain", b.TrustDomain, "sequence", b.Sequence)
 	}
 	s.last, s.known = b, true
 	s.updates.Set(b)

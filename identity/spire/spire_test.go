@@ -203,10 +203,12 @@ func eventually(t *testing.T, what string, fact func() bool) {
 
 func next(t *testing.T, ch <-chan identity.Bundle) identity.Bundle {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	select {
 	case b := <-ch:
 		return b
-	case <-time.After(20 * time.Second):
+	case <-ctx.Done():
 		t.Fatal("no bundle came")
 		return identity.Bundle{}
 	}

@@ -202,7 +202,7 @@ func (c *CA) createRoot() error {
 		return err
 	}
 	c.root, c.sequence = root, 1
-	c.cfg.Log.Info("made the zone's root authority", "trustDomain", c.cfg.TrustDomain, "pin", identity.KeyPin(root.Root()).String(),
+	c.cfg.Log.Info("made the zone's root authority", "trust_domain", c.cfg.TrustDomain, "pin", identity.KeyPin(root.Root()).String(),
 		"expires", root.Root().NotAfter.UTC())
 	return nil
 }
@@ -216,7 +216,7 @@ func (c *CA) createIssuer() error {
 		return err
 	}
 	c.issuer = issuer
-	c.cfg.Log.Info("made the zone's issuing authority", "trustDomain", c.cfg.TrustDomain, "expires", issuer.Certificate().NotAfter.UTC())
+	c.cfg.Log.Info("made the zone's issuing authority", "trust_domain", c.cfg.TrustDomain, "expires", issuer.Certificate().NotAfter.UTC())
 	return nil
 }
 

@@ -19,7 +19,7 @@ import (
 const (
 	// A proxy renews a few times within a certificate's life; more than this is abuse, and the oldest
 	// are forgotten.
-	maxSerialsPerProxy = 8
+	maxSerialsPerProxy = 16
 	maxLedgerLine      = 8 << 10
 	compactSlack       = 1024
 )

@@ -13,7 +13,7 @@ const (
 	addressRate   = 20
 	addressBurst  = 200
 	instanceRate  = 0.2
-	instanceBurst = 10
+	instanceBurst = 8
 	maxLimiters   = 4096
 )
 

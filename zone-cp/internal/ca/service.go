@@ -45,16 +45,16 @@ type Caller struct {
 // AttendFunc serves one Attend stream of an authenticated, enrolled proxy.
 type AttendFunc func(Caller, enrolpb.Enrolment_AttendServer) error
 
-// refusal is an answer to the caller; it is logged too.
-type refusal struct {
+// refusalError is an answer to the caller; it is logged too.
+type refusalError struct {
 	code string
 	text string
 }
 
-func (r *refusal) Error() string { return r.code + ": " + r.text }
+func (r *refusalError) Error() string { return r.code + ": " + r.text }
 
 func refuse(code, format string, args ...any) error {
-	return &refusal{code, fmt.Sprintf(format, args...)}
+	return &refusalError{code, fmt.Sprintf(format, args...)}
 }
 
 type service struct {
@@ -314,7 +314,7 @@ func peerAddress(ctx context.Context) string {
 // answer logs an error and turns it into what the caller may know.
 func (s *service) answer(ctx context.Context, what string, p mesh.ProxyID, token string, err error) error {
 	log := s.ca.cfg.Log.With("what", what, "proxy", clip(p.String()), "token", clip(token), "peer", peerAddress(ctx))
-	var r *refusal
+	var r *refusalError
 	if !errors.As(err, &r) {
 		log.Error("failed", "error", err)
 		return status.Error(codes.Unavailable, CodeUnavailable+": the zone can't do this now; try again")

@@ -95,7 +95,7 @@ func (c *CA) CreateToken(ctx context.Context, spec TokenSpec) (identity.EnrolTok
 		return identity.EnrolToken{}, fmt.Errorf("keep an enrolment token: %w", err)
 	}
 	c.cfg.Log.Info("made an enrolment token", "token", id, "role", t.Role, "namespace", t.Namespace,
-		"serviceAccount", t.ServiceAccount, "limit", t.Limit, "expires", t.Expires)
+		"service_account", t.ServiceAccount, "limit", t.Limit, "expires", t.Expires)
 	return t, nil
 }
 
