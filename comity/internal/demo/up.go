@@ -287,14 +287,14 @@ func (d *Demo) startIngress(ctx context.Context, zone, index int, z zonePlan) er
 	}
 	proc := z.name + "-" + name
 	cfg, err := d.configure(proc, map[string]any{
-		"name": name, "bindAddress": host, "bindPorts": ports,
-		"advertised": mesh.Ingress{ID: name, Host: host, Ports: ports, Source: "declared"},
-		"dataDir":    d.path(z.name, name), "infoFile": d.infoFile(proc), "metricsAddress": addr(host, portMetrics),
+		"name": name, "bindAddress": host, "lanes": ports,
+		"dataDir": d.path(z.name, name), "runDir": d.runDir(proc), "writeInfo": d.infoFile(proc),
+		"metrics": map[string]any{"address": addr(host, portMetrics)},
 	})
 	if err != nil {
 		return err
 	}
-	if err := d.procs.run(proc, []string{"COMITY_INGRESS_TOKEN=" + tok.Token}, d.program("ingress"), "run", "--config", cfg); err != nil {
+	if err := d.procs.run(proc, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, d.program("ingress"), "run", "--config", cfg); err != nil {
 		return err
 	}
 	return d.awaitInfo(ctx, proc)
@@ -313,19 +313,17 @@ func (d *Demo) startWorkload(ctx context.Context, zone int, z zonePlan, w worklo
 	if err != nil {
 		return err
 	}
-	workload := map[string]any{"address": w.host, "inboundPort": portInbound, "outboundPort": outbound, "appAddress": w.host}
-	if w.app == "pay" {
-		workload["upstreams"] = []policy.Upstream{{Service: "ledger", Port: portJournal, LocalPort: via}}
-	}
-	if w.app == "web" || w.app == "cart" {
-		workload["healthCheck"] = policy.HealthCheck{Port: portApp}
-	}
 	config := map[string]any{
 		"name": w.name, "namespace": namespace, "labels": map[string]string{"app": w.app},
-		"dataDir": d.path(z.name, w.name), "infoFile": d.infoFile(w.name), "metricsAddress": addr(w.host, portMetrics),
+		"address": w.host, "inboundPort": portInbound, "outboundPort": outbound, "appAddress": w.host,
+		"dataDir": d.path(z.name, w.name), "runDir": d.runDir(w.name), "writeInfo": d.infoFile(w.name),
+		"metrics": map[string]any{"address": addr(w.host, portMetrics)},
 	}
-	for k, v := range workload {
-		config[k] = v
+	if w.app == "pay" {
+		config["upstreams"] = []policy.Upstream{{Service: "ledger", Port: portJournal, LocalPort: via}}
+	}
+	if w.app == "web" || w.app == "cart" {
+		config["healthCheck"] = policy.HealthCheck{Port: portApp}
 	}
 	cfg, err := d.configure(w.name, config)
 	if err != nil {
@@ -336,7 +334,7 @@ func (d *Demo) startWorkload(ctx context.Context, zone int, z zonePlan, w worklo
 	if w.app == "pay" {
 		app = append(app, "-journal-via", addr("127.0.0.1", int(via)))
 	}
-	if err := d.procs.run(w.name, []string{"COMITY_SIDECAR_TOKEN=" + tok.Token}, d.program("sidecar"), "run", "--config", cfg); err != nil {
+	if err := d.procs.run(w.name, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, d.program("sidecar"), "run", "--config", cfg); err != nil {
 		return err
 	}
 	if w.app != "shopper" {
@@ -422,6 +420,15 @@ func (d *Demo) awaitReady(ctx context.Context, proc, url string) error {
 		return fmt.Errorf("%s does not become ready: %w (log: %s)", proc, err, d.path("logs", proc+".log"))
 	}
 	return nil
+}
+
+// runDir holds a proxy's sockets. A socket's path is at most 107 bytes: where the demo's own folder is too
+// deep, the proxy makes one in the folder for temporary files and removes it itself.
+func (d *Demo) runDir(proc string) string {
+	if dir := d.path("run", proc); len(dir) <= 75 {
+		return dir
+	}
+	return ""
 }
 
 func (d *Demo) infoFile(proc string) string { return d.path("info", proc+".json") }
