@@ -1,0 +1,205 @@
+// Command demo measures the demo as a stranger would run it: how long until a request crosses zones, what
+// the whole mesh holds in memory and uses when idle, and how long a change at global takes to the last
+// Envoy's acknowledgement. It prints a table with its conditions and one JSON line per figure.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/mesh"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	bin := flag.String("bin", "bin", "folder with the programs")
+	changes := flag.Int("changes", 100, "changes of permission to time")
+	idle := flag.Duration("idle", 20*time.Second, "how long to watch the idle mesh")
+	flag.Parse()
+	if err := run(ctx, *bin, *changes, *idle); err != nil {
+		fmt.Fprintln(os.Stderr, "bench demo:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, bin string, changes int, idle time.Duration) error {
+	dir, err := os.MkdirTemp("", "comity-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	fmt.Printf("demo: %d cores, load average %s, %s\n", runtime.NumCPU(), load(), runtime.Version())
+	d, err := start(ctx, bin, filepath.Join(dir, "demo"))
+	if err != nil {
+		return err
+	}
+	defer d.stop()
+	figure("demo-start", "first cross-zone 200 after", d.up.Seconds(), "s")
+	if err := d.measureIdle(ctx, idle); err != nil {
+		return err
+	}
+	return d.measureChanges(ctx, changes)
+}
+
+func figure(name, text string, value float64, unit string) {
+	line, err := json.Marshal(map[string]any{"bench": name, "value": value, "unit": unit})
+	if err != nil {
+		return
+	}
+	fmt.Printf("  %-58s %10.2f %s\n%s\n", text, value, unit, line)
+}
+
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "?"
+	}
+	return strings.Join(strings.Fields(string(text))[:3], " ")
+}
+
+// running is a demo with a client of its global.
+type running struct {
+	cmd    *exec.Cmd
+	up     time.Duration
+	global *client.Client
+}
+
+func start(ctx context.Context, bin, dir string) (*running, error) {
+	// Two shoppers at one order in ten seconds: as good as idle, and enough to see the first crossing.
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "comity"), "demo", "--dir", dir, "--rate", "1")
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 30 * time.Second
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	d := &running{cmd: cmd}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "mesh is up") {
+			d.up = time.Since(begin)
+			break
+		}
+	}
+	if d.up == 0 {
+		return nil, fmt.Errorf("the demo did not come up: %w", cmd.Wait())
+	}
+	go func() {
+		for lines.Scan() {
+		}
+	}()
+	return d, d.connect(dir)
+}
+
+func (d *running) connect(dir string) error {
+	var state struct {
+		Global string `json:"global"`
+	}
+	// The demo writes its state right after the line that start waits for.
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		text, err := os.ReadFile(filepath.Join(dir, "demo.json"))
+		if err == nil && json.Unmarshal(text, &state) == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the demo's state: %w", err)
+		}
+		runtime.Gosched()
+	}
+	token, err := os.ReadFile(filepath.Join(dir, "tokens", "global.token"))
+	if err != nil {
+		return err
+	}
+	d.global, err = client.New(client.Config{Server: state.Global, Token: strings.TrimSpace(string(token))})
+	return err
+}
+
+func (d *running) stop() {
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	_ = d.cmd.Wait()
+}
+
+// measureIdle reads memory and CPU time of all the demo's processes over a span without changes.
+func (d *running) measureIdle(ctx context.Context, span time.Duration) error {
+	before := usageOf(d.cmd.Process.Pid)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(span):
+	}
+	after := usageOf(d.cmd.Process.Pid)
+	for _, g := range []string{"global-cp", "zone-cp", "sidecar", "ingress", "envoy", "shop"} {
+		a, b := after[g], before[g]
+		fmt.Printf("  %-10s %2d processes  RSS %6.1f MB  PSS %6.1f MB  idle CPU %5.2f %% of a core\n", g, a.count, a.rss/1e6, a.pss/1e6, (a.cpu-b.cpu).Seconds()/span.Seconds()*100)
+	}
+	total, was := sum(after), sum(before)
+	figure("demo-rss", fmt.Sprintf("RSS of all %d processes", total.count), total.rss/1e6, "MB")
+	figure("demo-pss", "of which not shared twice (PSS)", total.pss/1e6, "MB")
+	figure("demo-idle-cpu", "CPU with 2 orders a second", (total.cpu-was.cpu).Seconds()/span.Seconds()*100, "% of a core")
+	return nil
+}
+
+const deny = `apiVersion: mesh.comity.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {namespace: shop, name: bench-%s}
+spec:
+  action: Deny
+  rules:
+  - to: [{paths: [/bench-%d]}]
+`
+
+// measureChanges changes a policy of the whole namespace, which concerns every sidecar, and times each
+// from the REST answer to the last acknowledgement.
+func (d *running) measureChanges(ctx context.Context, n int) error {
+	var commit, ack []float64
+	acked := 0
+	for i := range n {
+		begin := time.Now()
+		res, err := d.global.Apply(ctx, fmt.Appendf(nil, deny, "all", i), client.ApplyOptions{})
+		if err != nil {
+			return err
+		}
+		answered := time.Now()
+		one, cancel := context.WithTimeout(ctx, 10*time.Second)
+		var last client.Progress
+		err = d.global.Follow(one, mesh.Revision(res.Revision), func(p client.Progress) bool { last = p; return p.Done })
+		cancel()
+		if err != nil {
+			return err
+		}
+		commit = append(commit, answered.Sub(begin).Seconds()*1000)
+		ack = append(ack, time.Since(answered).Seconds()*1000)
+		acked = last.Acked
+	}
+	slices.Sort(commit)
+	slices.Sort(ack)
+	fmt.Printf("  %d changes of a policy that concerns %d Envoys in 3 zones; load average %s\n", n, acked, load())
+	figure("policy-rest-p50", "REST call, p50", at(commit, 50), "ms")
+	figure("policy-last-ack-p50", "REST answer to last ACK, p50", at(ack, 50), "ms")
+	figure("policy-last-ack-p99", "REST answer to last ACK, p99", at(ack, 99), "ms")
+	return nil
+}
+
+func at(sorted []float64, percentile int) float64 {
+	return sorted[min(len(sorted)-1, len(sorted)*percentile/100)]
+}
