@@ -3,7 +3,6 @@ package exports
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,9 +10,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/comity-mesh/comity/federation/fedstore"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/zone-cp/internal/statements"
 )
 
 const (
@@ -22,9 +23,6 @@ const (
 	// tombstoneFor is how long a withdrawal is repeated to zones that may have missed it.
 	tombstoneFor = 7 * 24 * time.Hour
 )
-
-// Bucket of the records that hold a zone's statements: its own here, others' in package imports.
-func Bucket(zone string) string { return "statements/" + zone }
 
 // Ledger keeps the zone's own statements: signed, sequenced, leased, on disk. Safe for concurrent
 // use.
@@ -36,20 +34,20 @@ type Ledger struct {
 	records     store.Records
 
 	mu       sync.Mutex
-	held     map[string]identity.Statement // by recordKey
+	held     map[string]identity.Statement // by fedstore.StatementKey
 	sequence uint64
 }
 
 // OpenLedger reads the statements that the zone has made before.
 func OpenLedger(ctx context.Context, records store.Records, zone string, td mesh.TrustDomain, incarnation mesh.Incarnation, signer *identity.StatementSigner) (*Ledger, error) {
 	l := &Ledger{zone: zone, td: td, incarnation: incarnation, signer: signer, records: records, held: map[string]identity.Statement{}}
-	list, _, err := records.ListRecords(ctx, Bucket(zone), "")
+	list, _, err := records.ListRecords(ctx, fedstore.StatementBucket(zone), "")
 	if err != nil {
 		return nil, fmt.Errorf("read the zone's statements: %w", err)
 	}
 	for _, r := range list {
-		var s identity.Statement
-		if err := json.Unmarshal(r.Value, &s); err != nil {
+		s, err := statements.Decode(r.Value)
+		if err != nil {
 			return nil, fmt.Errorf("read statement %q: %w", r.Key, err)
 		}
 		if s.Incarnation != incarnation || s.TrustDomain != td {
@@ -60,9 +58,6 @@ func OpenLedger(ctx context.Context, records store.Records, zone string, td mesh
 	}
 	return l, nil
 }
-
-// RecordKey is the key of a statement in its bucket: kind/subject.
-func RecordKey(kind, subject string) string { return kind + "/" + subject }
 
 // All returns the zone's statements, withdrawals among them, in the order of their sequence.
 func (l *Ledger) All() []identity.Statement {
@@ -97,17 +92,17 @@ func (l *Ledger) Set(ctx context.Context, claims []Claim, now time.Time) ([]iden
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", kind, subject, err)
 		}
-		value, err := json.Marshal(s)
+		value, err := statements.Encode(s)
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", kind, subject, err)
 		}
 		fresh = append(fresh, s)
-		writes = append(writes, store.RecordWrite{Key: RecordKey(kind, subject), Value: value})
+		writes = append(writes, store.RecordWrite{Key: fedstore.StatementKey(kind, subject), Value: value})
 		return nil
 	}
 	var failed error
 	for _, c := range claims {
-		k := RecordKey(c.Kind, c.Subject)
+		k := fedstore.StatementKey(c.Kind, c.Subject)
 		claimed[k] = true
 		have, ok := l.held[k]
 		if ok && !have.Withdrawn && bytes.Equal(have.Payload, c.Payload) && now.Before(renewAt(have)) {
@@ -129,12 +124,12 @@ func (l *Ledger) Set(ctx context.Context, claims []Claim, now time.Time) ([]iden
 	if len(writes) == 0 {
 		return nil, failed
 	}
-	if _, err := l.records.PutRecords(ctx, Bucket(l.zone), writes...); err != nil {
+	if _, err := l.records.PutRecords(ctx, fedstore.StatementBucket(l.zone), writes...); err != nil {
 		return nil, fmt.Errorf("keep the zone's statements: %w", errors.Join(err, failed))
 	}
 	l.sequence = sequence
 	for _, s := range fresh {
-		l.held[RecordKey(s.Kind, s.Subject)] = s
+		l.held[fedstore.StatementKey(s.Kind, s.Subject)] = s
 	}
 	for _, k := range forgotten {
 		delete(l.held, k)

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/comity-mesh/comity/federation"
+	"github.com/comity-mesh/comity/federation/fedstore"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
@@ -22,6 +24,7 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 	"github.com/comity-mesh/comity/zone-cp/internal/discovery/vm"
 	"github.com/comity-mesh/comity/zone-cp/internal/exports"
+	"github.com/comity-mesh/comity/zone-cp/internal/statements"
 )
 
 // Limits of what one other zone may state.
@@ -54,7 +57,7 @@ type Book struct {
 }
 
 type zone struct {
-	held    map[string]held // by exports.RecordKey
+	held    map[string]held // by fedstore.StatementKey
 	pending []identity.Statement
 }
 
@@ -88,13 +91,13 @@ func Open(ctx context.Context, records store.Records, zoneName string, own ident
 		if z.Zone == zoneName {
 			continue
 		}
-		list, _, err := records.ListRecords(ctx, exports.Bucket(z.Zone), "")
+		list, _, err := records.ListRecords(ctx, fedstore.StatementBucket(z.Zone), "")
 		if err != nil {
 			return nil, fmt.Errorf("read statements of %s: %w", z.Zone, err)
 		}
 		for _, r := range list {
-			var s identity.Statement
-			if err := json.Unmarshal(r.Value, &s); err != nil {
+			s, err := statements.Decode(r.Value)
+			if err != nil {
 				return nil, fmt.Errorf("read statement %s of %s: %w", r.Key, z.Zone, err)
 			}
 			// Verified again: the disk is no more trusted than the wire. One whose lease has ended while
@@ -180,7 +183,7 @@ func (b *Book) take(ctx context.Context, s identity.Statement, now time.Time) (c
 	if err != nil {
 		return false, err
 	}
-	key := exports.RecordKey(s.Kind, s.Subject)
+	key := fedstore.StatementKey(s.Kind, s.Subject)
 	old, ok := z.held[key]
 	if ok && old.statement.Incarnation == s.Incarnation && s.Sequence <= old.statement.Sequence {
 		return false, nil
@@ -188,11 +191,11 @@ func (b *Book) take(ctx context.Context, s identity.Statement, now time.Time) (c
 	if !ok && len(z.held) >= maxSubjects {
 		return false, fmt.Errorf("%w: zone %s states more than %d subjects", identity.ErrStatement, s.Zone, maxSubjects)
 	}
-	value, err := json.Marshal(s)
+	value, err := statements.Encode(s)
 	if err != nil {
 		return false, fmt.Errorf("keep statement: %w", err)
 	}
-	if _, err := b.records.PutRecords(ctx, exports.Bucket(s.Zone), store.RecordWrite{Key: key, Value: value}); err != nil {
+	if _, err := b.records.PutRecords(ctx, fedstore.StatementBucket(s.Zone), store.RecordWrite{Key: key, Value: value}); err != nil {
 		return false, fmt.Errorf("keep statement: %w", err)
 	}
 	z.held[key] = h
@@ -215,7 +218,7 @@ func (b *Book) verify(s identity.Statement, now time.Time) (held, error) {
 		return h, lease
 	}
 	switch s.Kind {
-	case exports.KindExport:
+	case federation.StatementExport:
 		h.export = new(mesh.Export)
 		if err := json.Unmarshal(s.Payload, h.export); err != nil {
 			return held{}, fmt.Errorf("%w: %w", identity.ErrStatement, err)
@@ -223,7 +226,7 @@ func (b *Book) verify(s identity.Statement, now time.Time) (held, error) {
 		if err := checkExport(h.export, s); err != nil {
 			return held{}, fmt.Errorf("%w: %w", identity.ErrStatement, err)
 		}
-	case exports.KindIngress:
+	case federation.StatementIngress:
 		h.ingress = new(mesh.IngressSet)
 		if err := json.Unmarshal(s.Payload, h.ingress); err != nil {
 			return held{}, fmt.Errorf("%w: %w", identity.ErrStatement, err)

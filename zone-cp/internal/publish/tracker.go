@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/topology"
 )
 
 // maxRejections is how many refusals a status names (mesh.ResourceStatus).
@@ -56,6 +58,33 @@ func (t *tracker) known(k mesh.Key, wanted mesh.Revision) bool {
 	return c != nil && !c.gone && c.status.Applied == wanted
 }
 
+// begin puts a resource in that was in force before anybody looked.
+func (t *tracker) begin(k mesh.Key, wanted, revision mesh.Revision, now time.Time) {
+	state, message := stateOf(k)
+	t.apply(k, wanted, revision, nil, state, message, now)
+}
+
+// stateOf is Applied for a kind that this build knows.
+func stateOf(k mesh.Key) (mesh.ResourceState, string) {
+	if info, ok := policy.Lookup(string(k.Kind)); !ok || info.Kind != k.Kind {
+		return mesh.StateUnknown, "this zone does not know the kind " + string(k.Kind)
+	}
+	return mesh.StateApplied, ""
+}
+
+// forget drops what was tracked before a restart and is no longer there.
+func (t *tracker) forget(present func(mesh.Key) bool) {
+	for k, c := range t.changes {
+		if !c.gone && c.status.Applied != 0 && !present(k) {
+			t.remove(k)
+		}
+	}
+	// Global learns all of it anew: it may have been away as long.
+	for k := range t.changes {
+		t.updated[k] = struct{}{}
+	}
+}
+
 // apply begins a change: the resource as of its origin's revision `wanted` is in force here since
 // the store's revision, and the proxies must acknowledge it.
 func (t *tracker) apply(k mesh.Key, wanted, revision mesh.Revision, proxies []mesh.ProxyID, state mesh.ResourceState, message string, now time.Time) {
@@ -70,9 +99,8 @@ func (t *tracker) apply(k mesh.Key, wanted, revision mesh.Revision, proxies []me
 		acked:    map[mesh.ProxyID]struct{}{},
 	}
 	if old != nil {
-		// What this very resource made an Envoy refuse stays until the Envoy takes something better.
+		// What an Envoy refused of it stays told until the quarantine is lifted.
 		c.refused = old.refused
-		c.status.OverriddenBy = old.status.OverriddenBy
 	}
 	for _, p := range proxies {
 		c.missing[p] = struct{}{}
@@ -106,11 +134,12 @@ func (t *tracker) settle(k mesh.Key, c *change) {
 	clear(c.missing)
 }
 
-// acked notes that the proxy has everything up to the store's revision.
-func (t *tracker) ack(p mesh.ProxyID, revision mesh.Revision, now time.Time) {
+// ack notes that the proxy has everything of its view up to the store's revision. What the view has in
+// quarantine it has not: a resource that shaped it stays unacknowledged there.
+func (t *tracker) ack(p mesh.ProxyID, view string, revision mesh.Revision, now time.Time) {
 	for k := range t.waiting[p] {
 		c := t.changes[k]
-		if c.revision > revision {
+		if c.revision > revision || slices.ContainsFunc(c.refused, func(r refusal) bool { return r.view == view }) {
 			continue
 		}
 		delete(c.missing, p)
@@ -122,6 +151,21 @@ func (t *tracker) ack(p mesh.ProxyID, revision mesh.Revision, now time.Time) {
 	if len(t.waiting[p]) == 0 {
 		delete(t.waiting, p)
 	}
+}
+
+// refuse notes that the zone did not take a resource (or passes it over, where the state is Unknown):
+// the last good one, if there is one, stays in force.
+func (t *tracker) refuse(k mesh.Key, wanted mesh.Revision, state mesh.ResourceState, message string, now time.Time) {
+	c := t.changes[k]
+	if c == nil || c.gone {
+		c = &change{status: mesh.ResourceStatus{Zone: t.zone}}
+		t.changes[k] = c
+	}
+	if state == mesh.StateUnknown {
+		c.status.Applied = wanted
+	}
+	c.status.Wanted, c.status.State, c.status.Message, c.status.ObservedAt = wanted, state, message, now
+	t.updated[k] = struct{}{}
 }
 
 // leave notes that the proxy is gone: it counts neither as missing nor in the total any more.
@@ -162,14 +206,17 @@ func (t *tracker) lift(view, name string) {
 	}
 }
 
-// note sets what the zone itself has to say about a resource: an issue, or who overrides it.
-func (t *tracker) note(k mesh.Key, state mesh.ResourceState, message string, by []mesh.Key) {
-	c := t.changes[k]
-	if c == nil || c.gone || c.status.State == state && c.status.Message == message && slices.Equal(c.status.OverriddenBy, by) {
-		return
+// noteAll sets what the zone itself has to say about resources that are in force, and takes back what
+// it said of the others.
+func (t *tracker) noteAll(notes map[mesh.Key]topology.Issue) {
+	for k, c := range t.changes {
+		n := notes[k]
+		if c.gone || c.status.State != mesh.StateApplied || c.status.Message == n.Message && slices.Equal(c.status.OverriddenBy, n.OverriddenBy) {
+			continue
+		}
+		c.status.Message, c.status.OverriddenBy = n.Message, n.OverriddenBy
+		t.updated[k] = struct{}{}
 	}
-	c.status.State, c.status.Message, c.status.OverriddenBy = state, message, by
-	t.updated[k] = struct{}{}
 }
 
 // take returns the statuses that changed since the last take, nil for a resource that is gone.

@@ -1,0 +1,393 @@
+package publish
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/envoy"
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/snapshot"
+	"github.com/comity-mesh/comity/xds/topology"
+	"github.com/comity-mesh/comity/xds/translate"
+	"github.com/comity-mesh/comity/zone-cp/internal/exports"
+	"github.com/comity-mesh/comity/zone-cp/internal/imports"
+)
+
+// view is what was last published to the proxies of one view.
+type view struct {
+	resources map[resourceName]envoy.Resource
+}
+
+type resourceName struct{ typ, name string }
+
+// blame says which mesh resources shaped the Envoy resources that changed for a proxy.
+type blame map[mesh.Key]struct{}
+
+// build takes the batch in, makes everything anew, and publishes what differs.
+func (p *Publisher) build(ctx context.Context, b batch) error {
+	began := time.Now()
+	changed := p.takeIn(b)
+	in, zones, others := p.input(began)
+	shape := shapeOf(in)
+	t, issues := topology.Build(in)
+	p.until = others.Until
+
+	var err error
+	clear(p.sound)
+	p.invalid = nil
+	blamed := map[mesh.ProxyID]blame{}
+	if shape == p.shape {
+		err = p.publishEndpoints(t, blamed)
+		p.metrics.builds.WithLabelValues("endpoints").Inc()
+	} else {
+		err = p.publishAll(t, blamed)
+		p.metrics.builds.WithLabelValues("all").Inc()
+	}
+	p.shape = shape
+	if err != nil {
+		p.shape = [32]byte{} // the next build must not take the short path
+	}
+	p.metrics.duration.Observe(time.Since(began).Seconds())
+
+	p.follow(changed, blamed, began)
+	for _, i := range p.invalid {
+		p.tracker.reject(i.Resource.Sources, i.view, mesh.Rejection{Proxy: p.cfg.Zone, Resource: i.Resource.String(), Error: i.Err.Error()}, began)
+	}
+	p.noteIssues(issues, others)
+	for id := range p.picture.Agents {
+		p.touched[id] = struct{}{}
+	}
+	return errors.Join(err, p.state(ctx, t, zones))
+}
+
+// takeIn applies commits to the resources, and returns the newest change of each.
+func (p *Publisher) takeIn(b batch) map[mesh.Key]edit {
+	out := make(map[mesh.Key]edit, len(b.changes))
+	p.cursor = b.cursor
+	for _, c := range b.changes {
+		k := c.Resource.Key
+		if c.Deleted {
+			delete(p.resources, k)
+		} else {
+			p.resources[k] = c.Resource
+		}
+		out[k] = edit{wanted: c.Resource.Changed, deleted: c.Deleted}
+	}
+	return out
+}
+
+// edit is what became of one resource.
+type edit struct {
+	wanted  mesh.Revision
+	deleted bool
+}
+
+// publishAll translates and builds every view, and publishes those that differ.
+func (p *Publisher) publishAll(t *topology.Topology, blamed map[mesh.ProxyID]blame) error {
+	tr := translate.New(t)
+	proxies := t.Proxies()
+	next := make(map[snapshot.ViewKey]*view, len(p.views))
+	var failed error
+	for _, x := range proxies {
+		key := snapshot.ViewKey(x.ViewKey)
+		if next[key] != nil {
+			continue
+		}
+		before := p.views[key]
+		if before == nil {
+			before = p.views[p.assigned[x.ID]]
+		}
+		list, err := p.cache.Build(tr.Proxy(x))
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("view %s of %s: %w", key, x.ID, err))
+			if next[key] = p.views[key]; next[key] == nil {
+				next[key] = &view{} // nothing is published: its proxies keep what they have
+			}
+			continue
+		}
+		list = p.withoutInvalid(key, list, before)
+		next[key] = newView(list)
+		if err := p.server.Publish(key, p.cursor.Revision, list); err != nil {
+			failed = errors.Join(failed, err)
+		}
+	}
+	p.cache.Turn()
+	p.assign(proxies, next, blamed)
+	return failed
+}
+
+// withoutInvalid replaces what breaks the protocol's own rules, and would make an Envoy refuse all that
+// comes with it, by what was there before; where there was nothing it is left out. The resources at
+// fault are told.
+func (p *Publisher) withoutInvalid(key snapshot.ViewKey, list []envoy.Resource, before *view) []envoy.Resource {
+	if before == nil {
+		before = &view{}
+	}
+	var fresh []envoy.Resource
+	for _, r := range list {
+		if before.resources[resourceName{r.Type, r.Name}].Version != r.Version && !p.sound[r.Version] {
+			fresh = append(fresh, r)
+		}
+	}
+	bad := map[resourceName]bool{}
+	for _, i := range envoy.Validate(fresh) {
+		bad[resourceName{i.Resource.Type, i.Resource.Name}] = true
+		p.cfg.Log.Error("a resource is not valid; the last good one stays", "view", string(key), "resource", i.Resource.String(), "error", i.Err)
+		p.invalid = append(p.invalid, invalidResource{string(key), i})
+	}
+	for _, r := range fresh {
+		if !bad[resourceName{r.Type, r.Name}] {
+			p.sound[r.Version] = true
+		}
+	}
+	if len(bad) == 0 {
+		return list
+	}
+	out := list[:0:0]
+	for _, r := range list {
+		name := resourceName{r.Type, r.Name}
+		if !bad[name] {
+			out = append(out, r)
+		} else if old, ok := before.resources[name]; ok {
+			out = append(out, old)
+		}
+	}
+	return out
+}
+
+type invalidResource struct {
+	view string
+	envoy.Invalid
+}
+
+func newView(list []envoy.Resource) *view {
+	v := &view{resources: make(map[resourceName]envoy.Resource, len(list))}
+	for _, r := range list {
+		v.resources[resourceName{r.Type, r.Name}] = r
+	}
+	return v
+}
+
+// assign gives proxies their views, notes who is to blame for what changed for each, and forgets
+// what is no longer there.
+func (p *Publisher) assign(proxies []topology.Proxy, next map[snapshot.ViewKey]*view, blamed map[mesh.ProxyID]blame) {
+	type pair struct{ from, to snapshot.ViewKey }
+	diffs := map[pair]blame{}
+	present := make(map[mesh.ProxyID]struct{}, len(proxies))
+	for _, x := range proxies {
+		to := snapshot.ViewKey(x.ViewKey)
+		from, had := p.assigned[x.ID]
+		present[x.ID] = struct{}{}
+		if !had {
+			from = ""
+		}
+		way := pair{from, to}
+		d, known := diffs[way]
+		if !known {
+			d = difference(p.views[from], next[to])
+			diffs[way] = d
+		}
+		if len(d) > 0 {
+			blamed[x.ID] = d
+		}
+		if from != to || !had {
+			p.server.Assign(x.ID, to)
+			p.assigned[x.ID] = to
+		}
+	}
+	for id := range p.assigned {
+		if _, ok := present[id]; !ok {
+			p.server.Unassign(id)
+			delete(p.assigned, id)
+			p.tracker.leave(id)
+			p.touched[id] = struct{}{}
+		}
+	}
+	for key := range p.views {
+		if next[key] == nil {
+			p.server.Drop(key)
+		}
+	}
+	p.views = next
+}
+
+// difference collects the sources of every Envoy resource in which two views differ.
+func difference(before, after *view) blame {
+	out := blame{}
+	add := func(r envoy.Resource) {
+		for _, k := range r.Sources {
+			out[k] = struct{}{}
+		}
+	}
+	if before == nil {
+		before = &view{}
+	}
+	for name, r := range after.resources {
+		old, ok := before.resources[name]
+		if ok && old.Version == r.Version {
+			continue
+		}
+		add(r)
+		add(old)
+	}
+	for name, old := range before.resources {
+		if _, ok := after.resources[name]; !ok {
+			add(old)
+		}
+	}
+	return out
+}
+
+// publishEndpoints is the short path: nothing but health, number of healthy and capacity has changed,
+// so only assignments are made anew.
+func (p *Publisher) publishEndpoints(t *topology.Topology, blamed map[mesh.ProxyID]blame) error {
+	tr := translate.New(t)
+	built := map[snapshot.ViewKey]blame{}
+	var failed error
+	for _, x := range t.Proxies() {
+		key := snapshot.ViewKey(x.ViewKey)
+		d, done := built[key]
+		if !done {
+			v := p.views[key]
+			if v == nil {
+				continue // it has never been built: the next change of shape does
+			}
+			list, err := p.cache.Build(ir.Proxy{Endpoints: tr.Endpoints(x)})
+			failed = errors.Join(failed, err)
+			list = slices.DeleteFunc(list, func(r envoy.Resource) bool {
+				return v.resources[resourceName{r.Type, r.Name}].Version == r.Version
+			})
+			d = blame{}
+			if len(list) > 0 {
+				failed = errors.Join(failed, p.server.PublishEndpoints(key, p.cursor.Revision, list))
+				for _, r := range list {
+					v.resources[resourceName{r.Type, r.Name}] = r
+					for _, k := range r.Sources {
+						d[k] = struct{}{}
+					}
+				}
+			}
+			built[key] = d
+		}
+		if len(d) > 0 {
+			blamed[x.ID] = d
+		}
+	}
+	return failed
+}
+
+// follow begins to track the changed resources to the proxies that they concern.
+func (p *Publisher) follow(changed map[mesh.Key]edit, blamed map[mesh.ProxyID]blame, now time.Time) {
+	concerned := map[mesh.Key][]mesh.ProxyID{}
+	for id, d := range blamed {
+		if _, up := p.connected[id]; !up {
+			continue
+		}
+		for k := range d {
+			if _, ok := changed[k]; ok {
+				concerned[k] = append(concerned[k], id)
+			}
+		}
+	}
+	for k, c := range changed {
+		if c.deleted {
+			p.tracker.remove(k)
+			continue
+		}
+		state, message := stateOf(k)
+		p.tracker.apply(k, c.wanted, p.cursor.Revision, concerned[k], state, message, now)
+	}
+}
+
+// noteIssues puts the topology's issues, and what is not believed of other zones, into statuses.
+func (p *Publisher) noteIssues(issues []topology.Issue, others imports.Picture) {
+	notes := map[mesh.Key]topology.Issue{}
+	add := func(i topology.Issue) {
+		n, ok := notes[i.Key]
+		if ok {
+			i.Message = n.Message + "; " + i.Message
+			i.OverriddenBy = append(n.OverriddenBy, i.OverriddenBy...)
+		}
+		notes[i.Key] = i
+	}
+	for _, i := range issues {
+		add(i)
+	}
+	for zone, list := range others.Notes {
+		for _, n := range list {
+			add(topology.Issue{Key: mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindZone, Name: zone}, Message: n})
+		}
+	}
+	p.tracker.noteAll(notes)
+}
+
+// state says to the other zones what has changed about this one.
+func (p *Publisher) state(ctx context.Context, t *topology.Topology, zones map[string]policy.Zone) error {
+	in := exports.Input{Bundle: p.bundle, Exports: t.Exports(), Ingresses: p.picture.Ingresses}
+	if z, ok := zones[p.cfg.Zone]; ok {
+		in.Zone = &z
+	}
+	claims, _, err := exports.Compute(in)
+	if err != nil {
+		return err
+	}
+	fresh, err := p.cfg.Ledger.Set(ctx, claims, time.Now())
+	if len(fresh) > 0 {
+		p.cfg.Offer(fresh)
+	}
+	return err
+}
+
+// shapeOf is equal for inputs that differ in nothing but health, readiness and capacity.
+func shapeOf(in topology.Input) [32]byte {
+	type workload struct {
+		topology.Workload
+		Healthy bool
+	}
+	type resource struct {
+		Key     string
+		Changed mesh.Revision
+		Rev     mesh.Revision
+	}
+	var shape struct {
+		Resources []resource
+		Workloads []workload
+		Ingresses []topology.IngressProxy
+		Remotes   []topology.Remote
+		Roots     map[mesh.TrustDomain][]byte
+	}
+	for _, r := range in.Resources {
+		shape.Resources = append(shape.Resources, resource{r.String(), r.Changed, r.Revision})
+	}
+	slices.SortFunc(shape.Resources, func(a, b resource) int {
+		if a.Key < b.Key {
+			return -1
+		}
+		return 1
+	})
+	for _, w := range in.Workloads {
+		w.Healthy, w.Spec.Capacity = false, 0
+		shape.Workloads = append(shape.Workloads, workload{Workload: w})
+	}
+	for _, r := range in.Remotes {
+		r.Exports = slices.Clone(r.Exports)
+		for i := range r.Exports {
+			e := &r.Exports[i]
+			e.Ready, e.Total, e.Capacity, e.ReadyCapacity = 0, 0, 0, 0
+		}
+		shape.Remotes = append(shape.Remotes, r)
+	}
+	shape.Ingresses, shape.Roots = in.Ingresses, in.Roots
+	b, err := json.Marshal(shape)
+	if err != nil {
+		return [32]byte{} // no short path then
+	}
+	return sha256.Sum256(b)
+}

@@ -1,0 +1,313 @@
+// Package publish turns what a zone knows into what its proxies run: store, discovery and imports
+// become a topology, the topology becomes views, and only what differs is sent. It follows every change
+// to the proxies that it concerns, and says how far it has come.
+//
+// One goroutine owns all of it. Events wait only while a build is running, and are then taken
+// together; there is no timer in the path of a change.
+package publish
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/comity-mesh/comity/federation"
+	"github.com/comity-mesh/comity/identity"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/xds/envoy"
+	"github.com/comity-mesh/comity/xds/snapshot"
+	"github.com/comity-mesh/comity/xds/topology"
+	"github.com/comity-mesh/comity/zone-cp/internal/ads"
+	"github.com/comity-mesh/comity/zone-cp/internal/discovery"
+	"github.com/comity-mesh/comity/zone-cp/internal/exports"
+	"github.com/comity-mesh/comity/zone-cp/internal/imports"
+)
+
+// Config is what a Publisher is made of.
+type Config struct {
+	Zone        string
+	TrustDomain mesh.TrustDomain
+	Store       store.Store
+	Source      discovery.Source
+	Book        *imports.Book
+	Resolver    *imports.Resolver
+	Ledger      *exports.Ledger
+	Identity    identity.Source
+	// Statuses is what the zone reports to global.
+	Statuses *federation.StatusBook
+	// Offer hands new statements of the zone to the federation.
+	Offer   func([]identity.Statement)
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Publisher is made with New, connected to its xDS server with Serve, and run.
+type Publisher struct {
+	cfg     Config
+	metrics *metrics
+	server  *ads.Server
+	inbox   inbox
+	reports *reporter
+
+	// What follows belongs to the goroutine of Run.
+	cursor    mesh.Cursor
+	resources map[mesh.Key]mesh.Resource
+	bundle    identity.Bundle
+	tracker   *tracker
+	connected map[mesh.ProxyID]ads.Proxy
+	proxies   map[mesh.ProxyID]mesh.ProxyStatus // as last reported
+	touched   map[mesh.ProxyID]struct{}         // proxies whose status may have changed
+	picture   discovery.Picture
+	views     map[snapshot.ViewKey]*view
+	assigned  map[mesh.ProxyID]snapshot.ViewKey
+	cache     *envoy.Cache
+	sound     map[string]bool // versions that were validated in this build
+	invalid   []invalidResource
+	shape     [32]byte
+	until     time.Time // when something in the picture ends by itself
+
+	ready chan struct{} // closed after the first build
+}
+
+// New makes a publisher.
+func New(cfg Config) (*Publisher, error) {
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("publisher metrics: %w", err)
+	}
+	return &Publisher{
+		cfg: cfg, metrics: m, inbox: newInbox(), reports: newReporter(cfg),
+		resources: map[mesh.Key]mesh.Resource{}, tracker: newTracker(cfg.Zone),
+		connected: map[mesh.ProxyID]ads.Proxy{}, proxies: map[mesh.ProxyID]mesh.ProxyStatus{}, touched: map[mesh.ProxyID]struct{}{},
+		cache: envoy.NewCache(), sound: map[string]bool{},
+		views: map[snapshot.ViewKey]*view{}, assigned: map[mesh.ProxyID]snapshot.ViewKey{},
+		ready: make(chan struct{}),
+	}, nil
+}
+
+// Serve sets the server that is published to; before Run.
+func (p *Publisher) Serve(s *ads.Server) { p.server = s }
+
+// Ready is closed when the first configuration was published.
+func (p *Publisher) Ready() <-chan struct{} { return p.ready }
+
+// Observer is for the xDS server: what proxies do comes back to the publisher.
+func (p *Publisher) Observer() ads.Observer {
+	return ads.Observer{
+		OnAck: func(id mesh.ProxyID, v snapshot.ViewKey, rev mesh.Revision) {
+			p.inbox.put(func() { p.tracker.ack(id, string(v), rev, time.Now()); p.touched[id] = struct{}{} })
+		},
+		OnReject: func(r ads.Rejection) {
+			p.inbox.put(func() { p.rejected(r) })
+		},
+		OnLift: func(l snapshot.Lifted) {
+			p.inbox.put(func() { p.tracker.lift(string(l.View), l.Type.String()+" "+l.Name) })
+		},
+		OnConnect: func(x ads.Proxy) {
+			p.inbox.put(func() { p.connected[x.ID] = x; p.touched[x.ID] = struct{}{} })
+		},
+		OnDisconnect: func(x ads.Proxy) {
+			p.inbox.put(func() {
+				if now, ok := p.connected[x.ID]; ok && now.Since.After(x.Since) {
+					return // of an older stream
+				}
+				delete(p.connected, x.ID)
+				p.tracker.leave(x.ID)
+				p.touched[x.ID] = struct{}{}
+			})
+		},
+	}
+}
+
+func (p *Publisher) rejected(r ads.Rejection) {
+	name := r.Type.String() + " " + r.Name
+	p.cfg.Log.Warn("an Envoy refused a resource; the last good one stays", "proxy", r.Proxy.String(), "resource", name, "error", r.Error)
+	p.metrics.rejections.Inc()
+	p.tracker.reject(r.Sources, string(r.View), mesh.Rejection{Proxy: r.Proxy.String(), Resource: name, Error: r.Error}, time.Now())
+	p.touched[r.Proxy] = struct{}{}
+}
+
+// Refused is told of copies that the federation did not take, or that this zone passes over.
+func (p *Publisher) Refused(r federation.Refusal) {
+	p.inbox.put(func() {
+		state := mesh.StateRejected
+		if r.Code == federation.CodeUnknownKind {
+			state = mesh.StateUnknown
+		}
+		p.tracker.refuse(r.Key, r.Revision, state, r.Reason, time.Now())
+	})
+}
+
+// Run publishes until ctx ends.
+func (p *Publisher) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	bundle, err := p.cfg.Identity.Bundle(ctx)
+	if err != nil {
+		return err
+	}
+	p.bundle = bundle
+	wg.Go(func() { p.reports.run(ctx) })
+	if err := p.restoreStatuses(ctx); err != nil {
+		return err
+	}
+	log, err := p.openLog(ctx)
+	if err != nil {
+		return err
+	}
+	p.begin(time.Now())
+	wg.Go(func() { log.run(ctx) })
+	if err := p.build(ctx, log.take()); err != nil {
+		return err
+	}
+	p.report()
+	close(p.ready)
+	return p.loop(ctx, log)
+}
+
+func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
+	bundles := p.cfg.Identity.Updates(ctx)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	retry := time.Time{}
+	for {
+		timer.Stop()
+		if at := earliest(p.until, p.cfg.Ledger.RenewAt(), retry); !at.IsZero() {
+			timer.Reset(time.Until(at))
+		}
+		rebuild := true
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-log.signal:
+		case <-p.cfg.Source.Changed():
+		case <-p.cfg.Book.Changed():
+		case <-p.cfg.Resolver.Changed():
+		case <-timer.C:
+		case b, ok := <-bundles:
+			if !ok {
+				return nil
+			}
+			p.bundle = b
+			if err := p.cfg.Book.SetOwn(b, time.Now()); err != nil {
+				p.cfg.Log.ErrorContext(ctx, "the zone's own bundle can't be used", "error", err)
+			}
+		case <-p.inbox.signal:
+			rebuild = false
+		}
+		for _, f := range p.inbox.take() {
+			f()
+		}
+		if rebuild {
+			batch := log.take()
+			if batch.err != nil {
+				return fmt.Errorf("follow the store: %w", batch.err)
+			}
+			retry = time.Time{}
+			if err := p.build(ctx, batch); err != nil {
+				// What was published stays in force. The store may be back soon.
+				p.cfg.Log.ErrorContext(ctx, "not all of a change could be published", "error", err)
+				retry = time.Now().Add(time.Second)
+			}
+		}
+		p.report()
+	}
+}
+
+func earliest(times ...time.Time) time.Time {
+	var out time.Time
+	for _, t := range times {
+		if !t.IsZero() && (out.IsZero() || t.Before(out)) {
+			out = t
+		}
+	}
+	return out
+}
+
+// Authorize is the xDS server's: the certificate's serial says which proxy it was issued to, and Envoy
+// must call itself that.
+func Authorize(lookup func(serial string) (mesh.ProxyID, bool)) func(context.Context, []*x509.Certificate, string) (mesh.ProxyID, error) {
+	return func(_ context.Context, chain []*x509.Certificate, nodeID string) (mesh.ProxyID, error) {
+		if len(chain) == 0 {
+			return mesh.ProxyID{}, fmt.Errorf("%.128q presented no certificate", nodeID)
+		}
+		id, ok := lookup(identity.SerialOf(chain[0]))
+		if !ok {
+			return mesh.ProxyID{}, fmt.Errorf("%.128q presented a certificate that is not in force here", nodeID)
+		}
+		if id.String() != nodeID {
+			return mesh.ProxyID{}, fmt.Errorf("%.128q presented the certificate of %s", nodeID, id)
+		}
+		return id, nil
+	}
+}
+
+// zones reads global's Zone resources.
+func (p *Publisher) zones() map[string]policy.Zone {
+	out := map[string]policy.Zone{}
+	for k, r := range p.resources {
+		if k.Kind != mesh.KindZone || k.Origin != mesh.OriginGlobal {
+			continue
+		}
+		if z, err := policy.DecodeAs[policy.Zone](r); err == nil {
+			out[k.Name] = *z
+		}
+	}
+	return out
+}
+
+// input is everything the zone knows now.
+func (p *Publisher) input(now time.Time) (topology.Input, map[string]policy.Zone, imports.Picture) {
+	zones := p.zones()
+	others := p.cfg.Book.Picture(zones, now)
+	p.cfg.Resolver.Fill(others.Remotes)
+	p.picture = p.cfg.Source.Picture()
+	in := topology.Input{
+		Zone: p.cfg.Zone, TrustDomain: p.cfg.TrustDomain, Revision: p.cursor.Revision,
+		Resources: make([]mesh.Resource, 0, len(p.resources)),
+		Workloads: p.picture.Workloads, Remotes: others.Remotes, Roots: others.Roots,
+	}
+	for _, r := range p.resources {
+		in.Resources = append(in.Resources, r)
+	}
+	for _, g := range p.picture.Ingresses {
+		in.Ingresses = append(in.Ingresses, g.IngressProxy)
+	}
+	return in, zones, others
+}
+
+// inbox is a queue of things to do for the publisher's goroutine.
+type inbox struct {
+	mu     sync.Mutex
+	queue  []func()
+	signal chan struct{}
+}
+
+func newInbox() inbox { return inbox{signal: make(chan struct{}, 1)} }
+
+func (i *inbox) put(f func()) {
+	i.mu.Lock()
+	i.queue = append(i.queue, f)
+	i.mu.Unlock()
+	select {
+	case i.signal <- struct{}{}:
+	default:
+	}
+}
+
+func (i *inbox) take() []func() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	q := i.queue
+	i.queue = nil
+	return q
+}
