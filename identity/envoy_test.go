@@ -101,11 +101,7 @@ func startEnvoy(t *testing.T, bin string, server, client zone) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "envoy") // short, because a socket's path is limited
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	admin := filepath.Join(dir, "admin")
 	type m = map[string]any
 	typed := func(name string, v m) m {
@@ -147,7 +143,7 @@ func startEnvoy(t *testing.T, bin string, server, client zone) string {
 		t.Fatal(err)
 	}
 	var log safeLog
-	cmd := exec.Command(bin, "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning")
+	cmd := exec.CommandContext(t.Context(), bin, "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

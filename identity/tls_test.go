@@ -17,10 +17,11 @@ import (
 // serve answers every connection with "ok" and returns its address.
 func serve(t *testing.T, cfg *tls.Config) string {
 	t.Helper()
-	lis, err := tls.Listen("tcp", "127.0.0.1:0", cfg)
+	tcp, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	lis := tls.NewListener(tcp, cfg)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

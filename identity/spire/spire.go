@@ -239,7 +239,7 @@ func (s *Source) set(b identity.Bundle, sequenced bool) error {
 		if s.known && b.Equal(s.last) {
 			return nil
 		}
-		b.Sequence = max(s.last.Sequence+1, uint64(now.Unix())) //nolint:gosec // after 1970
+		b.Sequence = max(s.last.Sequence+1, uint64(now.Unix()))
 	}
 	if s.known && sequenced && b.Sequence == s.last.Sequence && !b.Equal(s.last) {
 		return fmt.Errorf("%w: sequence %d", identity.ErrBundleConflict, b.Sequence)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -112,12 +111,8 @@ func (s *spireServer) set(seq uint64, roots ...*x509.Certificate) {
 // listen serves on a Unix socket and returns its path.
 func listen(t *testing.T, register func(*grpc.Server)) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "spire") // short, because a socket's path is limited
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "api.sock")
-	lis, err := net.Listen("unix", path)
+	path := filepath.Join(t.TempDir(), "api.sock")
+	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +126,6 @@ func listen(t *testing.T, register func(*grpc.Server)) string {
 	t.Cleanup(func() {
 		srv.Stop()
 		<-done
-		_ = os.RemoveAll(dir)
 	})
 	return path
 }
@@ -242,10 +236,11 @@ func TestAgent(t *testing.T) {
 		return err == nil && cert.Leaf.CheckSignatureFrom(b.Root()) == nil
 	})
 	// A handshake with it, by our own rules.
-	lis, err := tls.Listen("tcp", "127.0.0.1:0", identity.ServerTLS(src.Certificate(td.ZoneCPID()), second, identity.AuthorizeTrustDomain(td), identity.TLSOptions{ClientCertOptional: true}))
+	tcp, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	lis := tls.NewListener(tcp, identity.ServerTLS(src.Certificate(td.ZoneCPID()), second, identity.AuthorizeTrustDomain(td), identity.TLSOptions{ClientCertOptional: true}))
 	t.Cleanup(func() { _ = lis.Close() })
 	accepted := make(chan struct{})
 	go func() {
@@ -255,7 +250,8 @@ func TestAgent(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	c, err := tls.Dial("tcp", lis.Addr().String(), identity.ClientTLS(nil, second, identity.AuthorizeOneOf(td.ZoneCPID()), identity.TLSOptions{}))
+	dialer := &tls.Dialer{Config: identity.ClientTLS(nil, second, identity.AuthorizeOneOf(td.ZoneCPID()), identity.TLSOptions{})}
+	c, err := dialer.DialContext(t.Context(), "tcp", lis.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

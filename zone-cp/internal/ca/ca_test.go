@@ -85,7 +85,7 @@ func TestForeignCertificateEndsInTheHandshake(t *testing.T) {
 	cfg := identity.ClientTLS(func() (*tls.Certificate, error) { return identity.TLSCertificate(certs, key), nil }, r,
 		identity.AuthorizeTrustDomain(r.TrustDomain()), identity.TLSOptions{})
 	cfg.NextProtos = []string{"h2"}
-	nc, err := tls.Dial("tcp", r.addr, cfg)
+	nc, err := (&tls.Dialer{Config: cfg}).DialContext(t.Context(), "tcp", r.addr)
 	if err == nil {
 		// In TLS 1.3 the server's refusal comes with the first read.
 		_, err = nc.Read(make([]byte, 1))
@@ -95,7 +95,8 @@ func TestForeignCertificateEndsInTheHandshake(t *testing.T) {
 		t.Error("a certificate of another authority got in")
 	}
 	// And the pin of one zone does not open the other.
-	if _, err := tls.Dial("tcp", r.addr, identity.PinnedClientTLS(nil, other.Pin(), "/fed/zone-cp", identity.TLSOptions{})); err == nil {
+	pinned := &tls.Dialer{Config: identity.PinnedClientTLS(nil, other.Pin(), "/fed/zone-cp", identity.TLSOptions{})}
+	if _, err := pinned.DialContext(t.Context(), "tcp", r.addr); err == nil {
 		t.Error("another zone's pin was accepted")
 	}
 }

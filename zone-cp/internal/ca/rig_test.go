@@ -98,7 +98,7 @@ func (r *rig) open(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.CA = c
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

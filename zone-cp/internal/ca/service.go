@@ -314,8 +314,8 @@ func peerAddress(ctx context.Context) string {
 // answer logs an error and turns it into what the caller may know.
 func (s *service) answer(ctx context.Context, what string, p mesh.ProxyID, token string, err error) error {
 	log := s.ca.cfg.Log.With("what", what, "proxy", clip(p.String()), "token", clip(token), "peer", peerAddress(ctx))
-	var r *refusalError
-	if !errors.As(err, &r) {
+	r, ok := errors.AsType[*refusalError](err)
+	if !ok {
 		log.Error("failed", "error", err)
 		return status.Error(codes.Unavailable, CodeUnavailable+": the zone can't do this now; try again")
 	}
