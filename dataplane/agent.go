@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -121,7 +122,10 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 	}
 	a.enroller = &enroller{
 		proxy: a.config.proxy(), instance: instance, token: token, addresses: a.config.ZoneAddresses,
-		cred: a.cred, log: a.log, metrics: a.metrics, now: time.Now,
+		cred: a.cred, log: a.log, metrics: a.metrics, now: time.Now, lookAgain: time.Minute, early: make(chan struct{}, 1),
+	}
+	if a.config.clock != nil {
+		a.enroller.now, a.enroller.lookAgain = a.config.clock, 10*time.Millisecond
 	}
 	if len(a.enroller.endpoints()) == 0 {
 		return a.enroller.admit(ctx) // which says that there is neither token nor enrolment
@@ -161,7 +165,8 @@ func (a *agent) describe(ctx context.Context) error {
 		return err
 	}
 	a.attend = newAttendant(spec)
-	a.attend.log, a.attend.metrics, a.attend.drain, a.attend.trust = a.log, a.metrics, a.config.DrainTime, a.enroller.trust
+	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime
+	a.attend.trust, a.attend.unknown = a.enroller.trust, a.enroller.soon
 	return nil
 }
 
@@ -336,12 +341,7 @@ func (a *agent) keepLease(ctx context.Context) error {
 		return nil
 	}
 	d := &dialer{addresses: a.enroller.endpoints(), tls: a.enroller.zoneTLS(a.cred.certificate)}
-	cc, err := d.lasting()
-	if err != nil {
-		return err
-	}
-	defer a.enroller.hangUp(cc)
-	return a.attend.run(ctx, cc)
+	return a.attend.run(ctx, d.lasting)
 }
 
 // appIs takes the result of a health check.
@@ -388,7 +388,11 @@ func (a *agent) writeInfo() error {
 	if err != nil {
 		return fmt.Errorf("info file: %w", err)
 	}
-	if err := identity.WriteFileAtomic(a.config.InfoFile, append(raw, '\n')); err != nil {
+	err = os.MkdirAll(filepath.Dir(a.config.InfoFile), 0o755) //nolint:gosec // holds no secret
+	if err == nil {
+		err = identity.WriteFileAtomic(a.config.InfoFile, append(raw, '\n'))
+	}
+	if err != nil {
 		return &fault.Error{Code: "INFO-FILE", What: "the info file can't be written", Err: err, Try: "check --write-info"}
 	}
 	return nil

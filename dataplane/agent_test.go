@@ -3,6 +3,8 @@ package dataplane
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -10,11 +12,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +30,7 @@ import (
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/internal/envoybin"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 func unmarshalJSON(raw []byte, m proto.Message) error { return protojson.Unmarshal(raw, m) }
@@ -233,45 +239,248 @@ func TestEnvoyIsRestarted(t *testing.T) {
 	}
 }
 
+// clock is the time of day, which a test may set forward.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
 func TestRenewalReachesEnvoyAndKeysStayInside(t *testing.T) {
 	z := newTestZone(t)
-	// Below what an authority issues to workloads, so that half of it passes within the test.
-	z.ttl = 5 * time.Minute
 	c := sidecarConfig(t, z)
+	var at clock
+	c.clock = at.now
 	port := must((&reservation{}).pick(context.Background(), "127.0.0.1"))(t)
 	z.serveTLS(port)
 	c.Envoy.LogLevel = "debug"
 	a := start(t, c)
 	i := a.ready()
-	leaf := func() string {
+	presented := func() (serial, id string) {
 		conn, err := tls.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // looks at what is presented
 		if err != nil {
-			return ""
+			return "", ""
 		}
 		defer func() { _ = conn.Close() }()
-		certs := conn.ConnectionState().PeerCertificates
-		return certs[0].SerialNumber.String() + certs[0].URIs[0].String()
+		leaf := conn.ConnectionState().PeerCertificates[0]
+		return leaf.SerialNumber.String(), leaf.URIs[0].String()
 	}
-	var before string
-	eventually(t, "Envoy presents its identity", func() bool { before = leaf(); return before != "" })
-	if !strings.HasSuffix(before, i.Identity) {
-		t.Errorf("Envoy presents %s", before)
+	var first, id string
+	eventually(t, "Envoy presents its identity", func() bool { first, id = presented(); return first != "" })
+	if id != i.Identity {
+		t.Errorf("Envoy presents %s", id)
 	}
-	_ = a
+	if n := z.renewed(); n != 1 {
+		t.Fatalf("%d certificates beside the enrolment's, not 1", n)
+	}
+	at.ahead.Store(int64(20 * time.Minute)) // a third of the hour: not yet
+	at.ahead.Store(int64(34 * time.Minute))
+	eventually(t, "Envoy presents the renewed certificate", func() bool { now, _ := presented(); return now != "" && now != first })
+	if z.renewed() != 2 {
+		t.Errorf("renewed %d times, not once", z.renewed()-1)
+	}
+	z.mu.Lock()
+	if samePublic(z.leafKeys[0], z.leafKeys[1]) || samePublic(z.leafKeys[0], z.instances["sidecar~shop~web-1 "+i.Identity]) {
+		t.Error("a key was used twice")
+	}
+	z.mu.Unlock()
+	if e := a.info(); e.EnvoyPID != i.EnvoyPID {
+		t.Error("Envoy was restarted for it")
+	}
+	a.showsNoKey()
+}
+
+func samePublic(a, b crypto.PublicKey) bool {
+	k, ok := a.(*ecdsa.PublicKey)
+	return ok && k.Equal(b)
+}
+
+// showsNoKey looks for a private key wherever an agent or its Envoy writes or answers.
+func (r *running) showsNoKey() {
+	r.t.Helper()
 	dump := func(path string) string {
 		var b strings.Builder
-		if err := newAdmin(filepath.Join(c.RunDir, fileAdmin)).get(context.Background(), path, &b, 1<<24); err != nil {
-			t.Fatal(err)
+		if err := newAdmin(filepath.Join(r.config.RunDir, fileAdmin)).get(context.Background(), path, &b, 1<<24); err != nil {
+			r.t.Fatal(err)
 		}
 		return b.String()
 	}
-	if !strings.Contains(dump("/certs"), "spiffe://east.example/ns/shop/sa/web") {
-		t.Error("/certs does not show the identity")
+	certs := dump("/certs")
+	if !strings.Contains(certs, "spiffe://east.example/ns/shop/sa/web") {
+		r.t.Error("/certs does not show the identity")
 	}
-	for _, out := range []string{dump("/config_dump?include_eds"), dump("/certs"), a.log.String(), string(must(os.ReadFile(filepath.Join(c.RunDir, fileBootstrap)))(t))} {
-		if strings.Contains(out, "PRIVATE KEY") || strings.Contains(out, "LS0tLS1CRUdJTiBQUklWQVRFIEtFW") {
-			t.Error("a private key is shown")
+	bootstrap := string(must(os.ReadFile(filepath.Join(r.config.RunDir, fileBootstrap)))(r.t))
+	_, metrics := get(r.t, "http://"+r.info().Metrics+"/metrics")
+	for _, out := range []string{dump("/config_dump?include_eds"), certs, r.log.String(), bootstrap, metrics} {
+		if strings.Contains(out, "PRIVATE KEY") || strings.Contains(out, "LS0tLS1CRUdJTiBQUklWQVRFIEtFW") || strings.Contains(out, r.config.Token) {
+			r.t.Error("a secret is shown")
 		}
+	}
+}
+
+func TestLivesOnWhileTheZoneIsAway(t *testing.T) {
+	z := newTestZone(t)
+	a := start(t, sidecarConfig(t, z))
+	i := a.ready()
+	eventually(t, "the zone hears of it", func() bool { return z.lastHealth().GetEnvoyReady() })
+	z.stop()
+	eventually(t, "the agent notices", func() bool { return strings.Contains(a.log.String(), "lease at the zone is interrupted") })
+	if code, body := get(t, "http://"+i.Metrics+"/readyz"); code != 200 {
+		t.Errorf("not ready without its zone: %d %s", code, body)
+	}
+	specs := func() int { return z.count(func(r *enrolpb.AgentReport) bool { return r.GetWorkload() != nil }) }
+	before := specs()
+	z.start(z.address)
+	eventually(t, "the agent registers again", func() bool { return specs() > before })
+	eventually(t, "Envoy is connected again", func() bool {
+		_, body := get(t, "http://"+i.Metrics+"/metrics")
+		return strings.Contains(body, "envoy_control_plane_connected_state{} 1")
+	})
+	if n := a.info(); n.EnvoyPID != i.EnvoyPID || !n.Ready {
+		t.Errorf("Envoy did not just run on: %+v", n)
+	}
+}
+
+func TestApplicationHealth(t *testing.T) {
+	z := newTestZone(t)
+	c := sidecarConfig(t, z)
+	var down atomic.Bool
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() || r.URL.Path != "/health" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer app.Close()
+	_, port, _ := net.SplitHostPort(app.Listener.Addr().String())
+	n := must(strconv.ParseUint(port, 10, 16))(t)
+	c.Sidecar.Workload.HealthCheck = &HealthCheck{Port: uint16(n), Path: "/health", IntervalMS: 100}
+	start(t, c).ready()
+	eventually(t, "healthy", func() bool { return z.lastHealth().GetHealthy() })
+	down.Store(true)
+	eventually(t, "unhealthy, with the reason", func() bool {
+		h := z.lastHealth()
+		return !h.GetHealthy() && strings.Contains(h.GetReason(), "503")
+	})
+	down.Store(false)
+	eventually(t, "healthy again", func() bool { return z.lastHealth().GetHealthy() })
+	app.Close()
+	eventually(t, "dead", func() bool { return strings.Contains(z.lastHealth().GetReason(), "refused") })
+}
+
+func TestIngress(t *testing.T) {
+	z := newTestZone(t)
+	dir := t.TempDir()
+	c := Config{
+		Name: "in1", Token: z.token("", "", 1), RunDir: filepath.Join(dir, strings.Repeat("deep/", 30)+"run"), InfoFile: filepath.Join(dir, "info.json"),
+		DrainTime: 50 * time.Millisecond, Envoy: Envoy{Path: must(envoybin.Path())(t), Concurrency: 1},
+		Ingress: &IngressSpec{BindAddress: "127.0.0.1", BindPorts: []uint16{0, 0}},
+	}
+	a := start(t, c)
+	i := a.ready()
+	if i.Identity != "spiffe://east.example/fed/zone-ingress/in1" || len(i.Ports) != 2 || i.Ports[0] == i.Ports[1] {
+		t.Errorf("got %+v", i)
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for _, r := range z.reports {
+		if s := r.GetIngress(); s != nil {
+			if s.GetBindAddress() != "127.0.0.1" || len(s.GetBindPorts()) != 2 || !strings.Contains(string(s.GetIngress()), `"host":"127.0.0.1"`) {
+				t.Errorf("registered %v", s)
+			}
+			return
+		}
+	}
+	t.Error("not registered")
+}
+
+func TestRefusedRegistrationEndsTheAgent(t *testing.T) {
+	z := newTestZone(t)
+	z.refuse = &enrolpb.Refused{Code: "invalid", Reason: "port 70000 is no port"}
+	a := start(t, sidecarConfig(t, z))
+	<-a.ended
+	f, ok := errors.AsType[*fault.Error](a.err)
+	if !ok || f.Code != "REGISTRATION-REFUSED" || !strings.Contains(f.Cause, "port 70000") {
+		t.Errorf("got %v", a.err)
+	}
+}
+
+func TestHostileBytes(t *testing.T) {
+	z := newTestZone(t)
+	c := sidecarConfig(t, z)
+	a := start(t, c)
+	i := a.ready()
+	noise := []byte("\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03 noise\r\n\r\n")
+	for _, to := range [][2]string{{"tcp", i.Metrics}, {"unix", filepath.Join(c.RunDir, fileSDS)}} {
+		conn := must(net.Dial(to[0], to[1]))(t)
+		must(conn.Write(noise))(t)
+		must(0, conn.SetReadDeadline(time.Now().Add(10*time.Second)))(t)
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s stays open after noise", to[0])
+		}
+		must(0, conn.Close())(t)
+	}
+	eventually(t, "both are counted", func() bool {
+		_, body := get(t, "http://"+i.Metrics+"/metrics")
+		return strings.Contains(body, "comity_agent_http_connections_unserved_total 1") &&
+			strings.Contains(body, `comity_agent_sds_connections_refused_total{reason="bytes"} 1`)
+	})
+}
+
+// TestMain is also the agent of TestKilledAgentLeavesNoEnvoy, as a process of its own.
+func TestMain(m *testing.M) {
+	raw := os.Getenv("COMITY_TEST_AGENT")
+	if raw == "" {
+		os.Exit(m.Run())
+	}
+	var c Config
+	if err := json.Unmarshal([]byte(raw), &c); err != nil {
+		panic(err)
+	}
+	if err := Run(context.Background(), c, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+		os.Exit(1)
+	}
+}
+
+func TestKilledAgentLeavesNoEnvoy(t *testing.T) {
+	z := newTestZone(t)
+	c := sidecarConfig(t, z)
+	cmd := exec.Command(os.Args[0]) //nolint:gosec // this test's own program
+	cmd.Env = append(os.Environ(), "COMITY_TEST_AGENT="+string(must(json.Marshal(c))(t)))
+	out := &output{}
+	cmd.Stderr = out
+	must(0, cmd.Start())(t)
+	r := &running{t: t, config: c, log: out, ended: make(chan struct{})}
+	i := r.ready()
+	must(0, cmd.Process.Kill())(t)
+	_ = cmd.Wait()
+	eventually(t, "its Envoy is gone too", func() bool { return !alive(i.EnvoyPID) })
+	// And what it left in its run directory hinders nobody.
+	must(0, os.Remove(c.InfoFile))(t)
+	c.Token = ""
+	start(t, c).ready()
+}
+
+func TestBootstrapIsValid(t *testing.T) {
+	for name, addresses := range map[string][]string{"addresses": {"127.0.0.1:1", "[::1]:2"}, "names": {"zone.example:443"}} {
+		t.Run(name, func(t *testing.T) {
+			raw, err := bootstrap{
+				Proxy: mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "web-1"}, Zone: "east", TrustDomain: testTD,
+				Locality: mesh.Locality{Cloud: "aws", Region: "r1", Zone: "a"}, ZoneAddresses: addresses,
+				AdminSocket: fileAdmin, SDSSocket: fileSDS, MaxConnections: 100,
+			}.JSON()
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			path := filepath.Join(dir, "envoy.json")
+			must(0, os.WriteFile(path, raw, 0o600))(t)
+			cmd := exec.Command(must(envoybin.Path())(t), "--mode", "validate", "--disable-hot-restart", "-c", path, "-l", "warning") //nolint:gosec // the test's own
+			cmd.Dir = dir
+			if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "warning") {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	if _, err := (bootstrap{ZoneAddresses: []string{"zone.example"}}).JSON(); err == nil {
+		t.Error("an address without port is taken")
 	}
 }
 

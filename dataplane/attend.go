@@ -11,6 +11,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/internal/fault"
@@ -19,6 +21,9 @@ import (
 const (
 	// defaultLease is assumed until the zone says how long a lease lasts.
 	defaultLease = 10 * time.Second
+	// codeFenced is the zone's code for "another stream speaks for this proxy now".
+	codeFenced  = "fenced"
+	fencedPause = 15 * time.Second
 	// leastLease bounds how often the zone can make an agent report.
 	leastLease = 300 * time.Millisecond
 )
@@ -28,6 +33,7 @@ const (
 type attendant struct {
 	spec    *enrolpb.AgentReport // first frame
 	trust   func(roots [][]byte) error
+	unknown func() // called when the zone does not know the certificate
 	log     *slog.Logger
 	metrics *agentMetrics
 	drain   time.Duration // how long leaving may take
@@ -96,13 +102,14 @@ func (e *errRefused) Error() string {
 // run keeps the lease until ctx ends, and then leaves in order. An error is the zone's refusal of what
 // it was told first, which only another configuration mends; later refusals are retried, because
 // they may be the zone's to mend.
-func (a *attendant) run(ctx context.Context, cc *grpc.ClientConn) error {
-	client := enrolpb.NewEnrolmentClient(cc)
+//
+// Each stream has a connection of its own, so that it presents the certificate of the moment.
+func (a *attendant) run(ctx context.Context, connect func() (*grpc.ClientConn, error)) error {
 	wait := &backoff.ExponentialBackOff{InitialInterval: 50 * time.Millisecond, Multiplier: 1.6, RandomizationFactor: 0.4, MaxInterval: 3 * time.Second}
 	wait.Reset()
 	for {
 		was := a.attachedNow()
-		err := a.session(ctx, client)
+		err := a.connected(ctx, connect)
 		was = was || a.attachedNow()
 		a.setAttached(false)
 		if ctx.Err() != nil {
@@ -118,12 +125,28 @@ func (a *attendant) run(ctx context.Context, cc *grpc.ClientConn) error {
 		if was {
 			wait.Reset()
 		}
+		if status.Code(err) == codes.Unauthenticated {
+			a.unknown()
+		}
 		delay := wait.NextBackOff()
+		if refused, ok := errors.AsType[*errRefused](err); ok && refused.code == codeFenced {
+			// Another agent has taken this name. Whoever comes later wins; don't take turns.
+			delay = fencedPause
+		}
 		a.log.Warn("the lease at the zone is interrupted", "reason", err, "again in", delay.Round(time.Millisecond))
 		if !sleep(ctx, delay) {
 			return nil
 		}
 	}
+}
+
+func (a *attendant) connected(ctx context.Context, connect func() (*grpc.ClientConn, error)) error {
+	cc, err := connect()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = cc.Close() }() // fails only when closed already
+	return a.session(ctx, enrolpb.NewEnrolmentClient(cc))
 }
 
 // session is one stream, until it breaks or ctx ends.
@@ -161,6 +184,9 @@ func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient)
 			}
 			continue
 		case err := <-failed:
+			if errors.Is(err, io.EOF) {
+				return errors.New("the zone ended the stream")
+			}
 			return err
 		case <-a.wake:
 		case <-beat.C:

@@ -117,7 +117,12 @@ func (b bootstrap) zoneCluster() (object, error) {
 		"dns_lookup_family": "ALL",
 		"load_assignment":   object{"cluster_name": ClusterZone, "endpoints": []any{object{"lb_endpoints": endpoints}}},
 		// A zone that vanished without closing is noticed in 15 s; the connection is otherwise silent.
-		"typed_extension_protocol_options": http2(object{"connection_keepalive": object{"interval": "10s", "timeout": "5s"}}),
+		"typed_extension_protocol_options": http2(
+			object{"connection_keepalive": object{"interval": "10s", "timeout": "5s"}},
+			// A connection shows the certificate it began with; so that a stream that the zone refuses
+			// for it comes back with the newer one, each has a connection of its own.
+			object{"max_requests_per_connection": 1},
+		),
 		// Configuration may be many megabytes: let it come without stopping for windows.
 		"per_connection_buffer_limit_bytes": 1 << 20,
 		"transport_socket": object{"name": "envoy.transport_sockets.tls", "typed_config": object{
@@ -148,13 +153,13 @@ func (b bootstrap) sdsCluster() object {
 		"load_assignment": object{"cluster_name": ClusterSDS, "endpoints": []any{object{"lb_endpoints": []any{
 			object{"endpoint": object{"address": object{"pipe": object{"path": b.SDSSocket}}}},
 		}}}},
-		"typed_extension_protocol_options": http2(object{}),
+		"typed_extension_protocol_options": http2(object{}, object{}),
 	}
 }
 
-func http2(options object) object {
+func http2(options, common object) object {
 	return object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
-		"@type": typeHTTP, "explicit_http_config": object{"http2_protocol_options": options},
+		"@type": typeHTTP, "explicit_http_config": object{"http2_protocol_options": options}, "common_http_protocol_options": common,
 	}}
 }
 
@@ -194,11 +199,12 @@ func endpointsOf(addresses []string) ([]any, string, error) {
 	return out, kind, nil
 }
 
+// joinLocality is Envoy's region, as the zone writes it into endpoints.
 func joinLocality(cloud, region string) string {
 	if cloud == "" || region == "" {
 		return cloud + region
 	}
-	return cloud + "/" + region
+	return cloud + "-" + region
 }
 
 // statPatterns is the golden list: what tells whether traffic flows between services and zones, who

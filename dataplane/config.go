@@ -15,6 +15,9 @@ import (
 	"github.com/comity-mesh/comity/policy"
 )
 
+// maxLanes is how many ports an ingress may have; the zone takes no more.
+const maxLanes = 16
+
 // The parts of a Workload that a sidecar's configuration repeats.
 type (
 	// Upstream binds a local port to a TCP port of a service; LocalPort 0 lets the agent pick one.
@@ -56,6 +59,8 @@ type Config struct {
 
 	Sidecar *Sidecar
 	Ingress *IngressSpec
+
+	clock func() time.Time // of certificates, for tests; nil: time.Now
 }
 
 // Envoy says how to run Envoy.
@@ -198,11 +203,11 @@ func (i *IngressSpec) check() error {
 	if _, err := netip.ParseAddr(i.BindAddress); err != nil {
 		return fmt.Errorf("bind address %q must be an IP address", i.BindAddress)
 	}
-	if len(i.BindPorts) == 0 || len(i.BindPorts) > 64 {
-		return fmt.Errorf("%d lanes (bind ports), not 1 to 64", len(i.BindPorts))
+	if len(i.BindPorts) == 0 || len(i.BindPorts) > maxLanes {
+		return fmt.Errorf("%d lanes (bind ports), not 1 to %d", len(i.BindPorts), maxLanes)
 	}
-	if n := len(i.Advertised.Ports); n > 64 {
-		return fmt.Errorf("%d advertised ports, more than 64", n)
+	if n := len(i.Advertised.Ports); n > maxLanes {
+		return fmt.Errorf("%d advertised ports, more than %d", n, maxLanes)
 	}
 	if ip, err := netip.ParseAddr(i.BindAddress); err == nil && ip.IsUnspecified() && i.Advertised.Host == "" {
 		return errors.New("an ingress that listens on every address must say by which host others reach it")

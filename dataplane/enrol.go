@@ -27,8 +27,6 @@ const (
 	zonePath = "/fed/zone-cp"
 	// callWithin bounds one call to the enrolment service.
 	callWithin = 10 * time.Second
-	// lookAgain bounds sleeping toward a renewal: a machine that was suspended keeps wall time only.
-	lookAgain = time.Minute
 )
 
 // enroller gets certificates for one proxy from its zone.
@@ -42,6 +40,9 @@ type enroller struct {
 	log       *slog.Logger
 	metrics   *agentMetrics
 	now       func() time.Time
+	// lookAgain bounds sleeping toward a renewal: a machine that was suspended keeps wall time only.
+	lookAgain time.Duration
+	early     chan struct{} // renew before it is time; one slot
 }
 
 // admit gets the first certificate of this run: by the registered instance key, or else by token. It
@@ -228,9 +229,20 @@ func bundleOf(td mesh.TrustDomain, raw [][]byte) (identity.Bundle, error) {
 	return identity.Bundle{TrustDomain: td, Authorities: roots}, nil
 }
 
-// renew gets a certificate for a fresh key. It always proves to hold the instance key too, so that it
-// works whether or not the present certificate is still good.
+// renew gets a certificate for a fresh key: over mTLS while the present one lasts, and by the instance
+// key after that, or where the zone does not accept the present one (it was restored, say).
 func (e *enroller) renew(ctx context.Context) error {
+	if e.cred.usable(e.now()) {
+		err := e.renewWith(ctx, e.cred.certificate)
+		if code := status.Code(err); code != codes.FailedPrecondition && code != codes.PermissionDenied && code != codes.Unauthenticated {
+			return err
+		}
+		e.log.Warn("the zone does not accept the present certificate; renewing by the instance key", "reason", err)
+	}
+	return e.renewWith(ctx, nil)
+}
+
+func (e *enroller) renewWith(ctx context.Context, present identity.CertSource) error {
 	key, err := identity.NewKey()
 	if err != nil {
 		return err
@@ -241,10 +253,6 @@ func (e *enroller) renew(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
-	var present identity.CertSource
-	if e.cred.usable(e.now()) {
-		present = e.cred.certificate
-	}
 	d := &dialer{addresses: e.endpoints(), tls: e.zoneTLS(present)}
 	cc, state, err := d.once(ctx)
 	if err != nil {
@@ -322,7 +330,7 @@ func (e *enroller) keep(ctx context.Context) error {
 		received, until := e.cred.lifetime()
 		life := until.Sub(received)
 		// A tenth either way, so that machines that started together don't renew together.
-		if !e.sleepUntil(ctx, received.Add(time.Duration(float64(life)*(0.45+0.1*rand.Float64())))) { //nolint:gosec // jitter
+		if !e.sleepUntil(ctx, received.Add(time.Duration(float64(life)*(0.45+0.1*rand.Float64()))), e.early) { //nolint:gosec // jitter
 			return nil
 		}
 		if !e.renewUntilDone(ctx, until, life) {
@@ -354,19 +362,35 @@ func (e *enroller) renewUntilDone(ctx context.Context, until time.Time, life tim
 		}
 		delay := wait.NextBackOff()
 		say("could not renew the certificate", "reason", err, "expires", until, "again in", delay.Round(time.Millisecond))
-		if !e.sleepUntil(ctx, e.now().Add(delay)) {
+		if !e.sleepUntil(ctx, e.now().Add(delay), nil) {
 			return false
 		}
 	}
 }
 
-func (e *enroller) sleepUntil(ctx context.Context, t time.Time) bool {
+// soon asks for a renewal now: the zone does not know the present certificate.
+func (e *enroller) soon() {
+	select {
+	case e.early <- struct{}{}:
+	default: // asked already
+	}
+}
+
+// sleepUntil waits for a time of the wall clock, or for early; false means that ctx has ended.
+func (e *enroller) sleepUntil(ctx context.Context, t time.Time, early <-chan struct{}) bool {
 	for {
 		left := t.Round(0).Sub(e.now().Round(0)) // wall clocks
 		if left <= 0 {
 			return ctx.Err() == nil
 		}
-		if !sleep(ctx, min(left, lookAgain)) {
+		timer := time.NewTimer(min(left, e.lookAgain))
+		select {
+		case <-timer.C:
+		case <-early:
+			timer.Stop()
+			return ctx.Err() == nil
+		case <-ctx.Done():
+			timer.Stop()
 			return false
 		}
 	}
