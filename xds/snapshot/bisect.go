@@ -121,22 +121,22 @@ func (p *probe) found(e *Entry) bool {
 	return slices.ContainsFunc(p.bad, func(v Verdict) bool { return v.Entry == e })
 }
 
-// replace answers for refused assignments that are not sent again, with what the newest generation has
-// instead or with "no endpoints": a cluster may wait for them, and would hold up everything behind it.
+// replace sees to the refused entries that are not sent again: whatever comes next under their names is
+// sent, even if it is what `at` has. Assignments are answered for at once, with what the newest generation
+// has instead or with "no endpoints": a cluster may wait for them, and would hold up all behind it.
 func (s *Stream) replace(t Type, refused, again []*Entry) {
-	if t != Endpoint {
-		return
-	}
 	st := &s.types[t]
 	var instead []*Entry
 	for _, e := range refused {
-		if at := st.at.sets[t].find(e.Name); slices.Contains(again, e) || (at != nil && at != e) {
-			continue // the client was sent a newer version since
+		if slices.Contains(again, e) {
+			continue
+		}
+		if !e.filler {
+			st.mark(e.Name)
 		}
 		switch now := s.gen.sets[t].find(e.Name); {
-		case now == e:
+		case t != Endpoint || now == e:
 		case now != nil:
-			st.mark(e.Name)
 			instead = append(instead, now)
 		default:
 			instead = append(instead, s.filler(e.Name))
