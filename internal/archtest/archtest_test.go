@@ -28,8 +28,10 @@ type listed struct {
 	Dir        string
 	Standard   bool
 	GoFiles    []string
-	Imports    []string
-	Deps       []string
+	// Tests of the package, inside and outside of it; only their syntax is looked at.
+	TestGoFiles, XTestGoFiles []string
+	Imports                   []string
+	Deps                      []string
 }
 
 func (p *listed) ours() bool {
@@ -47,7 +49,7 @@ var house = sync.OnceValues(func() (map[string]*listed, error) {
 	if err := touch(root); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("go", "list", "-e", "-deps", "-json=ImportPath,Name,Dir,Standard,GoFiles,Imports,Deps", "./...")
+	cmd := exec.Command("go", "list", "-e", "-deps", "-json=ImportPath,Name,Dir,Standard,GoFiles,TestGoFiles,XTestGoFiles,Imports,Deps", "./...")
 	cmd.Dir = root
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -272,6 +274,45 @@ func TestSource(t *testing.T) {
 			t.Errorf("mayPanic lists %s (%s), but there is no panic: remove the entry", place, why)
 		}
 	}
+}
+
+// TestTestsWaitForFacts looks for sleeps in tests. In a synctest bubble a sleep moves the fake clock and
+// waits for nothing; anywhere else it is a guess.
+func TestTestsWaitForFacts(t *testing.T) {
+	packages, _ := ours(t)
+	for _, p := range packages {
+		for _, file := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Errorf("%s/%s: %v", p.name(), file, err)
+				continue
+			}
+			if slices.ContainsFunc(f.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"testing/synctest"` }) {
+				continue
+			}
+			for _, call := range callsOf(f, "time", "Sleep") {
+				t.Errorf("%s/%s:%d: time.Sleep in a test: wait for the fact (a channel, or a poll of it with a deadline and a ticker), or run in testing/synctest",
+					p.name(), file, fset.Position(call.Pos()).Line)
+			}
+		}
+	}
+}
+
+// callsOf finds the calls of a package's function, where the package goes by its own name.
+func callsOf(f *ast.File, pkg, function string) []*ast.CallExpr {
+	var out []*ast.CallExpr
+	ast.Inspect(f, func(n ast.Node) bool {
+		if call, ok := n.(*ast.CallExpr); ok {
+			if fun, ok := call.Fun.(*ast.SelectorExpr); ok && fun.Sel.Name == function {
+				if x, ok := fun.X.(*ast.Ident); ok && x.Name == pkg {
+					out = append(out, call)
+				}
+			}
+		}
+		return true
+	})
+	return out
 }
 
 type checker struct {

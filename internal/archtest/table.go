@@ -50,6 +50,7 @@ var rooms = []room{
 	// The pipeline: each arrow knows the type before it and the type it makes.
 	{"xds/topology", []string{"mesh", "policy", "identity"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
 		"desired state and endpoints in, one immutable picture out; it has never heard of Envoy"},
+	{"xds/topology/topologytest", []string{"*"}, anyLib, "makes topologies for tests; nothing that ships imports it"},
 	{"xds/ir", []string{"mesh"}, nil,
 		"plain data of our own, so that policies edit nouns and not protobuf; of mesh only ids"},
 	{"xds/translate", []string{"mesh", "policy", "identity", "xds/topology", "xds/ir"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
@@ -60,7 +61,9 @@ var rooms = []room{
 		"views, versions and deltas of finished resources; what they mean is not its business"},
 
 	// The API over a store, the same for global and zones.
-	{"api/...", withLeaves("mesh", "store", "policy", "identity"), anyLib,
+	{"api/client", []string{"mesh", "internal/fault"}, nil,
+		"the wire forms and their client, alone, so that the CLI links no server"},
+	{"api/...", withLeaves("api/...", "mesh", "store", "policy", "identity"), anyLib,
 		"one set of handlers for global and zone: it may know neither"},
 
 	// The programs. A program's rooms import each other freely; nobody imports a program.
@@ -139,8 +142,8 @@ var doors = []door{
 		"parts get typed values; how they were read is one leaf's business"},
 	{"pgregory.net/rapid", []string{"store/storetest", "federation/fedtest"}, "for tests and the suites they share"},
 	{"github.com/rogpeppe/go-internal", nil, "for tests"},
-	{"github.com/google/go-cmp", []string{"store/storetest", "federation/fedtest", "internal/golden"}, "for tests and the suites they share"},
-	{"testing", []string{"store/storetest", "federation/fedtest", "internal/golden"},
+	{"github.com/google/go-cmp", []string{"store/storetest", "federation/fedtest", "xds/topology/topologytest", "internal/golden"}, "for tests and the suites they share"},
+	{"testing", []string{"store/storetest", "federation/fedtest", "xds/topology/topologytest", "internal/golden"},
 		"a program that links `testing` has a test's flags and none of its honesty"},
 }
 
