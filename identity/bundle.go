@@ -82,16 +82,16 @@ func (b Bundle) Check(now time.Time) error {
 	if len(b.Authorities) > MaxAuthorities {
 		return fmt.Errorf("%w of %s: %d authorities, more than %d", ErrBundle, b.TrustDomain, len(b.Authorities), MaxAuthorities)
 	}
-	seen := make(map[string]bool, len(b.Authorities))
+	seen := make(map[Pin]bool, len(b.Authorities))
 	for i, c := range b.Authorities {
 		if err := CheckAuthority(c, b.TrustDomain, now); err != nil {
 			return fmt.Errorf("%w of %s: authority %d: %w", ErrBundle, b.TrustDomain, i, err)
 		}
-		if k := KeyPin(c).String(); seen[k] {
+		pin := KeyPin(c)
+		if seen[pin] {
 			return fmt.Errorf("%w of %s: authority %d is there twice", ErrBundle, b.TrustDomain, i)
-		} else {
-			seen[k] = true
 		}
+		seen[pin] = true
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,9 +68,7 @@ func TestParseBundle(t *testing.T) {
 	x5c := base64.StdEncoding.EncodeToString(a.root.Root().Raw)
 	with := func(change func(map[string]any)) string {
 		k := map[string]any{}
-		for n, v := range parsed.Keys[0] {
-			k[n] = v
-		}
+		maps.Copy(k, parsed.Keys[0])
 		change(k)
 		out, err := json.Marshal(k)
 		if err != nil {

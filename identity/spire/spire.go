@@ -90,9 +90,10 @@ func Open(ctx context.Context, cfg Config) (*Source, error) {
 		return nil, fmt.Errorf("SPIRE agent %s: %w", cfg.AgentSocket, err)
 	}
 	s.done.Go(func() {
-		defer client.Close()
+		defer func() { _ = client.Close() }() // nothing is lost with it
 		// It returns when ctx ends, or when the agent calls the request invalid; Err has it then.
-		if err := client.WatchX509Context(ctx, watcher{s}); err != nil && ctx.Err() == nil {
+		err := client.WatchX509Context(ctx, watcher{s})
+		if ctx.Err() == nil {
 			s.note(agent, fmt.Errorf("the watch has ended: %w", err))
 		}
 	})
@@ -106,7 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Source, error) {
 		return nil, fmt.Errorf("SPIRE server %s: %w", cfg.ServerSocket, err)
 	}
 	s.done.Go(func() {
-		defer conn.Close()
+		defer func() { _ = conn.Close() }() // nothing is lost with it
 		s.poll(ctx, bundlev1.NewBundleClient(conn))
 	})
 	return s, nil

@@ -170,7 +170,7 @@ func svid(t *testing.T, a *identity.Authority, path string, roots ...*x509.Certi
 
 func open(t *testing.T, cfg spire.Config) *spire.Source {
 	t.Helper()
-	cfg.TrustDomain, cfg.Log = td, slog.New(slog.NewTextHandler(io.Discard, nil))
+	cfg.TrustDomain, cfg.Log = td, slog.New(slog.DiscardHandler)
 	s, err := spire.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -67,7 +67,7 @@ func (l *ledger) read() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	sc := bufio.NewScanner(f)
 	sc.Buffer(nil, maxLedgerLine)
 	for sc.Scan() {
