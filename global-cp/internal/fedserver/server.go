@@ -1,0 +1,266 @@
+package fedserver
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/comity-mesh/comity/federation"
+	"github.com/comity-mesh/comity/federation/federationpb"
+	"github.com/comity-mesh/comity/global-cp/internal/trust"
+	"github.com/comity-mesh/comity/identity"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
+)
+
+// Config is what a Server needs.
+type Config struct {
+	Store store.Store
+	Trust *trust.Authority
+	// Advertise is where zones reach the server, host:port, at least one; it goes into join tokens.
+	Advertise []string
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
+	Now       func() time.Time // nil means time.Now
+}
+
+// Server is global's federation service. Run it, and serve GRPC meanwhile.
+type Server struct {
+	federationpb.UnimplementedFederationServer
+	cfg     Config
+	metrics *metrics
+	grpc    *grpc.Server
+
+	mu       sync.Mutex
+	sessions map[string]*session // by zone
+	closing  bool
+	joining  sync.Mutex // one join at a time decides about names and trust domains
+}
+
+const (
+	checkEvery = time.Minute
+	helloLimit = 10 * time.Second
+)
+
+// New makes a server. It serves nothing yet.
+func New(cfg Config) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics), sessions: map[string]*session{}}
+	own := cfg.Trust.TrustDomain()
+	onlyZones := func(id identity.ID) error {
+		_, err := identity.ZoneOf(own, id)
+		return err
+	}
+	// Who joins has no certificate yet and who renews late has one that ended: Session demands it itself.
+	config := identity.ServerTLS(cfg.Trust.ServerCertificate, cfg.Trust.Bundle(), onlyZones,
+		identity.TLSOptions{Now: cfg.Now, ClientCertOptional: true})
+	s.grpc = grpc.NewServer(
+		grpc.Creds(&counted{credentials.NewTLS(config), s.metrics.refusedHandshakes}),
+		grpc.MaxRecvMsgSize(federation.MaxMessage),
+		grpc.MaxConcurrentStreams(16), // one session, and room for a renewal
+		grpc.ConnectionTimeout(helloLimit),
+		grpc.MaxHeaderListSize(16<<10),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	federationpb.RegisterFederationServer(s.grpc, s)
+	return s
+}
+
+// counted counts connections that were no TLS or not let in.
+type counted struct {
+	credentials.TransportCredentials
+	refused prometheus.Counter
+}
+
+func (c *counted) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	n, info, err := c.TransportCredentials.ServerHandshake(conn)
+	if err != nil {
+		c.refused.Inc()
+	}
+	return n, info, err
+}
+
+func (c *counted) Clone() credentials.TransportCredentials {
+	return &counted{c.TransportCredentials.Clone(), c.refused}
+}
+
+// Run serves the listener and does the chores until ctx ends, then says goodbye to the zones.
+func (s *Server) Run(ctx context.Context, listener net.Listener) error {
+	if err := s.cfg.Trust.LoadBook(ctx, s.cfg.Store); err != nil {
+		return err
+	}
+	if err := s.disconnectAll(ctx); err != nil {
+		return err
+	}
+	failed := make(chan error, 2)
+	go func() { failed <- s.grpc.Serve(listener) }()
+	var wg sync.WaitGroup
+	chores, stop := context.WithCancel(ctx)
+	wg.Go(func() {
+		if err := s.followZones(chores); err != nil && chores.Err() == nil {
+			failed <- err
+		}
+	})
+	wg.Go(func() { s.checkAll(chores) })
+	var err error
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	stop()
+	s.goodbye()
+	s.grpc.Stop()
+	wg.Wait()
+	return err
+}
+
+// disconnectAll makes the statuses tell the truth after a crash: nobody is connected to a server that just started.
+func (s *Server) disconnectAll(ctx context.Context) error {
+	recs, _, err := s.cfg.Store.ListRecords(ctx, BucketZones, "")
+	if err != nil {
+		return fmt.Errorf("read the zones' statuses: %w", err)
+	}
+	for _, r := range recs {
+		var z mesh.ZoneStatus
+		if json.Unmarshal(r.Value, &z) == nil && z.Connected {
+			if err := s.setZone(ctx, r.Key, func(z *mesh.ZoneStatus) { z.Connected = false }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// goodbye ends every session; zones come back soon.
+func (s *Server) goodbye() {
+	s.mu.Lock()
+	s.closing = true
+	open := slices.Collect(maps.Values(s.sessions))
+	s.mu.Unlock()
+	for _, x := range open {
+		x.end(federation.ByeShutdown, "global is shutting down", time.Second)
+	}
+	limit := time.NewTimer(3 * time.Second)
+	defer limit.Stop()
+	for _, x := range open {
+		select {
+		case <-x.done:
+		case <-limit.C:
+			return
+		}
+	}
+}
+
+// checkAll looks each minute whether the sessions may go on, and does the small chores.
+func (s *Server) checkAll(ctx context.Context) {
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		s.mu.Lock()
+		open := slices.Collect(maps.Values(s.sessions))
+		s.mu.Unlock()
+		for _, x := range open {
+			s.recheck(ctx, x)
+		}
+		if err := s.pruneTokens(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.WarnContext(ctx, "join tokens not pruned", "error", err)
+		}
+	}
+}
+
+func (s *Server) recheck(ctx context.Context, x *session) {
+	id, _, found, err := getJSON[zoneIdentity](ctx, s.cfg.Store, bucketIDs, x.zone)
+	if err != nil {
+		return // the store is away; the session is no less allowed for that
+	}
+	rec, _, _, err := getJSON[sessionRecord](ctx, s.cfg.Store, bucketSessions, x.zone)
+	switch {
+	case err != nil:
+	case !found || id.Removed || id.Incarnation != x.identity.Incarnation:
+		x.end(federation.ByeRevoked, "the zone is not accepted any more", time.Hour)
+	case rec.Epoch > x.epoch:
+		x.end(federation.ByeFenced, "a newer session of the zone took over", 0)
+	case s.cfg.Now().After(x.expires):
+		x.end(federation.ByeShutdown, "the certificate has ended; come back with the renewed one", 0)
+	default:
+		if err := s.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) { z.LastSeen = s.cfg.Now().UTC() }); err != nil {
+			s.cfg.Log.WarnContext(ctx, "zone status not kept", "zone", x.zone, "error", err)
+		}
+	}
+}
+
+// connection is the TLS state of a call.
+func connection(ctx context.Context) (tls.ConnectionState, string, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return tls.ConnectionState{}, "", status.Error(codes.Internal, "no peer")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return tls.ConnectionState{}, "", status.Error(codes.Unauthenticated, "not over TLS")
+	}
+	return info.State, p.Addr.String(), nil
+}
+
+// zoneResource is a Zone made at global.
+type zoneResource struct {
+	policy.Zone
+	made time.Time
+}
+
+// lapsed reports whether an identity is of the past: removed, or about to be because its Zone was deleted
+// and made anew.
+func (z zoneResource) lapsed(id zoneIdentity) bool { return id.Removed || id.JoinedAt.Before(z.made) }
+
+// zone reads the Zone made at global, or ErrNoZone.
+func (s *Server) zone(ctx context.Context, name string) (zoneResource, error) {
+	if err := mesh.CheckZoneName(name); err != nil {
+		return zoneResource{}, fmt.Errorf("%w: %w", ErrNoZone, err)
+	}
+	r, err := s.cfg.Store.Get(ctx, zoneKey(name))
+	if errors.Is(err, store.ErrNotFound) {
+		return zoneResource{}, fmt.Errorf("%w: %s", ErrNoZone, name)
+	}
+	if err != nil {
+		return zoneResource{}, fmt.Errorf("read zone %s: %w", name, err)
+	}
+	z := zoneResource{made: r.CreatedAt}
+	if err := json.Unmarshal(r.Spec, &z.Zone); err != nil {
+		return zoneResource{}, fmt.Errorf("read zone %s: %w", name, err)
+	}
+	return z, nil
+}
+
+// setZone changes a zone's status record.
+func (s *Server) setZone(ctx context.Context, zone string, change func(*mesh.ZoneStatus)) error {
+	_, err := update(ctx, s.cfg.Store, BucketZones, zone, func(z *mesh.ZoneStatus, _ bool) error {
+		change(z)
+		return nil
+	})
+	return err
+}

@@ -1,0 +1,235 @@
+package fedserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/comity-mesh/comity/federation"
+	"github.com/comity-mesh/comity/federation/federationpb"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store"
+)
+
+// recordChunk is how many records one write takes.
+const recordChunk = 1000
+
+// inventory is a full report being received.
+type inventory struct{ seen map[[2]string]struct{} }
+
+func (x *session) loadProxies(ctx context.Context) error {
+	recs, _, err := x.server.cfg.Store.ListRecords(ctx, BucketOf(federation.BucketProxies, x.zone), "")
+	if err != nil {
+		return fmt.Errorf("read the proxies of %s: %w", x.zone, err)
+	}
+	x.proxies = make(map[string]bool, len(recs))
+	for _, r := range recs {
+		var p mesh.ProxyStatus
+		if json.Unmarshal(r.Value, &p) == nil {
+			x.proxies[r.Key] = p.Connected
+		}
+	}
+	return nil
+}
+
+// Status implements federation.Host: the zone's statuses, then how far they are kept. A crash in between
+// repeats the report.
+func (x *session) Status(ctx context.Context, r *federationpb.StatusReport) error {
+	writes := map[string][]store.RecordWrite{}
+	if r.GetFull() && x.full == nil {
+		x.full = &inventory{seen: map[[2]string]struct{}{}}
+	}
+	proxies := false
+	for _, rec := range r.GetRecords() {
+		w, ok := x.statusRecord(rec)
+		if !ok {
+			continue
+		}
+		if x.full != nil {
+			x.full.seen[[2]string{rec.GetBucket(), rec.GetKey()}] = struct{}{}
+		}
+		proxies = proxies || rec.GetBucket() == federation.BucketProxies
+		bucket := BucketOf(rec.GetBucket(), x.zone)
+		writes[bucket] = append(writes[bucket], w)
+	}
+	if x.full != nil && !r.GetMore() {
+		if err := x.endInventory(ctx, writes); err != nil {
+			return err
+		}
+		proxies = true
+	}
+	for bucket, list := range writes {
+		if err := x.put(ctx, bucket, list); err != nil {
+			return err
+		}
+	}
+	if proxies {
+		if err := x.showProxies(ctx); err != nil {
+			return err
+		}
+	}
+	if r.GetMore() {
+		return nil // the position counts when the inventory is whole
+	}
+	return putJSON(ctx, x.server.cfg.Store, bucketStatusAt, x.zone, statusPosition{r.GetEpoch(), r.GetSequence()}, nil)
+}
+
+func (x *session) put(ctx context.Context, bucket string, list []store.RecordWrite) error {
+	for len(list) > 0 {
+		n := min(len(list), recordChunk)
+		if _, err := x.server.cfg.Store.PutRecords(ctx, bucket, list[:n]...); err != nil {
+			return fmt.Errorf("keep statuses of %s: %w", x.zone, err)
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+// statusRecord reads one record and makes sure that it speaks of this zone only. What can't be read is
+// passed over: statuses are for display, and the next one may be well-formed.
+func (x *session) statusRecord(rec *federationpb.StatusRecord) (store.RecordWrite, bool) {
+	w := store.RecordWrite{Key: rec.GetKey()}
+	if len(rec.GetValue()) == 0 {
+		if rec.GetBucket() == federation.BucketProxies {
+			delete(x.proxies, rec.GetKey())
+		}
+		w.Delete = true
+		return w, true
+	}
+	var doc any
+	switch rec.GetBucket() {
+	case federation.BucketStatus:
+		var v mesh.ResourceStatus
+		if _, err := mesh.ParseKey(rec.GetKey()); err != nil || json.Unmarshal(rec.GetValue(), &v) != nil {
+			return w, false
+		}
+		v.Zone = x.zone
+		doc = v
+	case federation.BucketProxies:
+		var v mesh.ProxyStatus
+		if _, err := mesh.ParseProxyID(rec.GetKey()); err != nil || json.Unmarshal(rec.GetValue(), &v) != nil {
+			return w, false
+		}
+		v.Zone = x.zone
+		x.proxies[rec.GetKey()] = v.Connected
+		doc = v
+	default:
+		if !json.Valid(rec.GetValue()) {
+			return w, false
+		}
+		w.Value = rec.GetValue()
+		return w, true
+	}
+	value, err := json.Marshal(doc)
+	if err != nil {
+		return w, false
+	}
+	w.Value = value
+	return w, true
+}
+
+// endInventory deletes what a full report did not name. A resource's status stays while the resource does:
+// global's own word about it (applied, refused) may be all there is.
+func (x *session) endInventory(ctx context.Context, writes map[string][]store.RecordWrite) error {
+	seen := x.full.seen
+	x.full = nil
+	for _, kind := range []string{federation.BucketStatus, federation.BucketProxies, federation.BucketServices} {
+		recs, _, err := x.server.cfg.Store.ListRecords(ctx, BucketOf(kind, x.zone), "")
+		if err != nil {
+			return fmt.Errorf("read statuses of %s: %w", x.zone, err)
+		}
+		for _, r := range recs {
+			if _, ok := seen[[2]string{kind, r.Key}]; ok {
+				continue
+			}
+			if kind == federation.BucketStatus && x.stillWanted(ctx, r.Key) {
+				continue
+			}
+			if kind == federation.BucketProxies {
+				delete(x.proxies, r.Key)
+			}
+			bucket := BucketOf(kind, x.zone)
+			writes[bucket] = append(writes[bucket], store.RecordWrite{Key: r.Key, Delete: true})
+		}
+	}
+	return nil
+}
+
+func (x *session) stillWanted(ctx context.Context, key string) bool {
+	k, err := mesh.ParseKey(key)
+	if err != nil {
+		return false
+	}
+	r, err := x.server.cfg.Store.Get(ctx, k)
+	if errors.Is(err, store.ErrNotFound) {
+		return false
+	}
+	return err != nil || r.InScope(x.zone)
+}
+
+func (x *session) showProxies(ctx context.Context) error {
+	connected := 0
+	for _, c := range x.proxies {
+		if c {
+			connected++
+		}
+	}
+	return x.server.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) { z.Proxies, z.ProxiesConnected = len(x.proxies), connected })
+}
+
+// acked notes that the zone holds what was sent, unless the zone has said more about it already.
+func (x *session) acked(ctx context.Context, e federation.Acked) error {
+	bucket := BucketOf(federation.BucketStatus, x.zone)
+	var writes []store.RecordWrite
+	for _, it := range e.Items {
+		if it.Deleted {
+			writes = append(writes, store.RecordWrite{Key: it.Key.String(), Delete: true})
+			continue
+		}
+		v, _, found, err := getJSON[mesh.ResourceStatus](ctx, x.server.cfg.Store, bucket, it.Key.String())
+		if err != nil {
+			return err
+		}
+		if found && v.Applied >= it.Changed && v.State != mesh.StateRejected {
+			continue
+		}
+		doc, err := json.Marshal(mesh.ResourceStatus{
+			Zone: x.zone, Wanted: it.Changed, Applied: it.Changed, State: mesh.StateApplied, ObservedAt: x.server.cfg.Now().UTC(),
+		})
+		if err != nil {
+			return fmt.Errorf("status of %s: %w", it.Key, err)
+		}
+		writes = append(writes, store.RecordWrite{Key: it.Key.String(), Value: doc})
+	}
+	if err := x.put(ctx, bucket, writes); err != nil {
+		return err
+	}
+	return x.server.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) {
+		z.Wanted = max(mesh.Revision(x.wanted.Load()), z.Wanted)
+		z.Acked, z.SentBytes, z.LastSeen = e.Cursor.Revision, x.sentBytes.Load(), x.server.cfg.Now().UTC()
+	})
+}
+
+// refused notes that the zone did not take a resource; what it held before stays in force.
+func (x *session) refused(ctx context.Context, n federation.Refusal) error {
+	x.server.metrics.nacks.WithLabelValues(x.zone, codeLabel(n.Code)).Inc()
+	x.server.cfg.Log.WarnContext(ctx, "zone refused a resource", "zone", x.zone, "key", n.Key.String(), "revision", n.Revision, "code", codeLabel(n.Code), "reason", n.Reason)
+	_, err := update(ctx, x.server.cfg.Store, BucketOf(federation.BucketStatus, x.zone), n.Key.String(), func(v *mesh.ResourceStatus, _ bool) error {
+		v.Zone, v.Wanted, v.State, v.Message = x.zone, n.Revision, mesh.StateRejected, n.Code+": "+n.Reason
+		if n.Code == federation.CodeUnknownKind {
+			v.State, v.Applied = mesh.StateUnknown, n.Revision
+		}
+		v.ObservedAt = x.server.cfg.Now().UTC()
+		return nil
+	})
+	return err
+}
+
+func codeLabel(code string) string {
+	switch code {
+	case federation.CodeUnknownKind, federation.CodeInvalid, federation.CodeNotAllowed, federation.CodeTooLarge:
+		return code
+	}
+	return "other"
+}

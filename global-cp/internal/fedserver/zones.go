@@ -1,0 +1,181 @@
+package fedserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/comity-mesh/comity/federation"
+	"github.com/comity-mesh/comity/federation/fedstore"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store"
+)
+
+// followZones removes zones whose Zone resource is deleted: what was missed first, then live.
+func (s *Server) followZones(ctx context.Context) error {
+	for {
+		head, err := s.cfg.Store.Head(ctx)
+		if err != nil {
+			return fmt.Errorf("head of the store: %w", err)
+		}
+		if err := s.removeOrphans(ctx); err != nil {
+			return err
+		}
+		w, err := s.cfg.Store.Watch(ctx, head)
+		if err == nil {
+			err = s.watchZones(ctx, w)
+			w.Close()
+		}
+		if !errors.Is(err, store.ErrCompacted) {
+			return err
+		}
+	}
+}
+
+func (s *Server) watchZones(ctx context.Context, w store.Watcher) error {
+	for {
+		c, err := w.Next(ctx)
+		if err != nil {
+			return fmt.Errorf("watch zones: %w", err)
+		}
+		for _, ch := range c.Changes {
+			r := ch.Resource
+			if !ch.Deleted || r.Kind != mesh.KindZone || r.Origin != mesh.OriginGlobal {
+				continue
+			}
+			if err := s.removeZone(ctx, r.Name, c.Actor); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// removeOrphans removes zones whose Zone was deleted while nobody watched.
+func (s *Server) removeOrphans(ctx context.Context) error {
+	recs, _, err := s.cfg.Store.ListRecords(ctx, bucketIDs, "")
+	if err != nil {
+		return fmt.Errorf("read identities: %w", err)
+	}
+	for _, r := range recs {
+		var id zoneIdentity
+		if err := json.Unmarshal(r.Value, &id); err != nil {
+			return fmt.Errorf("read identity of %s: %w", r.Key, err)
+		}
+		_, err := s.zone(ctx, r.Key)
+		if errors.Is(err, ErrNoZone) && !id.Removed {
+			err = s.removeZone(ctx, r.Key, "")
+		}
+		if err != nil && !errors.Is(err, ErrNoZone) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeZone ends a zone for good: its identity becomes a tombstone first, so that it can't come back
+// meanwhile, then its session ends, then everything of it is forgotten. The other zones learn it by the
+// deletion of the Zone. Repeating it is harmless.
+func (s *Server) removeZone(ctx context.Context, zone, actor string) error {
+	s.joining.Lock()
+	defer s.joining.Unlock()
+	// The zone may have been made anew since the deletion that is acted on here, and may even have joined
+	// again: only what is older goes.
+	until := s.cfg.Now().Add(time.Hour)
+	spec, err := s.zone(ctx, zone)
+	switch {
+	case err == nil:
+		until = spec.made
+		id, _, found, err := getJSON[zoneIdentity](ctx, s.cfg.Store, bucketIDs, zone)
+		if err != nil || !found || !spec.lapsed(id) {
+			return errors.Join(err, s.forgetTokens(ctx, zone, until))
+		}
+	case !errors.Is(err, ErrNoZone):
+		return err
+	}
+	errNothing := errors.New("nothing to do")
+	id, err := update(ctx, s.cfg.Store, bucketIDs, zone, func(id *zoneIdentity, found bool) error {
+		if !found {
+			return errNothing
+		}
+		id.Removed, id.RemovedAt = true, s.cfg.Now().UTC()
+		return nil
+	})
+	if err != nil && !errors.Is(err, errNothing) {
+		return err
+	}
+	joined := err == nil
+	s.mu.Lock()
+	x := s.sessions[zone]
+	s.mu.Unlock()
+	if x != nil {
+		x.end(federation.ByeRevoked, "the zone was removed", time.Hour)
+		select {
+		case <-x.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if joined {
+		s.cfg.Trust.Book().Remove(id.TrustDomain)
+		if err := s.cfg.Trust.SaveBook(ctx, s.cfg.Store); err != nil {
+			return err
+		}
+	}
+	if err := s.forgetZone(ctx, zone, "the zone was removed"); err != nil {
+		return err
+	}
+	if err := s.forgetTokens(ctx, zone, until); err != nil {
+		return err
+	}
+	if joined {
+		s.cfg.Log.InfoContext(ctx, "zone removed", "zone", zone, "incarnation", id.Incarnation, "actor", actor)
+	}
+	return nil
+}
+
+// forgetZone deletes what the zone said: copies of its resources, statements, statuses.
+func (s *Server) forgetZone(ctx context.Context, zone, reason string) error {
+	a := fedstore.Applier{Store: s.cfg.Store, Origin: mesh.Origin(zone), Peer: zone, Actor: "zone:" + zone}
+	if err := a.Forget(ctx, reason); err != nil {
+		return err
+	}
+	if err := fedstore.ForgetStatements(ctx, s.cfg.Store, zone); err != nil {
+		return err
+	}
+	for _, kind := range []string{federation.BucketStatus, federation.BucketProxies, federation.BucketServices} {
+		if err := clearBucket(ctx, s.cfg.Store, BucketOf(kind, zone)); err != nil {
+			return err
+		}
+	}
+	for _, bucket := range []string{BucketZones, bucketStatusAt} {
+		if _, err := s.cfg.Store.PutRecords(ctx, bucket, store.RecordWrite{Key: zone, Delete: true}); err != nil {
+			return fmt.Errorf("forget zone %s: %w", zone, err)
+		}
+	}
+	s.metrics.forget(zone)
+	return nil
+}
+
+// forgetTokens deletes the zone's tokens made until then: one made for the old zone must not admit into
+// a new one.
+func (s *Server) forgetTokens(ctx context.Context, zone string, until time.Time) error {
+	tokens, err := s.Tokens(ctx, zone)
+	if err != nil || len(tokens) == 0 {
+		return err
+	}
+	writes := make([]store.RecordWrite, 0, len(tokens))
+	for _, t := range tokens {
+		if t.Created.Before(until) {
+			writes = append(writes, store.RecordWrite{Key: t.ID, Delete: true})
+		}
+	}
+	if len(writes) == 0 {
+		return nil
+	}
+	if _, err := s.cfg.Store.PutRecords(ctx, bucketTokens, writes...); err != nil {
+		return fmt.Errorf("forget tokens of %s: %w", zone, err)
+	}
+	return nil
+}
