@@ -51,7 +51,7 @@ type agent struct {
 // can't work or an Envoy that never starts end it, with an error; while the zone is away it goes on.
 func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 	if err := c.Check(); err != nil {
-		return &fault.Error{Code: "CONFIG-INVALID", What: "the configuration of this proxy is not valid", Err: err, Try: "correct what the cause names", Exit: fault.ExitUsage}
+		return &fault.Error{Code: "CONFIG-INVALID", What: "the configuration of this proxy is not valid", Err: err, Try: "correct what the cause names", Docs: "docs/configuration.md", Exit: fault.ExitUsage}
 	}
 	c.setDefaults()
 	a := &agent{config: c, admitted: make(chan struct{}), app: true, registry: telemetry.NewRegistry(string(c.role()))}
@@ -270,7 +270,7 @@ func (a *agent) serve(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(&fault.Error{
 				Code: "METRICS-PORT", What: "the agent's HTTP port can't be opened", Err: err,
-				Try: "choose another metricsAddress, or none",
+				Try: "choose another metrics.address, or none", Docs: "docs/configuration.md",
 			}, secretsListener.Close())
 		}
 		a.info.Metrics = l.Addr().String()
@@ -393,7 +393,7 @@ func (a *agent) writeInfo() error {
 		err = identity.WriteFileAtomic(a.config.InfoFile, append(raw, '\n'))
 	}
 	if err != nil {
-		return &fault.Error{Code: "INFO-FILE", What: "the info file can't be written", Err: err, Try: "check --write-info"}
+		return &fault.Error{Code: "INFO-FILE", What: "the info file can't be written", Err: err, Try: "check --write-info", Docs: "docs/configuration.md"}
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func (a *attendant) run(ctx context.Context, connect func() (*grpc.ClientConn, e
 			return &fault.Error{
 				Code: "REGISTRATION-REFUSED", What: "the zone refuses to register this proxy",
 				Cause: fmt.Sprintf("%s (%s)", refused.reason, refused.code),
-				Try:   "correct what the cause names in the proxy's configuration", Exit: fault.ExitDenied, Err: err,
+				Try:   "correct what the cause names in the proxy's configuration", Docs: "docs/configuration.md", Exit: fault.ExitDenied, Err: err,
 			}
 		}
 		if was {

@@ -125,6 +125,9 @@ func (c *Config) Check() error {
 	if (c.Sidecar == nil) == (c.Ingress == nil) {
 		return errors.New("exactly one of sidecar and ingress must be configured")
 	}
+	if c.Name == "" {
+		return errors.New("name is missing: the proxy must have a name in its zone")
+	}
 	if err := mesh.CheckLabel(c.Name); err != nil {
 		return fmt.Errorf("name %w", err)
 	}
@@ -163,7 +166,7 @@ func (c *Config) checkMetrics() error {
 	}
 	ip, err := netip.ParseAddr(host)
 	if loopback := host == "localhost" || err == nil && ip.IsLoopback(); !loopback && !c.MetricsPublic {
-		return fmt.Errorf("metrics address %s is not loopback: the metrics name every service this proxy talks to; set metricsPublic to serve them to others", c.MetricsAddress)
+		return fmt.Errorf("metrics address %s is not loopback: the metrics name every service this proxy talks to; set metrics.public to serve them to others", c.MetricsAddress)
 	}
 	return nil
 }
@@ -210,7 +213,7 @@ func (i *IngressSpec) check() error {
 		return fmt.Errorf("%d advertised ports, more than %d", n, maxLanes)
 	}
 	if ip, err := netip.ParseAddr(i.BindAddress); err == nil && ip.IsUnspecified() && i.Advertised.Host == "" {
-		return errors.New("an ingress that listens on every address must say by which host others reach it")
+		return errors.New("an ingress that listens on every address must say by which advertise.host other zones reach it")
 	}
 	return nil
 }
@@ -223,7 +226,7 @@ func (c *Config) identify() (*instance, *identity.EnrolToken, error) {
 		if err != nil {
 			return nil, nil, &fault.Error{
 				Code: "TOKEN-INVALID", What: "the enrolment token can't be read", Err: err,
-				Try: "give it as the zone printed it, one line beginning with comity-enrol-", Exit: fault.ExitUsage,
+				Try: "give it as the zone printed it, one line beginning with comity-enrol-", Docs: "docs/security.md", Exit: fault.ExitUsage,
 			}
 		}
 		token = &t
@@ -246,7 +249,7 @@ func (c *Config) identify() (*instance, *identity.EnrolToken, error) {
 		return nil, nil, &fault.Error{
 			Code: "TOKEN-SCOPE", What: "the enrolment token is for something else than this proxy",
 			Cause: fmt.Sprintf("it is for a %s of namespace %q, and this is %s", token.Role, token.Namespace, c.proxy()),
-			Try:   "create a token for this role and namespace", Exit: fault.ExitUsage,
+			Try:   "create a token for this role and namespace", Docs: "docs/security.md", Exit: fault.ExitUsage,
 		}
 	}
 	if found == nil {
@@ -257,7 +260,7 @@ func (c *Config) identify() (*instance, *identity.EnrolToken, error) {
 		return nil, nil, &fault.Error{
 			Code: "DATA-DIR", What: "the data directory belongs to another proxy",
 			Cause: fmt.Sprintf("it holds the key of %s, and this is %s", found.Proxy, c.proxy()),
-			Try:   "give each proxy a dataDir of its own", Exit: fault.ExitConflict,
+			Try:   "give each proxy a dataDir of its own", Docs: "docs/configuration.md", Exit: fault.ExitConflict,
 		}
 	}
 	return found, token, nil

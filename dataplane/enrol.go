@@ -63,7 +63,7 @@ func (e *enroller) admit(ctx context.Context) error {
 	if e.token == nil {
 		return &fault.Error{
 			Code: "TOKEN-MISSING", What: "there is no enrolment token and no earlier enrolment",
-			Try: "create one in the zone (comity token create) and give it with tokenFile", Exit: fault.ExitUsage,
+			Try: "create one in the zone (comity token create-enrol) and give it with tokenFile", Docs: "docs/security.md", Exit: fault.ExitUsage,
 		}
 	}
 	if err := e.enrol(ctx); err != nil {
@@ -125,13 +125,13 @@ func (e *enroller) explain(err error) error {
 	if errors.Is(err, identity.ErrPeer) {
 		return &fault.Error{
 			Code: "ZONE-IDENTITY", What: "whoever answers as the zone's control plane is not it", Err: err,
-			Try: "check the address; if the zone was rebuilt, enrol again with a new token", Exit: fault.ExitDenied,
+			Try: "check the address; if the zone was rebuilt, enrol again with a new token", Docs: "docs/security.md", Exit: fault.ExitDenied,
 		}
 	}
 	return &fault.Error{
 		Code: "ENROL-REFUSED", What: fmt.Sprintf("the zone refuses %s", e.proxy),
 		Cause: status.Convert(err).Message(), Err: err,
-		Try: "check that the token is neither used up nor expired and is for this role, namespace and name; or create a new one", Exit: fault.ExitDenied,
+		Try: "check that the token is neither used up nor expired and is for this role, namespace and name; or create a new one", Docs: "docs/security.md", Exit: fault.ExitDenied,
 	}
 }
 

@@ -102,7 +102,7 @@ func readInstance(dataDir string) (*instance, error) {
 func instanceFault(path string, err error) error {
 	return &fault.Error{
 		Code: "INSTANCE-FILE", What: "the instance file " + path + " can't be used", Err: err,
-		Try: "restore it (mode 0600, the agent's user), or remove it and enrol again with a token",
+		Try: "restore it (mode 0600, the agent's user), or remove it and enrol again with a token", Docs: "docs/security.md",
 	}
 }
 

@@ -50,7 +50,7 @@ func (r *reservation) pick(ctx context.Context, address string) (uint16, error) 
 	}
 	return 0, &fault.Error{
 		Code: "PORT", What: "no free port was found on " + address, Err: errs,
-		Try: "name the ports in the configuration, and check that the address is this machine's",
+		Try: "name the ports in the configuration, and check that the address is this machine's", Docs: "docs/configuration.md",
 	}
 }
 

@@ -81,7 +81,7 @@ func openRunDir(path string) (_ *runDir, err error) {
 func runDirFault(path string, err error) error {
 	return &fault.Error{
 		Code: "RUN-DIR", What: "the run directory " + path + " can't be used", Cause: err.Error(),
-		Try: "give each sidecar and ingress a folder of its own with runDir, which its user may write", Err: err,
+		Try: "give each sidecar and ingress a folder of its own with runDir, which its user may write", Docs: "docs/configuration.md", Err: err,
 	}
 }
 

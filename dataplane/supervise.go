@@ -82,7 +82,7 @@ func (s *supervisor) run(ctx context.Context) error {
 		} else if falseStarts++; falseStarts == maxFalseStarts {
 			return &fault.Error{
 				Code: "ENVOY-START", What: "Envoy ends before it is ready", Cause: err.Error() + tail.indented(),
-				Try: "read Envoy's last words above; check that the program is Envoy 1.40", Err: err,
+				Try: "read Envoy's last words above; check that the program is Envoy 1.40", Docs: `CONTRIBUTING.md, "Tools"`, Err: err,
 			}
 		}
 		if time.Since(began) > stableRun {

@@ -4,6 +4,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -15,26 +17,45 @@ import (
 
 // settings are the keys of the configuration file, the environment (COMITY_SIDECAR_*) and the flags.
 type settings struct {
-	ZoneAddress  []string              `json:"zoneAddress" usage:"host:port of the zone's control plane; default: as the token says"`
-	TokenFile    string                `json:"tokenFile" usage:"file with the enrolment token, - for standard input; default: COMITY_ENROL_TOKEN"`
-	Namespace    string                `json:"namespace" usage:"namespace of the workload; default: the token's"`
-	Name         string                `json:"name" usage:"name of the workload"`
-	Labels       map[string]string     `json:"labels" usage:"labels by which Services select the workload"`
-	Address      string                `json:"address" usage:"IP address by which the zone reaches this machine; default: the one from which the zone is reached"`
-	InboundPort  uint16                `json:"inboundPort" usage:"port for mTLS from the zone; 0: any free one"`
-	OutboundPort int                   `json:"outboundPort" usage:"port on loopback for HTTP by host name; 0: any free one, -1: none"`
-	AppAddress   string                `json:"appAddress" usage:"IP address where the application listens; default 127.0.0.1"`
-	Upstreams    []dataplane.Upstream  `json:"upstreams" usage:"local ports for TCP services: [{service, namespace, port, localPort}]"`
-	HealthCheck  dataplane.HealthCheck `json:"healthCheck"`
-	Capacity     float64               `json:"capacity" usage:"capacity in endpoint-equivalents; 0 means 1"`
-	Locality     mesh.Locality         `json:"locality"`
-	DataDir      string                `json:"dataDir" usage:"folder that keeps the instance key over a restart; empty: memory only"`
-	RunDir       string                `json:"runDir" usage:"folder for sockets while running, this sidecar's alone"`
-	WriteInfo    string                `json:"writeInfo" usage:"file to write a JSON description of the running sidecar to (ports, identity, readiness)"`
-	DrainTime    time.Duration         `json:"drainTime" usage:"how long clients have to go elsewhere when the sidecar ends; 0 means 1.5s"`
-	Envoy        program.Envoy         `json:"envoy"`
-	Metrics      program.Metrics       `json:"metrics"`
-	Log          telemetry.LogConfig   `json:"log"`
+	ZoneAddress  []string             `json:"zoneAddress" usage:"host:port of the zone's control plane; default: as the token says"`
+	TokenFile    string               `json:"tokenFile" usage:"file with the enrolment token, - for standard input; default: COMITY_ENROL_TOKEN"`
+	Namespace    string               `json:"namespace" usage:"namespace of the workload; default: the token's"`
+	Name         string               `json:"name" usage:"name of the workload"`
+	Labels       map[string]string    `json:"labels" usage:"labels by which Services select the workload"`
+	Address      string               `json:"address" usage:"IP address by which the zone reaches this machine; default: the one from which the zone is reached"`
+	InboundPort  uint16               `json:"inboundPort" usage:"port for mTLS from the zone; 0: any free one"`
+	OutboundPort int                  `json:"outboundPort" usage:"port on loopback for HTTP by host name; 0: any free one, -1: none"`
+	AppAddress   string               `json:"appAddress" usage:"IP address where the application listens; default 127.0.0.1"`
+	Upstreams    []dataplane.Upstream `json:"upstreams" usage:"local ports for TCP services: [{service, namespace, port, localPort}]"`
+	HealthCheck  healthCheck          `json:"healthCheck"`
+	Capacity     float64              `json:"capacity" usage:"capacity in endpoint-equivalents; 0 means 1"`
+	Locality     mesh.Locality        `json:"locality"`
+	DataDir      string               `json:"dataDir" usage:"folder that keeps the instance key over a restart; empty: memory only"`
+	RunDir       string               `json:"runDir" usage:"folder for sockets while running, this sidecar's alone"`
+	WriteInfo    string               `json:"writeInfo" usage:"file to write a JSON description of the running sidecar to (ports, identity, readiness)"`
+	DrainTime    time.Duration        `json:"drainTime" usage:"how long clients have to go elsewhere when the sidecar ends; 0 means 1.5s"`
+	Envoy        program.Envoy        `json:"envoy"`
+	Metrics      program.Metrics      `json:"metrics"`
+	Log          telemetry.LogConfig  `json:"log"`
+}
+
+// healthCheck is made of the application; none without a port.
+type healthCheck struct {
+	Port       uint16 `json:"port" usage:"port of the application to check; 0: no check, the workload is healthy while its sidecar is"`
+	Path       string `json:"path" usage:"path for an HTTP GET that must answer 200 to 399; empty: a TCP connection is enough"`
+	IntervalMS int    `json:"intervalMs" usage:"milliseconds between checks, at least 100; 0 means 1000"`
+	TimeoutMS  int    `json:"timeoutMs" usage:"milliseconds a check may take; 0 means 500"`
+}
+
+// Validate is asked by internal/config.
+func (s *settings) Validate() error {
+	if s.OutboundPort < -1 || s.OutboundPort > 65535 {
+		return fmt.Errorf("outboundPort %d is not a port, 0 for any or -1 for none", s.OutboundPort)
+	}
+	if s.HealthCheck.Port == 0 && s.HealthCheck != (healthCheck{}) {
+		return errors.New("healthCheck needs a port")
+	}
+	return nil
 }
 
 func main() {
@@ -50,10 +71,10 @@ func common(s settings) program.Common {
 		Capacity: s.Capacity, Locality: s.Locality,
 	}
 	if s.OutboundPort > 0 {
-		w.OutboundPort = uint16(min(s.OutboundPort, 65535)) //nolint:gosec // bounded
+		w.OutboundPort = uint16(s.OutboundPort) //nolint:gosec // Validate bounds it
 	}
-	if s.HealthCheck != (dataplane.HealthCheck{}) {
-		w.HealthCheck = &s.HealthCheck
+	if h := dataplane.HealthCheck(s.HealthCheck); h.Port != 0 {
+		w.HealthCheck = &h
 	}
 	return program.Common{
 		TokenFile: s.TokenFile, Log: s.Log, Envoy: s.Envoy, Metrics: s.Metrics,

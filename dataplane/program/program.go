@@ -121,7 +121,7 @@ func usageFault(name string) func(*cobra.Command, error) error {
 func invalid(err error) error {
 	return &fault.Error{
 		Code: "CONFIG-INVALID", What: "the configuration of this proxy is not valid", Err: err,
-		Try: "correct what the cause names", Exit: fault.ExitUsage,
+		Try: "correct what the cause names", Docs: "docs/configuration.md", Exit: fault.ExitUsage,
 	}
 }
 
@@ -191,6 +191,6 @@ func readToken(path string, stdin io.Reader) (string, error) {
 func tokenFault(err error) error {
 	return &fault.Error{
 		Code: "TOKEN-FILE", What: "the file of the enrolment token can't be read", Err: err,
-		Try: "check tokenFile; - reads standard input, and " + TokenEnv + " may hold the token instead", Exit: fault.ExitUsage,
+		Try: "check tokenFile; - reads standard input, and " + TokenEnv + " may hold the token instead", Docs: "docs/configuration.md", Exit: fault.ExitUsage,
 	}
 }
