@@ -213,6 +213,11 @@ func (c *Client) applied(at mesh.Cursor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state.Down = at
+	c.advance()
+}
+
+// advance tells those who wait in Synced to look again; c.mu is held.
+func (c *Client) advance() {
 	if c.advanced != nil {
 		close(c.advanced)
 		c.advanced = nil
@@ -265,5 +270,30 @@ func signal(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
+	}
+}
+
+// Synced waits until the zone has a session, and everything that global had when it began is in the
+// zone's store. It returns how far that is.
+func (c *Client) Synced(ctx context.Context) (mesh.Cursor, error) {
+	for {
+		c.mu.Lock()
+		s := c.state
+		if c.advanced == nil {
+			c.advanced = make(chan struct{})
+		}
+		moved := c.advanced
+		c.mu.Unlock()
+		if s.Connected && s.Down.Incarnation != "" {
+			return s.Down, nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			if s.LastError != "" {
+				return mesh.Cursor{}, errors.New(s.LastError)
+			}
+			return mesh.Cursor{}, ctx.Err()
+		}
 	}
 }

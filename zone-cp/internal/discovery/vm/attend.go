@@ -18,7 +18,6 @@ import (
 // Limits of what an agent may say of itself.
 const (
 	maxSpecBytes = 64 << 10
-	maxLabels    = 64
 	maxText      = 256
 	maxLanes     = 16
 )
@@ -44,8 +43,8 @@ type Stream interface {
 	Send(*enrolpb.ZoneNotice) error
 }
 
-// CheckWorkload validates a workload's spec; policy.Validate of its kind.
-type CheckWorkload func(key mesh.Key, spec []byte) (policy.Workload, error)
+// CheckWorkload validates and reads a workload as its agent wrote it.
+type CheckWorkload func(key mesh.Key, labels map[string]string, spec []byte) (policy.Workload, error)
 
 // Attend serves one agent's stream until it ends. A report that can't be believed is answered with
 // Refused, and the stream ends; the agent's last good word stays in force while its lease lasts.
@@ -159,15 +158,7 @@ func readWorkload(peer Peer, w *enrolpb.WorkloadSpec, check CheckWorkload) (poli
 	if len(w.GetSpec()) > maxSpecBytes {
 		return policy.Workload{}, fmt.Errorf("the workload has %d bytes, more than %d", len(w.GetSpec()), maxSpecBytes)
 	}
-	if len(w.GetLabels()) > maxLabels {
-		return policy.Workload{}, fmt.Errorf("the workload has %d labels, more than %d", len(w.GetLabels()), maxLabels)
-	}
-	for k, v := range w.GetLabels() {
-		if k == "" || len(k) > maxText || len(v) > maxText {
-			return policy.Workload{}, fmt.Errorf("label %.40q is empty or longer than %d", k, maxText)
-		}
-	}
-	spec, err := check(mesh.Key{Kind: mesh.KindWorkload, Namespace: peer.Proxy.Namespace, Name: peer.Proxy.Name}, w.GetSpec())
+	spec, err := check(mesh.Key{Kind: mesh.KindWorkload, Namespace: peer.Proxy.Namespace, Name: peer.Proxy.Name}, w.GetLabels(), w.GetSpec())
 	if err != nil {
 		return policy.Workload{}, err
 	}

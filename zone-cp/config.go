@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/comity-mesh/comity/internal/telemetry"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/zone-cp/internal/discovery/vm"
+)
+
+const program = "zone-cp"
+
+// settings are the keys of the configuration file, the environment (COMITY_ZONE_CP_*) and the flags.
+type settings struct {
+	Zone        string         `json:"zone" usage:"name of the zone, a DNS label; chosen at the first start, it never changes"`
+	TrustDomain string         `json:"trustDomain" usage:"SPIFFE trust domain of the zone, a DNS name; chosen at the first start, it never changes"`
+	DataDir     string         `json:"dataDir" usage:"folder with the zone's store, authority and credentials"`
+	Listen      listenSettings `json:"listen"`
+	Advertise   []string       `json:"advertise" usage:"host:port list under which agents reach listen.proxies; default: its own address"`
+	Global      globalSettings `json:"global"`
+	API         apiSettings    `json:"api"`
+	// AdminTokenFile gets the first admin's token.
+	AdminTokenFile string              `json:"adminTokenFile" usage:"file that gets the first admin's token (0600); default: admin.token in dataDir"`
+	SealingKeyFile string              `json:"sealingKeyFile" usage:"file with the key that seals the zone's private keys; default: kek in dataDir. Keep it apart from backups"`
+	Lease          time.Duration       `json:"lease" usage:"how long a silent workload stays known; UNHEALTHY after half of it"`
+	LeafTTL        time.Duration       `json:"leafTTL" usage:"life of workloads' certificates"`
+	Log            telemetry.LogConfig `json:"log"`
+}
+
+type listenSettings struct {
+	API     string `json:"api" usage:"host:port of the REST API, /metrics and health; plain HTTP on loopback only"`
+	Proxies string `json:"proxies" usage:"host:port of enrolment and xDS for sidecars and ingresses (mTLS)"`
+}
+
+type globalSettings struct {
+	Endpoints []string `json:"endpoints" usage:"host:port list of global's federation service; default: as the join token says"`
+}
+
+type apiSettings struct {
+	TLSCert string `json:"tlsCert" usage:"PEM certificate chain of the REST API; needed off loopback"`
+	TLSKey  string `json:"tlsKey" usage:"file with its PEM key"`
+}
+
+func defaults() settings {
+	return settings{
+		DataDir: "zone-data",
+		Listen:  listenSettings{API: "127.0.0.1:7402", Proxies: "127.0.0.1:7403"},
+		Lease:   vm.DefaultLease,
+		LeafTTL: 12 * time.Hour,
+	}
+}
+
+// Validate implements what config.Load asks for.
+func (s *settings) Validate() error {
+	var errs []error
+	add := func(key string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", key, err))
+		}
+	}
+	if s.Zone != "" {
+		add("zone", mesh.CheckZoneName(s.Zone))
+	}
+	if s.TrustDomain != "" {
+		add("trustDomain", mesh.CheckTrustDomain(s.TrustDomain))
+	}
+	if s.DataDir == "" {
+		add("dataDir", errors.New("is empty"))
+	}
+	add("listen.api", checkListen(s.Listen.API))
+	add("listen.proxies", checkListen(s.Listen.Proxies))
+	for _, e := range append(append([]string{}, s.Advertise...), s.Global.Endpoints...) {
+		if _, _, err := net.SplitHostPort(e); err != nil {
+			add("advertise, global.endpoints", fmt.Errorf("%q is not host:port", e))
+		}
+	}
+	if (s.API.TLSCert == "") != (s.API.TLSKey == "") {
+		add("api", errors.New("tlsCert and tlsKey belong together"))
+	}
+	if s.API.TLSCert == "" && !loopback(s.Listen.API) {
+		add("listen.api", errors.New("plain HTTP is for loopback only: set api.tlsCert and api.tlsKey"))
+	}
+	if s.Lease < 3*time.Second || s.Lease > time.Hour {
+		add("lease", fmt.Errorf("%s is not between 3s and 1h", s.Lease))
+	}
+	if s.LeafTTL < time.Minute || s.LeafTTL > 7*24*time.Hour {
+		add("leafTTL", fmt.Errorf("%s is not between 1m and 168h", s.LeafTTL))
+	}
+	return errors.Join(errs...)
+}
+
+func checkListen(addr string) error {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return fmt.Errorf("%q is not host:port", addr)
+	}
+	return nil
+}
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
