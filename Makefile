@@ -59,6 +59,10 @@ lint: $(TOOLBIN)/golangci-lint ## Run the linters (.golangci.yml)
 	$(TOOLBIN)/golangci-lint run $(PACKAGES)
 	bash -n tools/install .ci/run
 
+.PHONY: fmt
+fmt: $(TOOLBIN)/golangci-lint ## Format the code, imports of ours last
+	$(TOOLBIN)/golangci-lint fmt
+
 .PHONY: verify
 verify: go-version ## Fail if generated code, go.mod or formatting is not current
 	go mod tidy -diff
