@@ -40,7 +40,7 @@ demo: build tools ## Run three zones with real Envoys on loopback (ARGS="--check
 build: go-version ## Build the programs into bin/
 	@mkdir -p bin
 	go build -ldflags '$(LDFLAGS)' -o bin/ $(foreach p,$(PROGRAMS),$(if $(wildcard $(p)/*.go),./$(p))) $(if $(wildcard deploy/demo/shop/*.go),./deploy/demo/shop)
-	@echo "build: $$(ls bin | tr '\n' ' ')in bin/, version $(VERSION)"
+	@echo "build: $$(ls -p bin | grep -v / | tr '\n' ' ')in bin/, version $(VERSION)"
 
 .PHONY: generate
 generate: $(TOOLBIN)/protogen ## Generate code from the .proto files
