@@ -26,7 +26,7 @@ const (
 
 // Names that the bootstrap of an Envoy must know.
 const (
-	// LocalSDSCluster is the cluster of the agent's own SDS server (gRPC, state of the world), which
+	// LocalSDSCluster is the cluster of the agent's own SDS server (gRPC, delta), which
 	// has the secret IdentitySecret: the proxy's certificate chain and key.
 	LocalSDSCluster = "local_sds"
 	IdentitySecret  = "identity"

@@ -46,10 +46,14 @@ func fromADS() *corev3.ConfigSource {
 func fromAgent() *corev3.ConfigSource {
 	return &corev3.ConfigSource{
 		ConfigSourceSpecifier: &corev3.ConfigSource_ApiConfigSource{ApiConfigSource: &corev3.ApiConfigSource{
-			ApiType: corev3.ApiConfigSource_GRPC, TransportApiVersion: corev3.ApiVersion_V3,
+			ApiType: corev3.ApiConfigSource_DELTA_GRPC, TransportApiVersion: corev3.ApiVersion_V3,
 			SetNodeOnFirstMessageOnly: true,
 			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
-				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: LocalSDSCluster},
+				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
+					ClusterName: LocalSDSCluster,
+					// By default the gaps grow to 25 s, in which a renewed certificate does not arrive.
+					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{BaseInterval: millis(50), MaxInterval: millis(200)}},
+				},
 			}}},
 		}},
 		ResourceApiVersion: corev3.ApiVersion_V3,

@@ -66,4 +66,3 @@ func issueText(issues []topology.Issue) string {
 	}
 	return b.String()
 }
-

@@ -1,0 +1,139 @@
+package envoy
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/comity-mesh/comity/internal/envoybin"
+	"github.com/comity-mesh/comity/xds/envoy"
+	"github.com/comity-mesh/comity/xds/topology"
+	"github.com/comity-mesh/comity/xds/topology/topologytest"
+	"github.com/comity-mesh/comity/xds/translate"
+)
+
+func envoyPath(t *testing.T) string {
+	t.Helper()
+	path, err := envoybin.Path()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestValidate gives every golden input's configuration to the real Envoy, everything inlined, so that
+// it reads routes, endpoints and secrets too.
+func TestValidate(t *testing.T) {
+	inputs, err := filepath.Glob("../../xds/translate/testdata/*/input.yaml")
+	if err != nil || len(inputs) == 0 {
+		t.Fatalf("no inputs: %v", err)
+	}
+	bin := envoyPath(t)
+	for _, file := range inputs {
+		t.Run(filepath.Base(filepath.Dir(file)), func(t *testing.T) {
+			topo, _ := topology.Build(topologytest.Load(t, file))
+			seen := map[string]bool{}
+			for _, p := range topo.Proxies() {
+				if seen[p.ViewKey] {
+					continue
+				}
+				seen[p.ViewKey] = true
+				resources, err := envoy.Build(translate.Proxy(topo, p))
+				if err != nil {
+					t.Fatal(err)
+				}
+				boot := filepath.Join(t.TempDir(), "bootstrap.json")
+				raw, err := json.Marshal(inlined(t, resources))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(boot, raw, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				out, err := exec.CommandContext(t.Context(), bin, "--mode", "validate", "-c", boot, "-l", "error").CombinedOutput()
+				if err != nil {
+					t.Errorf("%s: %v\n%s", p.ID, err, out)
+				}
+			}
+		})
+	}
+}
+
+// inlined is a bootstrap in which every reference is replaced by what it names.
+func inlined(t *testing.T, resources []envoy.Resource) object {
+	t.Helper()
+	in := &inliner{named: map[string]object{}}
+	var clusters, listeners, secrets []any
+	for _, r := range resources {
+		tree := asTree(t, r)
+		delete(tree, "@type")
+		in.named[r.Type+" "+r.Name] = tree
+		switch r.Type {
+		case envoy.TypeCluster:
+			clusters = append(clusters, tree)
+		case envoy.TypeListener:
+			listeners = append(listeners, tree)
+		case envoy.TypeSecret:
+			secrets = append(secrets, tree)
+		}
+	}
+	ca := newAuthority(t, "one.example")
+	secrets = append(secrets, ca.secret(t, ca.issue(t, "/ns/shop/sa/web")))
+	for _, list := range [][]any{clusters, listeners} {
+		for _, tree := range list {
+			if o, ok := tree.(object); ok {
+				in.rewrite(o)
+			}
+		}
+	}
+	if len(in.missing) > 0 {
+		t.Errorf("named but not there: %v", in.missing)
+	}
+	return object{"static_resources": object{"clusters": clusters, "listeners": listeners, "secrets": secrets}}
+}
+
+type inliner struct {
+	named   map[string]object
+	missing []string
+}
+
+func (in *inliner) find(kind string, name any) object {
+	s, _ := name.(string)
+	o, ok := in.named[kind+" "+s]
+	if !ok {
+		in.missing = append(in.missing, s)
+	}
+	return o
+}
+
+func (in *inliner) rewrite(tree object) {
+	if _, ok := tree["edsClusterConfig"]; ok {
+		tree["loadAssignment"] = in.find(envoy.TypeEndpoint, tree["name"])
+		tree["type"] = "STATIC"
+		delete(tree, "edsClusterConfig")
+	}
+	if rds, ok := tree["rds"].(object); ok {
+		tree["routeConfig"] = in.find(envoy.TypeRoute, rds["routeConfigName"])
+		delete(tree, "rds")
+	}
+	if _, ok := tree["sdsConfig"]; ok {
+		if tree["name"] != envoy.IdentitySecret {
+			in.find(envoy.TypeSecret, tree["name"])
+		}
+		delete(tree, "sdsConfig") // a static secret of the name is used
+	}
+	for _, v := range tree {
+		switch v := v.(type) {
+		case object:
+			in.rewrite(v)
+		case []any:
+			for _, e := range v {
+				if o, ok := e.(object); ok {
+					in.rewrite(o)
+				}
+			}
+		}
+	}
+}
