@@ -402,6 +402,59 @@ func TestRefusedRegistrationEndsTheAgent(t *testing.T) {
 	}
 }
 
+func TestAnEnvoyThatNeverStartsEndsTheAgent(t *testing.T) {
+	z := newTestZone(t)
+	c := sidecarConfig(t, z)
+	c.Envoy.Path = filepath.Join(t.TempDir(), "envoy")
+	must(0, os.WriteFile(c.Envoy.Path, []byte("#!/bin/sh\necho 'critical|main|no such option' >&2\nexit 3\n"), 0o755))(t) //nolint:gosec // a program
+	a := start(t, c)
+	<-a.ended
+	f, ok := errors.AsType[*fault.Error](a.err)
+	if !ok || f.Code != "ENVOY-START" || !strings.Contains(f.Cause, "exit code 3") || !strings.Contains(f.Cause, "no such option") {
+		t.Errorf("got %v", a.err)
+	}
+}
+
+func TestTwoAgentsDontShareAFolder(t *testing.T) {
+	z := newTestZone(t)
+	c := sidecarConfig(t, z)
+	start(t, c).ready()
+	err := Run(context.Background(), c, slog.New(slog.DiscardHandler))
+	if f, ok := errors.AsType[*fault.Error](err); !ok || f.Code != "RUN-DIR" || !strings.Contains(f.Cause, "another agent") {
+		t.Errorf("got %v", err)
+	}
+	open := filepath.Join(t.TempDir(), "open")
+	must(0, os.Mkdir(open, 0o755))(t) //nolint:gosec // the mistake
+	c.RunDir, c.DataDir = open, ""
+	err = Run(context.Background(), c, slog.New(slog.DiscardHandler))
+	if f, ok := errors.AsType[*fault.Error](err); !ok || f.Code != "RUN-DIR" {
+		t.Errorf("a folder that others can read: got %v", err)
+	}
+}
+
+func TestARenewalTheZoneAsksFor(t *testing.T) {
+	z := newTestZone(t)
+	a := start(t, sidecarConfig(t, z))
+	i := a.ready()
+	specs := func() int { return z.count(func(r *enrolpb.AgentReport) bool { return r.GetWorkload() != nil }) }
+	eventually(t, "registered", func() bool { return specs() > 0 })
+	before, attended := z.renewed(), specs()
+	// As a zone restored from a backup: it knows the instance, not the certificate.
+	z.mu.Lock()
+	z.forgotten = z.renewals
+	z.mu.Unlock()
+	z.stop()
+	z.start(z.address)
+	eventually(t, "the agent has renewed by its key and registered again", func() bool { return z.renewed() > before && specs() > attended })
+	eventually(t, "Envoy is connected with the new certificate", func() bool {
+		_, body := get(t, "http://"+i.Metrics+"/metrics")
+		return strings.Contains(body, "envoy_control_plane_connected_state{} 1")
+	})
+	if n := a.info(); n.EnvoyPID != i.EnvoyPID {
+		t.Error("Envoy was restarted for it")
+	}
+}
+
 func TestHostileBytes(t *testing.T) {
 	z := newTestZone(t)
 	c := sidecarConfig(t, z)

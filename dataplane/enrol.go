@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -43,6 +44,7 @@ type enroller struct {
 	// lookAgain bounds sleeping toward a renewal: a machine that was suspended keeps wall time only.
 	lookAgain time.Duration
 	early     chan struct{} // renew before it is time; one slot
+	rooting   sync.Mutex    // roots come from renewals and from the lease
 }
 
 // admit gets the first certificate of this run: by the registered instance key, or else by token. It
@@ -296,6 +298,8 @@ func (e *enroller) renewed(res *enrolpb.RenewResponse, key *ecdsa.PrivateKey) er
 
 // trust takes new roots of the zone, sent over a connection that the present ones vouch for.
 func (e *enroller) trust(raw [][]byte) error {
+	e.rooting.Lock()
+	defer e.rooting.Unlock()
 	b, err := bundleOf(e.instance.TrustDomain, raw)
 	if err != nil {
 		return err

@@ -24,15 +24,13 @@ const (
 	fileAdmin     = "admin.sock"
 	fileSDS       = "sds.sock"
 	fileBootstrap = "envoy.json"
-	fileLock      = "lock"
 )
 
 // runDir is the folder of one running agent: sockets and the bootstrap, nothing that must survive.
 // It is the agent's alone: mode 0700, its own user's, and locked while the agent lives.
 type runDir struct {
 	path string
-	dir  *os.File // open for as long as the agent runs
-	lock *os.File
+	dir  *os.File // open and locked for as long as the agent runs
 }
 
 // openRunDir makes or takes over the folder. Another agent in it, another owner or an open mode are
@@ -69,10 +67,8 @@ func openRunDir(path string) (_ *runDir, err error) {
 	if d.dir, err = os.Open(abs); err != nil {
 		return nil, runDirFault(abs, err)
 	}
-	if d.lock, err = os.OpenFile(filepath.Join(abs, fileLock), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return nil, runDirFault(abs, err)
-	}
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
+	// The folder itself is locked: a lock file would have to be removed, and could be while another waits for it.
+	if err := unix.Flock(int(d.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
 		return nil, runDirFault(abs, errors.New("another agent is running in it"))
 	}
 	return d, nil
@@ -100,7 +96,7 @@ func (d *runDir) socket(name string) string {
 // clean removes what the agent and its Envoy made, and the folder if nothing else is in it.
 func (d *runDir) clean() error {
 	var errs []error
-	for _, name := range []string{fileAdmin, fileSDS, fileBootstrap, fileLock} {
+	for _, name := range []string{fileAdmin, fileSDS, fileBootstrap} {
 		if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -114,13 +110,10 @@ func (d *runDir) clean() error {
 
 // Close gives the folder back.
 func (d *runDir) Close() error {
-	var errs []error
-	for _, f := range []*os.File{d.lock, d.dir} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
+	if d.dir == nil {
+		return nil
 	}
-	return errors.Join(errs...)
+	return d.dir.Close()
 }
 
 // defaultRunDir is a folder of the agent's own for one proxy: the same one after a restart.

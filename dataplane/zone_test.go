@@ -49,11 +49,12 @@ type testZone struct {
 	tokens    map[string]testToken
 	instances map[string]crypto.PublicKey // ProxyID -> instance key
 	renewals  int
+	forgotten int // certificates of the first renewals are not in force any more
+	serials   map[string]int
 	leafKeys  []crypto.PublicKey
 	reports   []*enrolpb.AgentReport
 	listeners []*anypb.Any
 	refuse    *enrolpb.Refused
-	changed   chan struct{}
 }
 
 type testToken struct {
@@ -71,7 +72,7 @@ func newTestZone(t *testing.T) *testZone {
 	issued := must(ca.Sign(key.Public(), must(identity.ParseID(testTD.ZoneCPID()))(t), time.Hour, now))(t)
 	z := &testZone{
 		t: t, root: root, ca: ca, cert: identity.TLSCertificate(ca.WithRoot(issued), key), ttl: time.Hour,
-		tokens: map[string]testToken{}, instances: map[string]crypto.PublicKey{}, changed: make(chan struct{}),
+		tokens: map[string]testToken{}, instances: map[string]crypto.PublicKey{}, serials: map[string]int{},
 	}
 	z.start("127.0.0.1:0")
 	t.Cleanup(z.stop)
@@ -164,9 +165,12 @@ func (z *testZone) Enrol(ctx context.Context, r *enrolpb.EnrolRequest) (*enrolpb
 }
 
 func (z *testZone) Renew(ctx context.Context, r *enrolpb.RenewRequest) (*enrolpb.RenewResponse, error) {
-	_, exporter, err := session(ctx)
+	state, exporter, err := session(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if len(state.PeerCertificates) > 0 && z.inForce(state) != nil {
+		return nil, status.Error(codes.FailedPrecondition, "proof-needed")
 	}
 	pub, err := identity.ParseCSR(r.GetCsr())
 	if err != nil {
@@ -188,10 +192,23 @@ func (z *testZone) Renew(ctx context.Context, r *enrolpb.RenewRequest) (*enrolpb
 			return nil, err
 		}
 		z.renewals++
+		z.serials[issued.Serial] = z.renewals
 		z.leafKeys = append(z.leafKeys, pub)
 		return &enrolpb.RenewResponse{CertificateChain: identity.DERChain(issued.Chain), ZoneRoots: [][]byte{z.root.Root().Raw}}, nil
 	}
 	return nil, status.Error(codes.NotFound, "no such instance")
+}
+
+func (z *testZone) inForce(state tls.ConnectionState) error {
+	if _, err := identity.PeerID(state); err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.serials[identity.SerialOf(state.PeerCertificates[0])] <= z.forgotten {
+		return status.Error(codes.Unauthenticated, "this certificate is not in force here")
+	}
+	return nil
 }
 
 func (z *testZone) Attend(s enrolpb.Enrolment_AttendServer) error {
@@ -199,8 +216,8 @@ func (z *testZone) Attend(s enrolpb.Enrolment_AttendServer) error {
 	if err != nil {
 		return err
 	}
-	if _, err := identity.PeerID(state); err != nil {
-		return status.Error(codes.Unauthenticated, err.Error())
+	if err := z.inForce(state); err != nil {
+		return err
 	}
 	for {
 		r, err := s.Recv()
@@ -229,8 +246,8 @@ func (z *testZone) DeltaAggregatedResources(s discoveryv3.AggregatedDiscoverySer
 	if err != nil {
 		return err
 	}
-	if _, err := identity.PeerID(state); err != nil {
-		return status.Error(codes.Unauthenticated, err.Error())
+	if err := z.inForce(state); err != nil {
+		return err
 	}
 	for {
 		r, err := s.Recv()
