@@ -8,6 +8,7 @@ import (
 	"github.com/comity-mesh/comity/api"
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/internal/telemetry"
+	"github.com/comity-mesh/comity/internal/version"
 )
 
 // handler is everything that listen.api serves.
@@ -42,6 +43,14 @@ func (z *zone) handler(ctx context.Context) (http.Handler, error) {
 			}
 		})
 	}
+	rest, err := api.New(api.Config{
+		Store: z.store, Mode: api.ModeZone, ZoneName: z.Zone, Tokens: tokens,
+		Log: z.part("api"), Registerer: z.metrics, Version: version.Version,
+	})
+	if err != nil {
+		return nil, err
+	}
+	mux.Handle("/", rest)
 	mux.Handle("POST /api/v1/_join", admin(http.StatusOK, z.join))
 	mux.Handle("POST /api/v1/enrolmenttokens", admin(http.StatusCreated, z.enrolmentToken))
 	mux.Handle("GET /api/v1/enrolmenttokens", admin(http.StatusOK, z.enrolmentTokens))
