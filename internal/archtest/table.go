@@ -175,6 +175,7 @@ var links = []linkRule{
 // mayPanic lists the places outside of tests where the code may panic, as file:function, each with the
 // reason why no input can reach it.
 var mayPanic = map[string]string{
+	"api/api.go:recovered": "passes on net/http's own ErrAbortHandler, which is how a handler cuts a connection",
 	"comity/root.go:must": "cobra refuses only what a mistake in this program can give it (a flag that does not exist), at start",
 }
 
