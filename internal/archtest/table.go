@@ -176,7 +176,7 @@ var links = []linkRule{
 // reason why no input can reach it.
 var mayPanic = map[string]string{
 	"api/api.go:recovered": "passes on net/http's own ErrAbortHandler, which is how a handler cuts a connection",
-	"comity/root.go:must": "cobra refuses only what a mistake in this program can give it (a flag that does not exist), at start",
+	"comity/root.go:must":  "cobra refuses only what a mistake in this program can give it (a flag that does not exist), at start",
 }
 
 // mayBackground lists the places outside of package main that may begin a context, as file:function.
