@@ -1,0 +1,298 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store"
+	"golang.org/x/time/rate"
+)
+
+// Role says what a principal may do.
+type Role string
+
+// The roles. An admin may do everything, a viewer may read.
+const (
+	RoleAdmin  Role = "admin"
+	RoleViewer Role = "viewer"
+)
+
+// Principal is who asks.
+type Principal struct {
+	Name string // of the token
+	Role Role
+}
+
+// Actor is the principal as histories name it.
+func (p Principal) Actor() string { return "user:" + p.Name }
+
+type principalKey struct{}
+
+// Authorizer answers who asks and whether they may, for routes that a program adds.
+type Authorizer struct{}
+
+// Principal returns who asks; ok is false where nobody was authenticated.
+func (Authorizer) Principal(ctx context.Context) (p Principal, ok bool) {
+	p, ok = ctx.Value(principalKey{}).(Principal)
+	return p, ok
+}
+
+// Require returns an error that answers 403 unless the principal has the role; an admin has every role.
+func (a Authorizer) Require(ctx context.Context, role Role) error {
+	p, ok := a.Principal(ctx)
+	switch {
+	case !ok:
+		return fail(http.StatusUnauthorized, CodeUnauthenticated, "", "nobody was authenticated")
+	case p.Role == RoleAdmin || p.Role == role:
+		return nil
+	}
+	return fail(http.StatusForbidden, CodeForbidden, "use a token with the role "+string(role), "%s has the role %s", p.Name, p.Role)
+}
+
+// bucketTokens holds tokens by id: the hash of the secret, never the secret.
+const bucketTokens = "tokens"
+
+// tokenPrefix lets scanners of repositories find a token that leaked.
+const tokenPrefix = "cmt_"
+
+type tokenRecord struct {
+	Name     string    `json:"name"`
+	Role     Role      `json:"role"`
+	Hash     string    `json:"hash"` // SHA-256 of the secret, in hex
+	Created  time.Time `json:"created"`
+	Expires  time.Time `json:"expires,omitzero"`
+	LastUsed time.Time `json:"lastUsed,omitzero"`
+}
+
+// Tokens are the bearer tokens of the API. A token is cmt_<id>_<secret>, the secret 256 random bits;
+// only its hash is stored, so no slow hash is needed.
+type Tokens struct {
+	records store.Records
+	now     func() time.Time
+}
+
+// NewTokens keeps tokens in the records of a store. now nil means time.Now.
+func NewTokens(records store.Records, now func() time.Time) *Tokens {
+	if now == nil {
+		now = time.Now
+	}
+	return &Tokens{records: records, now: now}
+}
+
+// EnsureBootstrapAdmin makes the first admin's token and returns it, this once. If there is any
+// token already, it returns "".
+func (t *Tokens) EnsureBootstrapAdmin(ctx context.Context) (string, error) {
+	list, _, err := t.records.ListRecords(ctx, bucketTokens, "")
+	if err != nil || len(list) > 0 {
+		return "", err
+	}
+	// Replicas race for the fixed id; one wins.
+	token, _, err := t.create(ctx, "bootstrap", "admin", RoleAdmin, 0)
+	if errors.Is(err, store.ErrConflict) {
+		return "", nil
+	}
+	return token, err
+}
+
+// Create makes a token; ttl 0 means without end. The secret is in the answer and nowhere else.
+func (t *Tokens) Create(ctx context.Context, name string, role Role, ttl time.Duration) (client.APIToken, error) {
+	if err := mesh.CheckLabel(name); err != nil {
+		return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/name", Code: CodeInvalid, Message: err.Error()}})
+	}
+	if role != RoleAdmin && role != RoleViewer {
+		return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/role", Code: CodeInvalid, Message: "must be admin or viewer", Choices: []string{"admin", "viewer"}}})
+	}
+	if ttl < 0 || ttl > 10*365*24*time.Hour {
+		return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/ttlSeconds", Code: CodeInvalid, Message: "must be from 0 to 10 years"}})
+	}
+	id := strings.ToLower(rand.Text()[:12])
+	token, rec, err := t.create(ctx, id, name, role, ttl)
+	if err != nil {
+		return client.APIToken{}, err
+	}
+	out := rec.wire(id)
+	out.Token = token
+	return out, nil
+}
+
+func (t *Tokens) create(ctx context.Context, id, name string, role Role, ttl time.Duration) (string, tokenRecord, error) {
+	var secret [32]byte
+	rand.Read(secret[:]) //nolint:errcheck // never fails
+	text := base64.RawURLEncoding.EncodeToString(secret[:])
+	rec := tokenRecord{Name: name, Role: role, Hash: hashSecret(text), Created: t.now().UTC()}
+	if ttl > 0 {
+		rec.Expires = rec.Created.Add(ttl)
+	}
+	value, err := json.Marshal(rec)
+	if err != nil {
+		return "", rec, err
+	}
+	if _, err := t.records.PutRecords(ctx, bucketTokens, store.RecordWrite{Key: id, Value: value, IfVersion: new(uint64)}); err != nil {
+		return "", rec, fmt.Errorf("store a token: %w", err)
+	}
+	return tokenPrefix + id + "_" + text, rec, nil
+}
+
+// List returns all tokens without their secrets.
+func (t *Tokens) List(ctx context.Context) ([]client.APIToken, error) {
+	list, _, err := t.records.ListRecords(ctx, bucketTokens, "")
+	if err != nil {
+		return nil, err
+	}
+	out := make([]client.APIToken, 0, len(list))
+	for _, r := range list {
+		var rec tokenRecord
+		if err := json.Unmarshal(r.Value, &rec); err != nil {
+			return nil, fmt.Errorf("token %s: %w", r.Key, err)
+		}
+		out = append(out, rec.wire(r.Key))
+	}
+	return out, nil
+}
+
+// Revoke ends a token at once; store.ErrNotFound if there is none with the id.
+func (t *Tokens) Revoke(ctx context.Context, id string) error {
+	rec, err := t.records.GetRecord(ctx, bucketTokens, id)
+	if err != nil {
+		return err
+	}
+	_, err = t.records.PutRecords(ctx, bucketTokens, store.RecordWrite{Key: id, Delete: true, IfVersion: &rec.Version})
+	return err
+}
+
+func (r tokenRecord) wire(id string) client.APIToken {
+	return client.APIToken{ID: id, Name: r.Name, Role: string(r.Role), Expires: r.Expires, LastUsed: r.LastUsed}
+}
+
+func hashSecret(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
+
+// errBadToken hides why: unknown, wrong, expired and malformed look alike.
+var errBadToken = errors.New("the token is not valid")
+
+// Check returns the principal of a token. Any token that is not valid now is the same error.
+func (t *Tokens) Check(ctx context.Context, token string) (Principal, error) {
+	body, ok := strings.CutPrefix(token, tokenPrefix)
+	id, secret, ok2 := strings.Cut(body, "_")
+	if !ok || !ok2 || id == "" || len(token) > 256 {
+		return Principal{}, errBadToken
+	}
+	raw, err := t.records.GetRecord(ctx, bucketTokens, id)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return Principal{}, err
+	}
+	var rec tokenRecord
+	if err == nil {
+		if err := json.Unmarshal(raw.Value, &rec); err != nil {
+			return Principal{}, fmt.Errorf("token %s: %w", id, err)
+		}
+	}
+	// An unknown id is compared too, so that it takes the time of a wrong secret.
+	same := subtle.ConstantTimeCompare([]byte(rec.Hash), []byte(hashSecret(secret))) == 1
+	now := t.now()
+	if !same || rec.Hash == "" || !rec.Expires.IsZero() && now.After(rec.Expires) {
+		return Principal{}, errBadToken
+	}
+	t.used(ctx, id, raw.Version, rec, now)
+	return Principal{Name: rec.Name, Role: rec.Role}, nil
+}
+
+// used notes the use, at most once a minute: it is a write.
+func (t *Tokens) used(ctx context.Context, id string, version uint64, rec tokenRecord, now time.Time) {
+	if now.Sub(rec.LastUsed) < time.Minute {
+		return
+	}
+	rec.LastUsed = now.UTC()
+	value, err := json.Marshal(rec)
+	if err != nil {
+		return
+	}
+	// Losing against a revocation or another use is right, and a disk that is full must not lock
+	// the operator out.
+	_, _ = t.records.PutRecords(ctx, bucketTokens, store.RecordWrite{Key: id, Value: value, IfVersion: &version}) //nolint:errcheck // see above
+}
+
+// authenticate lets requests with a valid token through, viewers only to read.
+func (s *server) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/api/") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		p, err := s.principal(r)
+		if err != nil {
+			problemOf(r.Context(), s.cfg.Log, err).write(w)
+			return
+		}
+		reading := r.Method == http.MethodGet || r.Method == http.MethodHead
+		ctx := context.WithValue(r.Context(), principalKey{}, p)
+		if !reading {
+			if err := s.authz.Require(ctx, RoleAdmin); err != nil {
+				problemOf(ctx, s.cfg.Log, err).write(w)
+				return
+			}
+		}
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+func (s *server) principal(r *http.Request) (Principal, error) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") && token != "" {
+		p, err := s.cfg.Tokens.Check(r.Context(), strings.TrimSpace(token))
+		if !errors.Is(err, errBadToken) {
+			return p, err
+		}
+	}
+	peer, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		peer = r.RemoteAddr
+	}
+	s.metrics.refused.Inc()
+	if !s.failures.allow(peer) {
+		return Principal{}, fail(http.StatusTooManyRequests, CodeTooMany, "wait, then check the token", "too many requests without a valid token").with("Retry-After", "5")
+	}
+	s.cfg.Log.WarnContext(r.Context(), "a request without a valid token", "peer", peer, "method", r.Method, "path", r.URL.Path, "had_token", token != "")
+	return Principal{}, fail(http.StatusUnauthorized, CodeUnauthenticated, "send a valid token: Authorization: Bearer <token>", "the request has no valid token").
+		with("WWW-Authenticate", `Bearer realm="comity"`)
+}
+
+// failureLimits bounds how often each peer may fail. It spares the log and the store; guessing 256
+// bits needs no limit.
+type failureLimits struct {
+	mu    sync.Mutex
+	peers map[string]*rate.Limiter
+}
+
+const maxPeers = 10_000
+
+func (f *failureLimits) allow(peer string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.peers[peer]
+	if l == nil {
+		if f.peers == nil || len(f.peers) >= maxPeers {
+			// Forgetting everybody is cheap, rare, and costs a flood one burst each.
+			f.peers = map[string]*rate.Limiter{}
+		}
+		l = rate.NewLimiter(1, 20)
+		f.peers[peer] = l
+	}
+	return l.Allow()
+}

@@ -1,0 +1,107 @@
+package api_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/comity-mesh/comity/api"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+func TestTokens(t *testing.T) {
+	e := start(t, func(c *api.Config) {
+		c.Routes = func(h huma.API, a api.Authorizer) {
+			huma.Register(h, huma.Operation{OperationID: "extra", Method: http.MethodGet, Path: "/api/v1/extra"}, func(ctx context.Context, _ *struct{}) (*struct{ Body string }, error) {
+				p, _ := a.Principal(ctx)
+				if err := a.Require(ctx, api.RoleAdmin); err != nil {
+					return nil, err
+				}
+				return &struct{ Body string }{p.Name}, nil
+			})
+		}
+	})
+	if again, err := e.tokens.EnsureBootstrapAdmin(t.Context()); err != nil || again != "" {
+		t.Fatalf("a second bootstrap token: %q, %v", again, err)
+	}
+	e.want(e.call("POST", "/api/v1/tokens", `{"name":"ops","role":"root"}`), 422, api.CodeInvalid)
+	e.want(e.call("POST", "/api/v1/tokens", `{"name":"Not A Label","role":"viewer"}`), 422, api.CodeInvalid)
+	viewer, err := e.tokens.Create(t.Context(), "reader", api.RoleViewer, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	as := func(token string) []string { return []string{"Authorization", "Bearer " + token} }
+	e.want(e.call("GET", "/api/v1/zones", "", as(viewer.Token)...), 200, "")
+	e.want(e.call("POST", "/api/v1/zones", zone("a"), as(viewer.Token)...), 403, api.CodeForbidden)
+	e.want(e.call("GET", "/api/v1/tokens", "", as(viewer.Token)...), 403, api.CodeForbidden)
+	e.want(e.call("GET", "/api/v1/extra", "", as(viewer.Token)...), 403, api.CodeForbidden)
+	if a := e.want(e.call("GET", "/api/v1/extra", ""), 200, ""); a.body != "\"admin\"\n" {
+		t.Errorf("extra route says %q", a.body)
+	}
+	if a := e.want(e.call("GET", "/api/v1/whoami", "", as(viewer.Token)...), 200, ""); !strings.Contains(a.body, `"name":"reader","role":"viewer","mode":"global"`) {
+		t.Errorf("whoami %s", a.body)
+	}
+	list := e.want(e.call("GET", "/api/v1/tokens", ""), 200, "").body
+	secret := viewer.Token[strings.LastIndexByte(viewer.Token, '_')+1:]
+	if strings.Contains(list, secret) || !strings.Contains(list, `"lastUsed":"20`) {
+		t.Errorf("tokens %s", list)
+	}
+	records, _, err := e.store.ListRecords(t.Context(), "tokens", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records {
+		if strings.Contains(string(r.Value), secret) {
+			t.Error("the secret is stored")
+		}
+	}
+	e.want(e.call("DELETE", "/api/v1/tokens/"+viewer.ID, ""), 204, "")
+	e.want(e.call("DELETE", "/api/v1/tokens/"+viewer.ID, ""), 404, api.CodeNotFound)
+	a := e.want(e.call("GET", "/api/v1/zones", "", as(viewer.Token)...), 401, api.CodeUnauthenticated)
+	if a.header.Get("WWW-Authenticate") == "" || strings.Contains(a.body+e.log.String(), secret) {
+		t.Errorf("refusal %v %s", a.header, a.body)
+	}
+}
+
+func TestRefusedTokens(t *testing.T) {
+	e := start(t, nil)
+	short, err := e.tokens.Create(t.Context(), "short", api.RoleAdmin, time.Nanosecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _, _ := strings.Cut(strings.TrimPrefix(e.token, "cmt_"), "_")
+	for _, auth := range []string{
+		"", "Bearer", "Bearer ", "Basic " + e.token, "Bearer " + e.token + "x", "Bearer " + e.token[:len(e.token)-1], "Bearer cmt_" + id + "_",
+		"Bearer cmt__", "Bearer cmt_none_x", "Bearer " + strings.Repeat("x", 4096), "Bearer " + short.Token,
+	} {
+		e.want(e.call("GET", "/api/v1/zones", "", "Authorization", auth), 401, api.CodeUnauthenticated)
+	}
+	e.want(e.call("POST", "/api/v1/nowhere", "{}", "Authorization", ""), 401, api.CodeUnauthenticated)
+	limited := false
+	for range 40 {
+		a := e.call("GET", "/api/v1/zones", "", "Authorization", "Bearer wrong")
+		if limited = a.status == http.StatusTooManyRequests; limited {
+			e.want(a, 429, api.CodeTooMany)
+			break
+		}
+	}
+	if !limited {
+		t.Error("failing is not limited")
+	}
+	// Whoever has a token is not locked out by the others at the same address.
+	e.want(e.call("GET", "/api/v1/zones", ""), 200, "")
+}
+
+func TestNewRefuses(t *testing.T) {
+	e := start(t, nil)
+	for _, c := range []api.Config{
+		{}, {Store: e.store, Mode: api.ModeGlobal}, {Store: e.store, Tokens: e.tokens},
+		{Store: e.store, Tokens: e.tokens, Mode: api.ModeZone}, {Store: e.store, Tokens: e.tokens, Mode: api.ModeGlobal, Origin: "east"},
+	} {
+		if _, err := api.New(c); err == nil {
+			t.Errorf("%+v was accepted", c)
+		}
+	}
+}

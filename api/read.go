@@ -1,0 +1,252 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// SelectInput is the query of a list or a watch.
+type SelectInput struct {
+	Origin        string `query:"origin" doc:"Only resources of this origin: global, or a zone."`
+	LabelSelector string `query:"labelSelector" doc:"Only resources with these labels, as app=web,tier=front."`
+	Contains      string `query:"contains" doc:"Only resources whose name contains this."`
+	Sort          string `query:"sort" doc:"name, changed or created; with - before it descending. Default: origin, namespace, name."`
+	Limit         int    `query:"limit" minimum:"0" maximum:"1000" doc:"Of a page; 0 means 100."`
+	Continue      string `query:"continue" doc:"From the page before."`
+	Watch         bool   `query:"watch" doc:"Stream changes as text/event-stream; the same as asking for that with Accept."`
+	Cursor        string `query:"cursor" doc:"Watch from this cursor; the same as Last-Event-ID."`
+	LastEventID   string `header:"Last-Event-ID"`
+	Accept        string `header:"Accept"`
+}
+
+func (q SelectInput) query(kind mesh.Kind, namespace string) (store.Query, error) {
+	out := store.Query{
+		Origin: mesh.Origin(q.Origin), Kind: kind, Namespace: namespace, Contains: q.Contains,
+		Limit: q.Limit, Continue: q.Continue,
+	}
+	name, desc := strings.CutPrefix(q.Sort, "-")
+	out.Desc = desc
+	switch name {
+	case "", "key":
+		out.Sort = store.SortKey
+	case "name":
+		out.Sort = store.SortName
+	case "changed":
+		out.Sort = store.SortChanged
+	case "created":
+		out.Sort = store.SortCreated
+	default:
+		return out, fail(http.StatusBadRequest, CodeMalformed, "sort by name, changed or created", "there is no order %.40q", q.Sort)
+	}
+	labels, err := parseSelector(q.LabelSelector)
+	out.Labels = labels
+	return out, err
+}
+
+// parseSelector reads equalities; the set operators of Kubernetes are refused.
+func parseSelector(s string) (map[string]string, error) {
+	if s == "" {
+		return nil, nil
+	}
+	out := map[string]string{}
+	for part := range strings.SplitSeq(s, ",") {
+		k, v, ok := strings.Cut(part, "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(strings.TrimPrefix(v, "="))
+		if !ok || k == "" || strings.ContainsAny(k, "! ()") || len(out) >= 32 {
+			return nil, fail(http.StatusBadRequest, CodeMalformed, "write app=web,tier=front", "label selector %.80q is not understood: only equality is", s)
+		}
+		if had, twice := out[k]; twice && had != v {
+			return nil, fail(http.StatusBadRequest, CodeMalformed, "", "label %.80q can't have two values", k)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+func (q SelectInput) watching() bool {
+	return q.Watch || strings.Contains(q.Accept, "text/event-stream")
+}
+
+// list answers a page, or begins a watch.
+func (s *server) list(ctx context.Context, kind policy.KindInfo, namespace string, sel SelectInput) (*huma.StreamResponse, error) {
+	q, err := sel.query(kind.Kind, namespace)
+	if err != nil {
+		return nil, err
+	}
+	if sel.watching() {
+		return s.watch(ctx, q, sel)
+	}
+	page, err := s.cfg.Store.List(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	items, err := s.withStatus(ctx, page.Items)
+	if err != nil {
+		return nil, err
+	}
+	return reply(http.StatusOK, nil, listAnswer{
+		APIVersion: kind.APIVersion, Kind: string(kind.Kind) + "List",
+		List:   client.List{Items: items, Continue: page.Continue, Revision: page.Cursor.Revision},
+		Cursor: page.Cursor.String(),
+	})
+}
+
+// listAnswer is client.List with what makes it a document of its own, and the cursor to watch from.
+type listAnswer struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	client.List
+	Cursor string `json:"cursor"`
+}
+
+// named is the resource that a path means: that of the given origin; without one, the store's own, or else
+// the only one.
+func (s *server) named(ctx context.Context, kind mesh.Kind, namespace, name, origin string) (mesh.Resource, error) {
+	if origin == "" {
+		origin = string(s.cfg.Origin)
+		found, err := s.cfg.Store.List(ctx, store.Query{Kind: kind, Namespace: namespace, Name: name, Limit: 1000})
+		if err != nil {
+			return mesh.Resource{}, err
+		}
+		var origins []string
+		for _, r := range found.Items {
+			if r.Origin == s.cfg.Origin {
+				return r, nil
+			}
+			origins = append(origins, string(r.Origin))
+		}
+		switch len(origins) {
+		case 0:
+			return mesh.Resource{}, notFound(kind, namespace, name)
+		case 1:
+			return found.Items[0], nil
+		}
+		return mesh.Resource{}, fail(http.StatusConflict, CodeAmbiguous, "add ?origin=", "several origins have a %s of this name: %s", kind, strings.Join(origins, ", "))
+	}
+	k := mesh.Key{Origin: mesh.Origin(origin), Kind: kind, Namespace: namespace, Name: name}
+	r, err := s.cfg.Store.Get(ctx, k)
+	if err != nil {
+		if p := problemOf(ctx, s.cfg.Log, err); p.Status == http.StatusNotFound {
+			return r, notFound(kind, namespace, name)
+		}
+	}
+	return r, err
+}
+
+func notFound(kind mesh.Kind, namespace, name string) *problem {
+	if namespace != "" {
+		return fail(http.StatusNotFound, CodeNotFound, "", "there is no %s %q in namespace %q", kind, name, namespace)
+	}
+	return fail(http.StatusNotFound, CodeNotFound, "", "there is no %s %q", kind, name)
+}
+
+func (s *server) get(ctx context.Context, kind policy.KindInfo, namespace, name, origin string) (*huma.StreamResponse, error) {
+	r, err := s.named(ctx, kind.Kind, namespace, name, origin)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.withStatus(ctx, []mesh.Resource{r})
+	if err != nil {
+		return nil, err
+	}
+	return reply(http.StatusOK, map[string]string{"ETag": etag(r)}, o[0])
+}
+
+// HistoryList is the answer of .../history, newest first.
+type HistoryList struct {
+	Items []HistoryItem `json:"items"`
+	// Before is what to ask with ?before= for older ones; 0 at the end.
+	Before mesh.Revision `json:"before,omitempty"`
+}
+
+// HistoryItem is one change. Before is absent at a creation, After at a deletion.
+type HistoryItem struct {
+	Revision  mesh.Revision  `json:"revision"`
+	At        time.Time      `json:"at"`
+	Actor     string         `json:"actor"`
+	Source    string         `json:"source,omitempty"`
+	Reason    string         `json:"reason,omitempty"`
+	RequestID string         `json:"requestId,omitempty"`
+	Before    *client.Object `json:"before,omitempty"`
+	After     *client.Object `json:"after,omitempty"`
+}
+
+func (s *server) history(ctx context.Context, kind policy.KindInfo, namespace, name, origin string, limit int, before uint64) (*huma.StreamResponse, error) {
+	k := mesh.Key{Origin: mesh.Origin(origin), Kind: kind.Kind, Namespace: namespace, Name: name}
+	if origin == "" {
+		k.Origin = s.cfg.Origin
+		// What exists only as a copy has its history under its own origin; what is gone is looked for here.
+		if r, err := s.named(ctx, kind.Kind, namespace, name, ""); err == nil {
+			k = r.Key
+		}
+	}
+	if limit == 0 {
+		limit = 20
+	}
+	entries, err := s.cfg.Store.History(ctx, k, limit, mesh.Revision(before))
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) == 0 && before == 0 {
+		return nil, notFound(kind.Kind, namespace, name)
+	}
+	out := HistoryList{Items: []HistoryItem{}}
+	for _, e := range entries {
+		it := HistoryItem{Revision: e.Revision, At: e.At, Actor: e.Actor, Source: e.Source, Reason: e.Reason, RequestID: e.RequestID}
+		for _, side := range []struct {
+			from *mesh.Resource
+			to   **client.Object
+		}{{e.Before, &it.Before}, {e.After, &it.After}} {
+			if side.from != nil {
+				o := toObject(*side.from)
+				*side.to = &o
+			}
+		}
+		out.Items = append(out.Items, it)
+	}
+	if len(entries) == limit {
+		out.Before = entries[limit-1].Revision
+	}
+	return reply(http.StatusOK, nil, out)
+}
+
+// proxies answers the proxies of one zone or of all.
+func (s *server) proxies(ctx context.Context, zone string) (*huma.StreamResponse, error) {
+	zones, err := s.zones(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := client.ProxyList{Items: []mesh.ProxyStatus{}}
+	known := false
+	for _, z := range zones {
+		if zone != "" && z != zone {
+			continue
+		}
+		known = true
+		list, _, err := s.cfg.Store.ListRecords(ctx, "proxies/"+z, "")
+		if err != nil {
+			return nil, err
+		}
+		for _, rec := range list {
+			var p mesh.ProxyStatus
+			if err := json.Unmarshal(rec.Value, &p); err != nil {
+				return nil, fmt.Errorf("status of proxy %s: %w", rec.Key, err)
+			}
+			out.Items = append(out.Items, p)
+		}
+	}
+	if zone != "" && !known {
+		return nil, notFound(mesh.KindZone, "", zone)
+	}
+	return reply(http.StatusOK, nil, out)
+}
