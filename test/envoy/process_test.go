@@ -1,0 +1,196 @@
+package envoy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/comity-mesh/comity/xds/envoy"
+)
+
+// process is one running Envoy.
+type process struct {
+	name  string
+	files *files
+	admin string // host:port
+	log   *lockedBuffer
+	exit  chan struct{}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// drainSeconds is how long a listener or chain that was removed lets its connections live.
+const drainSeconds = 1
+
+// startEnvoy runs an Envoy with resources and a certificate, and waits until it is live.
+func startEnvoy(t *testing.T, name string, resources []envoy.Resource, identity object) *process {
+	t.Helper()
+	p := &process{name: name, files: newFiles(t), log: &lockedBuffer{}, exit: make(chan struct{})}
+	if identity != nil {
+		identity["@type"] = envoy.TypeSecret
+		p.files.put(t, p.files.fileOf("sds", envoy.IdentitySecret), identity)
+	}
+	p.files.write(t, resources)
+	boot := object{
+		"node":  object{"id": name, "cluster": "test"},
+		"admin": object{"address": object{"socket_address": object{"address": "127.0.0.1", "port_value": 0}}},
+		"dynamic_resources": object{
+			"cds_config": p.files.source(filepath.Join(p.files.dir, "cds.json")),
+			"lds_config": p.files.source(filepath.Join(p.files.dir, "lds.json")),
+		},
+	}
+	raw, err := json.Marshal(boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(p.files.dir, "bootstrap.json")
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	adminFile := filepath.Join(p.files.dir, "admin")
+	cmd := exec.Command(envoyPath(t), "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning",
+		"--admin-address-path", adminFile, "--drain-time-s", strconv.Itoa(drainSeconds), "--drain-strategy", "immediate", "--parent-shutdown-time-s", "2")
+	cmd.Stdout, cmd.Stderr = p.log, p.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = cmd.Wait() // its exit code says nothing here: it is killed
+		close(p.exit)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-p.exit
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", name, p.log)
+		}
+	})
+	p.wait(t, "be live", func() error {
+		a, err := os.ReadFile(adminFile)
+		if err != nil {
+			return err
+		}
+		p.admin = strings.TrimSpace(string(a))
+		_, err = p.ask("/ready")
+		return err
+	})
+	return p
+}
+
+// wait polls until f has no error, the process ends, or half a minute has passed.
+func (p *process) wait(t *testing.T, what string, f func() error) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-p.exit:
+			t.Fatalf("%s ended before it could %s: %v\n%s", p.name, what, err, p.log)
+		case <-deadline.C:
+			t.Fatalf("%s did not %s: %v\n%s", p.name, what, err, p.log)
+		}
+	}
+}
+
+func (p *process) ask(path string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.admin+path, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s: %s", path, resp.Status, body)
+	}
+	return string(body), err
+}
+
+// stat reads one counter or gauge; 0 if Envoy has not made it yet.
+func (p *process) stat(t *testing.T, name string) int {
+	t.Helper()
+	body, err := p.ask("/stats?filter=^" + strings.ReplaceAll(name, ":", "_") + "$")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, value, ok := strings.Cut(strings.TrimSpace(body), ": ")
+	if !ok {
+		return 0
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// update publishes other resources and waits until the named counters grew.
+func (p *process) update(t *testing.T, resources []envoy.Resource, counters ...string) {
+	t.Helper()
+	before := make([]int, len(counters))
+	for i, c := range counters {
+		before[i] = p.stat(t, c)
+	}
+	p.files.write(t, resources)
+	p.wait(t, "take the update", func() error {
+		for i, c := range counters {
+			if p.stat(t, c) == before[i] {
+				return errors.New(c + " did not grow")
+			}
+		}
+		return nil
+	})
+}
+
+// freePort finds a port that nobody has now. Envoys are told theirs, so that others can be told too.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
