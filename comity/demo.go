@@ -70,7 +70,7 @@ func (s *shell) runDemo(ctx context.Context, o demo.Options, check bool) error {
 	if err != nil {
 		return err
 	}
-	defer d.Down()
+	defer d.Down(ctx)
 	fmt.Fprintf(s.out, "✓ %-34s %5.1fs   from the first process on\n", "mesh is up", d.Age().Seconds())
 	if err := d.Save(); err != nil {
 		return err

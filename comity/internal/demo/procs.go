@@ -139,14 +139,15 @@ func stop(ctx context.Context, all []*process) {
 }
 
 // stopAll ends everything: applications and dataplanes first, then zones, then global.
-func (p *procs) stopAll(order func(name string) int) {
+// It goes on when ctx has ended, which is how a demo is told to end.
+func (p *procs) stopAll(ctx context.Context, order func(name string) int) {
 	groups := map[int][]*process{}
 	for _, pr := range p.alive() {
 		groups[order(pr.name)] = append(groups[order(pr.name)], pr)
 	}
 	for i := range 4 {
-		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
-		stop(ctx, groups[i])
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 8*time.Second)
+		stop(limit, groups[i])
 		cancel()
 	}
 }

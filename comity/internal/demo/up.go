@@ -71,7 +71,7 @@ func Up(ctx context.Context, o Options) (*Demo, error) {
 	steps := []func(context.Context) error{d.startControlPlanes, d.joinZones, d.startDataplane, d.awaitCrossZone}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
-			d.Down()
+			d.Down(ctx)
 			return nil, err
 		}
 	}
@@ -495,12 +495,12 @@ func (d *Demo) writeCLIConfig() error {
 func ConfigFile(dir string) string { return filepath.Join(dir, "comity.yaml") }
 
 // Down stops every process: applications and proxies first, then zones, then global.
-func (d *Demo) Down() {
+func (d *Demo) Down(ctx context.Context) {
 	zone := map[string]bool{}
 	for _, z := range d.zones {
 		zone[z.name] = true
 	}
-	d.procs.stopAll(func(name string) int {
+	d.procs.stopAll(ctx, func(name string) int {
 		switch {
 		case strings.HasSuffix(name, "-app"):
 			return 0

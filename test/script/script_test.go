@@ -1,0 +1,154 @@
+// Package script plays the CLI's stories (testdata/*.txtar) with the real programs: each script gets a global
+// control plane of its own, and a zone's where it asks for one.
+package script_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var bin string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "comity-script-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin = dir
+	build := exec.Command("go", "build", "-o", bin, "../../comity", "../../global-cp", "../../zone-cp")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build the programs:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("NO_COLOR", "1")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"global": startGlobal,
+			"zone":   startZone,
+			"exits":  exits,
+		},
+	})
+}
+
+// exits CODE PROGRAM ARGS... runs a program and wants that exit code; its output can be asked for with
+// stdout and stderr as after exec.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	switch {
+	case err == nil && want != 0:
+		ts.Fatalf("exited 0, want %d", want)
+	case errors.As(err, &exit) && exit.ExitCode() == want:
+	case err != nil:
+		ts.Fatalf("%v, want exit code %d", err, want)
+	}
+}
+
+// global starts a global control plane and points comity at it.
+func startGlobal(ts *testscript.TestScript, _ bool, _ []string) {
+	api, federation := freeAddress(ts), freeAddress(ts)
+	token := ts.MkAbs("global.token")
+	serve(ts, api, "global-cp", "serve", "--data-dir", ts.MkAbs("global"), "--trust-domain", "global.test.example",
+		"--listen-api", api, "--listen-federation", federation, "--admin-token-file", token)
+	ts.Setenv("COMITY_SERVER", "http://"+api)
+	ts.Setenv("COMITY_TOKEN_FILE", token)
+	ts.Setenv("GLOBAL", "http://"+api)
+	ts.Setenv("GLOBAL_TOKEN", token)
+}
+
+// zone NAME starts a zone's control plane and leaves its address in $NAME and its token file in $NAME_TOKEN.
+func startZone(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: zone NAME")
+	}
+	name := args[0]
+	api, proxies := freeAddress(ts), freeAddress(ts)
+	token := ts.MkAbs(name + ".admin")
+	serve(ts, api, "zone-cp", "serve", "--zone", name, "--trust-domain", name+".test.example", "--data-dir", ts.MkAbs(name),
+		"--listen-api", api, "--listen-proxies", proxies, "--admin-token-file", token)
+	ts.Setenv(name, "http://"+api)
+	ts.Setenv(name+"_TOKEN", token)
+}
+
+// serve runs a program until the script ends, and returns when it is ready.
+func serve(ts *testscript.TestScript, api, program string, args ...string) {
+	var out bytes.Buffer
+	cmd := exec.Command(filepath.Join(bin, program), args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ts.Check(cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	ts.Defer(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-done:
+		case <-time.After(10 * time.Second):
+			_ = cmd.Process.Kill()
+			<-done
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+api+"/readyz", nil)
+		ts.Check(err)
+		if res, err := http.DefaultClient.Do(req); err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		select {
+		case err := <-done:
+			done <- err
+			ts.Fatalf("%s ended: %v\n%s", program, err, out.String())
+		case <-ctx.Done():
+			ts.Fatalf("%s is not ready after 30 s", program)
+		case <-tick.C:
+		}
+	}
+}
+
+func freeAddress(ts *testscript.TestScript) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer l.Close()
+	return l.Addr().String()
+}
