@@ -1,0 +1,416 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/envoybin"
+	"github.com/comity-mesh/comity/mesh"
+)
+
+// bin is the folder with the programs, built once.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "comity-e2e-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		bin = dir
+		build := exec.Command("go", "build", "-o", dir, "../../global-cp", "../../zone-cp", "../../sidecar", "../../ingress")
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "build the programs:", err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// within is how long a fact may take to come true on a busy machine.
+const within = 30 * time.Second
+
+// await asks until f has no objection.
+func await(t testing.TB, what string, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s did not come true within %s: %v", what, within, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// process is a program of ours that runs.
+type process struct {
+	t    testing.TB
+	name string
+	cmd  *exec.Cmd
+	log  string
+	done chan struct{}
+}
+
+// start runs a program; it is stopped when the test ends, and its log shown if the test failed.
+func start(t testing.TB, name, dir string, env []string, program string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
+	f, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd = exec.Command(filepath.Join(bin, program), args...)
+	p.cmd.Stdout, p.cmd.Stderr = f, f
+	p.cmd.Env = append(os.Environ(), env...)
+	// Whatever happens to the test, nothing of it stays.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.done)
+		_ = p.cmd.Wait() // how it ended is in its log
+		_ = f.Close()
+	}()
+	t.Cleanup(func() {
+		p.stop(syscall.SIGTERM)
+		if t.Failed() {
+			p.show()
+		}
+	})
+	return p
+}
+
+func (p *process) show() {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return
+	}
+	const most = 8 << 10
+	if len(text) > most {
+		text = text[len(text)-most:]
+	}
+	p.t.Logf("--- log of %s\n%s", p.name, text)
+}
+
+// stop signals the process and waits for its end, with force at last.
+func (p *process) stop(s syscall.Signal) {
+	_ = p.cmd.Process.Signal(s) // it may have ended
+	select {
+	case <-p.done:
+	case <-time.After(15 * time.Second):
+		p.t.Errorf("%s did not end on %v", p.name, s)
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// kill ends it like a power loss.
+func (p *process) kill() { p.stop(syscall.SIGKILL) }
+
+// freePort is free now; loopback tests share no port range with anybody.
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func address(t testing.TB) string { return "127.0.0.1:" + strconv.Itoa(freePort(t)) }
+
+func writeYAML(t testing.TB, path string, v any) string {
+	t.Helper()
+	text, err := yaml.Marshal(v)
+	if err == nil {
+		err = os.WriteFile(path, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// controlPlane is a global or a zone.
+type controlPlane struct {
+	*process
+	t       testing.TB
+	name    string
+	dir     string
+	api     string
+	program string
+	config  string
+	*client.Client
+}
+
+func (c *controlPlane) run() {
+	c.t.Helper()
+	c.process = start(c.t, c.name, c.dir, nil, c.program, "serve", "--config", c.config)
+	await(c.t, c.name+" is ready", func() error {
+		select {
+		case <-c.process.done:
+			c.show()
+			c.t.Fatalf("%s ended", c.name)
+		default:
+		}
+		return get("http://"+c.api+"/readyz", nil)
+	})
+	token, err := os.ReadFile(filepath.Join(c.dir, "admin.token"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if c.Client, err = client.New(client.Config{Server: "http://" + c.api, Token: strings.TrimSpace(string(token))}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func startControlPlane(t testing.TB, name, program string, config map[string]any) *controlPlane {
+	t.Helper()
+	c := &controlPlane{t: t, name: name, dir: t.TempDir(), api: address(t), program: program}
+	listen, _ := config["listen"].(map[string]any)
+	listen["api"] = c.api
+	config["dataDir"], config["adminTokenFile"] = filepath.Join(c.dir, "data"), filepath.Join(c.dir, "admin.token")
+	c.config = writeYAML(t, filepath.Join(c.dir, name+".yaml"), config)
+	c.run()
+	return c
+}
+
+func startGlobal(t testing.TB) *controlPlane {
+	t.Helper()
+	return startControlPlane(t, "global", "global-cp", map[string]any{
+		"trustDomain": "global.e2e.example", "listen": map[string]any{"federation": address(t)},
+	})
+}
+
+// zone is a zone's control plane with what runs in the zone.
+type zone struct {
+	*controlPlane
+	trustDomain mesh.TrustDomain
+}
+
+func startZone(t testing.TB, name string) *zone {
+	t.Helper()
+	td := name + ".e2e.example"
+	return &zone{
+		trustDomain: mesh.TrustDomain(td),
+		controlPlane: startControlPlane(t, name, "zone-cp", map[string]any{
+			"zone": name, "trustDomain": td, "listen": map[string]any{"proxies": address(t)},
+		}),
+	}
+}
+
+// joins makes the zone a member of the mesh, with the namespaces it may speak for.
+func (z *zone) joins(global *controlPlane, namespaces ...string) {
+	z.t.Helper()
+	global.apply(fmt.Sprintf("apiVersion: mesh.comity.dev/v1alpha1\nkind: Zone\nmetadata: {name: %s}\nspec: {namespaces: [%s]}\n", z.name, strings.Join(namespaces, ", ")))
+	token, err := global.CreateJoinToken(ctxOf(z.t), z.name, client.JoinTokenRequest{})
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	r, err := z.Join(ctxOf(z.t), client.JoinRequest{Token: token.Token})
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	if want := "spiffe://global.e2e.example/zone/" + z.name; r.Identity != want {
+		z.t.Fatalf("joined as %q, not %q", r.Identity, want)
+	}
+}
+
+func ctxOf(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*within)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func (c *controlPlane) apply(docs string) mesh.Revision {
+	c.t.Helper()
+	r, err := c.Apply(ctxOf(c.t), []byte(docs), client.ApplyOptions{})
+	if err != nil {
+		c.t.Fatalf("apply at %s: %v", c.name, err)
+	}
+	return r.Revision
+}
+
+// proxy is a sidecar or ingress with its Envoy.
+type proxy struct {
+	*process
+	info func() (proxyInfo, error)
+}
+
+type proxyInfo struct {
+	Identity string   `json:"identity"`
+	Ready    bool     `json:"ready"`
+	EnvoyPID int      `json:"envoyPid"`
+	RunDir   string   `json:"runDir"`
+	Outbound string   `json:"outbound"`
+	Ports    []uint16 `json:"ports"`
+}
+
+func (z *zone) startProxy(program, name string, token client.EnrolmentTokenRequest, config map[string]any) *proxy {
+	z.t.Helper()
+	tok, err := z.CreateEnrolmentToken(ctxOf(z.t), token)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	dir := z.t.TempDir()
+	// Socket paths have little room.
+	run, err := os.MkdirTemp("", "ce2e")
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	z.t.Cleanup(func() { _ = os.RemoveAll(run) })
+	envoy, err := envoybin.Path()
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	config["name"], config["dataDir"], config["runDir"], config["writeInfo"] = name, filepath.Join(dir, "data"), filepath.Join(run, "r"), filepath.Join(dir, "info.json")
+	config["envoy"] = map[string]any{"path": envoy, "concurrency": 1}
+	file := writeYAML(z.t, filepath.Join(dir, name+".yaml"), config)
+	p := &proxy{process: start(z.t, z.name+"-"+name, dir, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, program, "run", "--config", file)}
+	p.info = func() (proxyInfo, error) {
+		var i proxyInfo
+		text, err := os.ReadFile(filepath.Join(dir, "info.json"))
+		if err == nil {
+			err = json.Unmarshal(text, &i)
+		}
+		return i, err
+	}
+	await(z.t, p.name+" is ready", func() error {
+		select {
+		case <-p.done:
+			p.show()
+			z.t.Fatalf("%s ended", p.name)
+		default:
+		}
+		i, err := p.info()
+		if err == nil && !i.Ready {
+			err = errors.New("its Envoy is not ready")
+		}
+		return err
+	})
+	return p
+}
+
+// ingress starts a zone ingress with two lanes.
+func (z *zone) ingress(name string) *proxy {
+	z.t.Helper()
+	return z.startProxy("ingress", name, client.EnrolmentTokenRequest{Role: mesh.RoleIngress, Name: name}, map[string]any{
+		"bindAddress": "127.0.0.1", "lanes": []int{freePort(z.t), freePort(z.t)},
+	})
+}
+
+// workload is an application with its sidecar.
+type workload struct {
+	*proxy
+	zone *zone
+	http *http.Client
+}
+
+// workload starts a sidecar of app=<name> before an application, whose port is 0 for none.
+func (z *zone) workload(name string, port int) *workload {
+	z.t.Helper()
+	p := z.startProxy("sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name}, map[string]any{
+		"namespace": "shop", "labels": map[string]string{"app": name}, "address": "127.0.0.1", "inboundPort": freePort(z.t), "outboundPort": freePort(z.t),
+	})
+	w := &workload{proxy: p, zone: z}
+	w.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		i, err := p.info()
+		if err != nil {
+			return nil, err
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, i.Outbound)
+	}}}
+	z.t.Cleanup(w.http.CloseIdleConnections)
+	_ = port
+	return w
+}
+
+// call asks a service by its host name through the sidecar.
+func (w *workload) call(host string) (status int, body string, err error) {
+	r, err := w.http.Get("http://" + host + "/")
+	if err != nil {
+		return 0, "", err
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	return r.StatusCode, string(text), err
+}
+
+// answers awaits a status from a service, and returns the body that came with it.
+func (w *workload) answers(host string, status int) string {
+	w.zone.t.Helper()
+	var body string
+	await(w.zone.t, fmt.Sprintf("%s answers %d to %s", host, status, w.name), func() error {
+		got, text, err := w.call(host)
+		if err == nil && got != status {
+			err = fmt.Errorf("it answers %d: %.200s", got, text)
+		}
+		body = text
+		return err
+	})
+	return body
+}
+
+// app is an application that says who called it.
+func app(t testing.TB, name string) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s called by %s", name, r.Header.Get("X-Forwarded-Client-Cert"))
+	})}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.Serve(l) }) // ends with Close
+	t.Cleanup(func() { _ = s.Close(); wg.Wait() })
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// get asks a URL and decodes JSON into out, if that is not nil.
+func get(url string, out any) error {
+	c := http.Client{Timeout: 5 * time.Second}
+	r, err := c.Get(url)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	if r.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %.300s", url, r.Status, bytes.TrimSpace(text))
+	}
+	if out != nil {
+		return json.Unmarshal(text, out)
+	}
+	return nil
+}

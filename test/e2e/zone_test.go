@@ -1,0 +1,52 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+const allowAll = `
+apiVersion: mesh.comity.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: web-calls-pay, namespace: shop}
+spec:
+  targetRef: {kind: Service, name: pay}
+  action: Allow
+  rules: [{from: [{namespaces: [shop], serviceAccounts: [web]}]}]
+`
+
+func payService(port int) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {selector: {app: pay}, ports: [{port: 8080, targetPort: %d, appProtocol: http}]}
+`, port)
+}
+
+const payHost = "pay.shop.svc.clusterset.local:8080"
+
+// A zone that has never heard of a global serves its own workloads, from its disk too.
+func TestAZoneAlone(t *testing.T) {
+	z := startZone(t, "alone")
+	port := app(t, "pay")
+	z.apply(payService(port))
+	z.workload("pay", port)
+	web := z.workload("web", 0)
+	web.answers(payHost, 403) // deny by default
+	z.apply(allowAll)
+	body := web.answers(payHost, 200)
+	if want := "URI=" + z.trustDomain.WorkloadID("shop", "web"); !strings.Contains(body, want) {
+		t.Fatalf("the server saw %q, not %s", body, want)
+	}
+
+	z.kill() // the Envoys go on with what they have
+	if status, _, err := web.call(payHost); err != nil || status != 200 {
+		t.Fatalf("without the control plane: %d, %v", status, err)
+	}
+	z.run()
+	web.answers(payHost, 200)
+	other := z.workload("web2", 0) // a new workload is admitted after the restart
+	other.answers(payHost, 403)
+}
