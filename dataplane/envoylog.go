@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // envoyLogFormat makes one line a message: level, logger, text (escaped, so without line ends).
@@ -19,13 +20,53 @@ const (
 
 // envoyLog is Envoy's stderr: each line goes to the agent's log with its level, and the last ones are
 // kept to explain an early end.
+//
+// An Envoy whose zone is away complains at every attempt to reconnect, many times a second: of messages
+// that begin alike, one per quietPeriod is logged, with the number of those left out.
 type envoyLog struct {
-	log  *slog.Logger
-	line []byte
-	tail tail
+	log   *slog.Logger
+	line  []byte
+	tail  tail
+	said  map[string]*repeated
+	clock func() time.Time
 }
 
-func newEnvoyLog(log *slog.Logger) *envoyLog { return &envoyLog{log: log} }
+// repeated is what was logged of messages that begin alike.
+type repeated struct {
+	last    time.Time
+	omitted int
+}
+
+const (
+	quietPeriod = 10 * time.Second
+	alike       = 48 // bytes
+	maxSaid     = 256
+)
+
+func newEnvoyLog(log *slog.Logger) *envoyLog {
+	return &envoyLog{log: log, said: map[string]*repeated{}, clock: time.Now}
+}
+
+// fresh says whether to log a message, and how many like it were omitted since the last.
+func (l *envoyLog) fresh(message string) (int, bool) {
+	key := message[:min(len(message), alike)]
+	now := l.clock()
+	r := l.said[key]
+	if r == nil {
+		if len(l.said) == maxSaid {
+			clear(l.said)
+		}
+		l.said[key] = &repeated{last: now}
+		return 0, true
+	}
+	if now.Sub(r.last) < quietPeriod {
+		r.omitted++
+		return 0, false
+	}
+	n := r.omitted
+	r.last, r.omitted = now, 0
+	return n, true
+}
 
 // Write implements io.Writer; it never fails. It is called by one goroutine.
 func (l *envoyLog) Write(b []byte) (int, error) {
@@ -56,6 +97,16 @@ func (l *envoyLog) flush() {
 	if !ok || !ok2 || !known {
 		l.log.Warn(text) // not Envoy's logger: an allocator or a sanitizer speaking for itself
 		return
+	}
+	if level == "warning" || level == "error" {
+		n, fresh := l.fresh(message)
+		if !fresh {
+			return
+		}
+		if n > 0 {
+			at(l.log, message, "logger", name, "omitted", n)
+			return
+		}
 	}
 	at(l.log, message, "logger", name)
 }
