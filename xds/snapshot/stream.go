@@ -462,8 +462,16 @@ func (s *Stream) follow(to *Generation, f *Frame) {
 	if len(f.Entries) == 0 {
 		return
 	}
-	s.send(Endpoint, answer, f, nil)
 	st := &s.types[Endpoint]
+	if st.pushing == 0 && st.probe == nil && !st.full && len(st.dirty) == 0 && st.at != to {
+		if way := to.stepFrom(Endpoint, st.at.sets[Endpoint]); way.changed == nil || within(way.changed.Entries, f.Entries) {
+			s.delta(Endpoint, to) // for what is gone; the rest is in the frame
+			st.at = to
+			s.send(Endpoint, push, f, to)
+			return
+		}
+	}
+	s.send(Endpoint, answer, f, nil)
 	if st.at.sets[Endpoint].stamp == to.sets[Endpoint].stamp {
 		return
 	}
@@ -472,6 +480,16 @@ func (s *Stream) follow(to *Generation, f *Frame) {
 			st.mark(e.Name) // it is ahead of `at`, which would hide a later change back
 		}
 	}
+}
+
+// within reports whether a sorted list is part of another.
+func within(part, of []*Entry) bool {
+	for _, e := range part {
+		if i, ok := slices.BinarySearchFunc(of, e.Name, byName); !ok || of[i] != e {
+			return false
+		}
+	}
+	return true
 }
 
 // delta is the frame from where the client is to a generation, shared where nothing is special about
