@@ -12,12 +12,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/comity-mesh/comity/mesh"
-	"github.com/comity-mesh/comity/policy"
-	"github.com/comity-mesh/comity/store"
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
 )
 
 // Mode says whose store is served.
@@ -270,7 +271,7 @@ func reply(status int, header map[string]string, v any) (*huma.StreamResponse, e
 			ctx.SetHeader("Content-Type", "application/json")
 		}
 		ctx.SetStatus(status)
-		_, _ = ctx.BodyWriter().Write(body.Bytes()) //nolint:errcheck // the client has gone
+		_, _ = ctx.BodyWriter().Write(body.Bytes()) // the client has gone
 	}}, nil
 }
 

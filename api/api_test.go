@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,13 +16,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/comity-mesh/comity/api"
-	"github.com/comity-mesh/comity/api/client"
-	"github.com/comity-mesh/comity/mesh"
-	"github.com/comity-mesh/comity/store"
-	"github.com/comity-mesh/comity/store/sqlitestore"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+
+	"github.com/comity-mesh/comity/api"
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/store/sqlitestore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -440,7 +444,7 @@ type event struct{ name, id, data string }
 func (e *env) stream(path string, headers ...string) *stream {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(e.Context(), 30*time.Second)
-	req, err := http.NewRequestWithContext(ctx, "GET", e.url+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url+path, nil)
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -449,13 +453,13 @@ func (e *env) stream(path string, headers ...string) *stream {
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := http.DefaultClient.Do(req) //nolint:bodyclose // stop closes it
 	if err != nil {
 		e.Fatal(err)
 	}
 	s := &stream{t: e.T, in: bufio.NewScanner(res.Body), stop: func() { cancel(); res.Body.Close() }}
 	e.Cleanup(s.stop)
-	if res.StatusCode != 200 {
+	if res.StatusCode != http.StatusOK {
 		e.Fatalf("stream: %d", res.StatusCode)
 	}
 	s.in.Buffer(nil, 1<<20)
@@ -617,6 +621,25 @@ func TestClientFits(t *testing.T) {
 	steps := 0
 	if err := c.Follow(t.Context(), 1, func(p client.Progress) bool { steps++; return false }); err != nil || steps != 1 {
 		t.Errorf("follow: %d steps, %v", steps, err)
+	}
+	zones, _ := policy.Lookup("zones")
+	stop := errors.New("enough")
+	var seen []string
+	cursor := ""
+	if err := c.Watch(t.Context(), zones, client.ListOptions{}, "", func(ev client.Event) error {
+		seen = append(seen, string(ev.Type)+" "+ev.Object.Metadata.Name)
+		if ev.Type == client.EventBookmark {
+			cursor = ev.Cursor
+			return stop
+		}
+		return nil
+	}); !errors.Is(err, stop) || cursor == "" || strings.Join(seen, ",") != "added east,bookmark " {
+		t.Errorf("watch: %v, %q, %v", seen, cursor, err)
+	}
+	var f *fault.Error
+	err = c.Watch(t.Context(), zones, client.ListOptions{}, "otherlife:1", func(client.Event) error { return nil })
+	if !errors.As(err, &f) || f.Code != api.CodeIncarnation {
+		t.Errorf("watch from another life: %v", err)
 	}
 	tok, err := c.CreateAPIToken(t.Context(), client.APITokenRequest{Name: "reader", Role: "viewer", TTLSeconds: 60})
 	if err != nil || tok.Token == "" {

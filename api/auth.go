@@ -16,10 +16,11 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
-	"golang.org/x/time/rate"
 )
 
 // Role says what a principal may do.
@@ -225,7 +226,7 @@ func (t *Tokens) used(ctx context.Context, id string, version uint64, rec tokenR
 	}
 	// Losing against a revocation or another use is right, and a disk that is full must not lock
 	// the operator out.
-	_, _ = t.records.PutRecords(ctx, bucketTokens, store.RecordWrite{Key: id, Value: value, IfVersion: &version}) //nolint:errcheck // see above
+	_, _ = t.records.PutRecords(ctx, bucketTokens, store.RecordWrite{Key: id, Value: value, IfVersion: &version}) // see above
 }
 
 // authenticate lets requests with a valid token through, viewers only to read.

@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/comity-mesh/comity/api"
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/comity-mesh/comity/api"
 )
 
 func TestTokens(t *testing.T) {

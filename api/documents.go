@@ -12,9 +12,10 @@ import (
 	"strconv"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/policy"
-	"go.yaml.in/yaml/v3"
 )
 
 // Bounds of what a request may bring.
@@ -83,8 +84,7 @@ func decodeAll(docs []raw) ([]document, error) {
 	for _, d := range docs {
 		doc := document{at: d.at}
 		err := policy.DecodeStrict("", d.json, maxDocument, &doc.obj)
-		var bad *policy.InvalidError
-		if errors.As(err, &bad) {
+		if bad, ok := errors.AsType[*policy.InvalidError](err); ok {
 			for _, f := range bad.Fields {
 				if f.Code == policy.CodeMalformed {
 					return nil, fail(http.StatusBadRequest, CodeMalformed, "", "%s", f.Message)

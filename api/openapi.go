@@ -5,10 +5,11 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 // describe completes the OpenAPI document with what the handlers decide at run time: bodies, answers

@@ -6,14 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 // The codes of problems; they do not change between releases.
@@ -176,11 +178,9 @@ func (p *problem) write(w http.ResponseWriter) {
 		http.Error(w, p.Title, p.Status)
 		return
 	}
-	for k, v := range p.header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), p.header)
 	w.Header().Set("Content-Type", problemType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(body) //nolint:errcheck // the client has gone; there is nobody to tell
+	_, _ = w.Write(body) // the client has gone; there is nobody to tell
 }

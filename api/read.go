@@ -8,11 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 // SelectInput is the query of a list or a watch.
@@ -113,7 +114,6 @@ type listAnswer struct {
 // the only one.
 func (s *server) named(ctx context.Context, kind mesh.Kind, namespace, name, origin string) (mesh.Resource, error) {
 	if origin == "" {
-		origin = string(s.cfg.Origin)
 		found, err := s.cfg.Store.List(ctx, store.Query{Kind: kind, Namespace: namespace, Name: name, Limit: 1000})
 		if err != nil {
 			return mesh.Resource{}, err

@@ -8,11 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 // The ...Input types are exported because huma reads embedded parameters of exported types only.

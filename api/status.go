@@ -9,10 +9,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 // Buckets of statuses (package mesh, status.go).

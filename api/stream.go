@@ -8,11 +8,12 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
-	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
 const (
@@ -85,7 +86,7 @@ func (s *server) stream(run func(ctx context.Context, e *events) error) (*huma.S
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		_ = e.send("error", "", problemOf(ctx, s.cfg.Log, err)) //nolint:errcheck // the reader may be why it ends
+		_ = e.send("error", "", problemOf(ctx, s.cfg.Log, err)) // the reader may be why it ends
 	}}, nil
 }
 

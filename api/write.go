@@ -13,11 +13,12 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
-	"github.com/danielgtaylor/huma/v2"
 )
 
 // WriteInput is what every writing request may say beside its body.
@@ -245,7 +246,7 @@ func (c MatchInput) revision(cur *mesh.Resource) (*mesh.Revision, error) {
 		if cur != nil {
 			o := toObject(*cur)
 			p.Current = &o
-			p.with("ETag", etag(*cur))
+			return p.with("ETag", etag(*cur))
 		}
 		return p
 	}

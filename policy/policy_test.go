@@ -6,9 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
-	"github.com/google/go-cmp/cmp"
 )
 
 func resource(t *testing.T, kind mesh.Kind, ns, name, spec string) mesh.Resource {

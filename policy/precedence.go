@@ -6,8 +6,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/comity-mesh/comity/mesh"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/comity-mesh/comity/mesh"
 )
 
 // ServiceRef names a port of a service; Port 0 means any.

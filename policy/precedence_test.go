@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
-	"github.com/google/go-cmp/cmp"
 )
 
 func decodeRoute(t *testing.T, origin mesh.Origin, created mesh.Revision, name, spec string) policy.Route {

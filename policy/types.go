@@ -1,8 +1,9 @@
 package policy
 
 import (
-	"github.com/comity-mesh/comity/mesh"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/comity-mesh/comity/mesh"
 )
 
 // API versions of the kinds.

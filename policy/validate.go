@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/comity-mesh/comity/mesh"
@@ -179,10 +180,8 @@ func (r *report) atMost(at string, n, limit int) {
 }
 
 func (r *report) oneOf(at, value string, choices ...string) {
-	for _, c := range choices {
-		if value == c {
-			return
-		}
+	if slices.Contains(choices, value) {
+		return
 	}
 	var named []string
 	for _, c := range choices {

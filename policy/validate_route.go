@@ -5,8 +5,9 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/comity-mesh/comity/mesh"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/comity-mesh/comity/mesh"
 )
 
 var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")

@@ -289,8 +289,7 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 }
 
 func (c *Client) unreachable(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
 	return &fault.Error{Code: "API-UNREACHABLE", What: "can't reach " + c.base.String(), Err: err, Exit: fault.ExitUnreachable,
@@ -304,7 +303,12 @@ func (c *Client) problem(res *http.Response) error {
 	if json.Unmarshal(text, &p) != nil || p.Title == "" {
 		p = Problem{Title: http.StatusText(res.StatusCode), Detail: strings.TrimSpace(string(text[:min(len(text), 300)]))}
 	}
-	f := &fault.Error{Code: firstOf(p.Code, fmt.Sprintf("API-%d", res.StatusCode)), What: p.Title, Cause: p.Detail, Try: p.Try, Exit: exitCode(res.StatusCode)}
+	return fromProblem(p, res.StatusCode)
+}
+
+// fromProblem is the fault that a problem describes.
+func fromProblem(p Problem, status int) *fault.Error {
+	f := &fault.Error{Code: firstOf(p.Code, fmt.Sprintf("API-%d", status)), What: p.Title, Cause: p.Detail, Try: p.Try, Exit: exitCode(status)}
 	for _, e := range p.Errors {
 		line := e.Pointer + ": " + e.Message
 		if e.Hint != "" {
@@ -312,7 +316,7 @@ func (c *Client) problem(res *http.Response) error {
 		}
 		f.Cause = strings.TrimPrefix(f.Cause+"\n"+line, "\n")
 	}
-	if res.StatusCode == http.StatusUnauthorized && f.Try == "" {
+	if status == http.StatusUnauthorized && f.Try == "" {
 		f.Try = "name a token with --token-file or COMITY_TOKEN_FILE"
 	}
 	return f

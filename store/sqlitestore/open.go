@@ -19,9 +19,10 @@ import (
 	"sync"
 	"time"
 
+	"modernc.org/sqlite"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
-	"modernc.org/sqlite"
 )
 
 //go:embed migrations/*.sql
@@ -84,7 +85,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Store, err error) 
 	s.running, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
-			s.release()
+			err = errors.Join(err, s.release())
 			err = fmt.Errorf("open store %s: %w", path, err)
 		}
 	}()
@@ -160,7 +161,7 @@ func (s *Store) migrate(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		script := "BEGIN IMMEDIATE;\n" + string(step) + "\nPRAGMA user_version = " + strconv.Itoa(done+i+1) + ";\nCOMMIT;"
+		script := fmt.Sprintf("BEGIN IMMEDIATE;\n%s\nPRAGMA user_version = %d;\nCOMMIT;", step, done+i+1)
 		if _, err := s.conn.ExecContext(ctx, script); err != nil {
 			return fmt.Errorf("migration %s: %w", filepath.Base(name), classify(err))
 		}

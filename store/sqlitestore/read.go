@@ -84,7 +84,7 @@ func (s *Store) list(ctx context.Context, q store.Query) (store.Page, error) {
 	}
 	defer func() {
 		// A read has nothing to lose; the error is that of a connection already gone.
-		_ = tx.Rollback() //nolint:errcheck // see above
+		_ = tx.Rollback() // see above
 	}()
 	var page store.Page
 	var head int64
@@ -126,7 +126,7 @@ func (s *Store) list(ctx context.Context, q store.Query) (store.Page, error) {
 // position reads Query.Continue; nil on the first page.
 func (s *Store) position(q store.Query) (*position, error) {
 	if q.Continue == "" {
-		return nil, nil //nolint:nilnil // no position is a position: the start
+		return nil, nil // no position is a position: the start
 	}
 	var p position
 	raw, err := base64.RawURLEncoding.DecodeString(q.Continue)

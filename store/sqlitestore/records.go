@@ -102,16 +102,15 @@ func (s *Store) listRecords(ctx context.Context, bucket, prefix string) ([]store
 		return nil, 0, err
 	}
 	defer func() {
-		_ = tx.Rollback() //nolint:errcheck // a read has nothing to lose
+		_ = tx.Rollback() // a read has nothing to lose
 	}()
 	var sequence int64
 	err = tx.QueryRowContext(ctx, "SELECT sequence FROM buckets WHERE bucket = ?", bucket).Scan(&sequence)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return nil, 0, err
 	}
-	// Text compares as bytes, so the keys with a prefix are one range; substr keeps the end exact.
 	rows, err := tx.QueryContext(ctx, `SELECT key, value, version, updated_at FROM records
-		WHERE bucket = ? AND key >= ? AND substr(key, 1, length(?)) = ? ORDER BY key`, bucket, prefix, prefix, prefix)
+		WHERE bucket = ? AND key >= ? AND key < ? ORDER BY key`, bucket, prefix, after(prefix))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -128,3 +127,7 @@ func (s *Store) listRecords(ctx context.Context, bucket, prefix string) ([]store
 	}
 	return out, sequence, rows.Err()
 }
+
+// after is greater than every key with the prefix: SQLite compares text as bytes, and no UTF-8 has a
+// byte 0xff.
+func after(prefix string) string { return prefix + "\xff" }

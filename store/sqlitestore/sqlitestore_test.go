@@ -15,11 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/store/sqlitestore"
 	"github.com/comity-mesh/comity/store/storetest"
-	"go.uber.org/goleak"
 )
 
 // childDir, when set, makes the test binary the process that TestKilled kills.

@@ -33,7 +33,7 @@ func (s *Store) Watch(ctx context.Context, from mesh.Cursor) (store.Watcher, err
 
 type watcher struct {
 	s     *Store
-	ctx   context.Context //nolint:containedctx // the watch's life, as the contract says
+	ctx   context.Context // the watch's life, as the contract says
 	done  chan struct{}
 	close sync.Once
 

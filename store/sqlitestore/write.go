@@ -16,7 +16,7 @@ const groupMaximum = 128
 // request is one call that writes. run works inside a savepoint; its error undoes what it did and
 // nothing else.
 type request struct {
-	ctx  context.Context //nolint:containedctx // the caller's, carried to the writing goroutine
+	ctx  context.Context // the caller's, carried to the writing goroutine
 	run  func(tx *txn) error
 	err  error
 	done chan struct{}
@@ -24,7 +24,7 @@ type request struct {
 
 // txn is the transaction of one group of calls.
 type txn struct {
-	ctx     context.Context //nolint:containedctx // the store's: a caller who leaves must not break the group
+	ctx     context.Context // the store's: a caller who leaves must not break the group
 	conn    *sql.Conn
 	now     int64
 	cursor  mesh.Cursor // where the store will stand after the calls so far

@@ -96,7 +96,7 @@ func RunReopen(t *testing.T, open func(t *testing.T, dir string) store.Store) {
 
 type suite struct {
 	*testing.T
-	ctx context.Context //nolint:containedctx // one test's
+	ctx context.Context // one test's
 	st  store.Store
 }
 

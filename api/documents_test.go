@@ -1,0 +1,38 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+)
+
+func TestYAMLKeepsItsTypes(t *testing.T) {
+	docs, err := decodeMany("application/yaml", []byte("kind: Zone\nspec: {a: 0x10, b: 1.50, c: 'yes', d: yes, e: true, f: null, g: 2026-01-02, h: 1_000, i: \"<&>\"}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"a":16,"b":1.5,"c":"yes","d":"yes","e":true,"f":null,"g":"2026-01-02","h":1000,"i":"\u003c\u0026\u003e"}`
+	if got := string(docs[0].obj.Spec); got != want {
+		t.Errorf("spec %s", got)
+	}
+}
+
+func FuzzDocuments(f *testing.F) {
+	f.Add("application/json", []byte(`{"kind":"List","items":[{"kind":"Zone","metadata":{"name":"a"},"spec":{}}]}`))
+	f.Add("application/yaml", []byte("a: &x [1, *x]\n---\n- {kind: Zone}\n---\n? [a]\n: b"))
+	f.Fuzz(func(t *testing.T, contentType string, body []byte) {
+		docs, err := decodeMany(contentType, body)
+		var p *problem
+		switch {
+		case err != nil && !errors.As(err, &p):
+			t.Fatalf("an error that is no problem: %v", err)
+		case err != nil && (p.Status < 400 || p.Status > 499):
+			t.Fatalf("status %d for bad input", p.Status)
+		}
+		for _, d := range docs {
+			if len(d.obj.Spec) > 0 && !json.Valid(d.obj.Spec) {
+				t.Fatalf("spec %q", d.obj.Spec)
+			}
+		}
+	})
+}
