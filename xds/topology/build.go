@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -198,4 +199,18 @@ func canonicalPEM(raw []byte) []byte {
 	slices.SortFunc(certs, func(x, y *x509.Certificate) int { return bytes.Compare(x.Raw, y.Raw) })
 	certs = slices.CompactFunc(certs, (*x509.Certificate).Equal)
 	return identity.PEMCertificates(certs...)
+}
+
+// tie is c, unless that is 0: then it orders x and y by their content, so that which of two things that
+// have one name and should not counts, does not depend on the order in which they came.
+func tie(c int, x, y any) int {
+	if c != 0 {
+		return c
+	}
+	a, errA := json.Marshal(x)
+	b, errB := json.Marshal(y)
+	if errA != nil || errB != nil {
+		return 0 // a capacity that is no number; nothing else can fail
+	}
+	return bytes.Compare(a, b)
 }

@@ -90,7 +90,7 @@ func (b *builder) importServices() {
 		r := b.accepted[zone]
 		exports := slices.Clone(r.Exports)
 		slices.SortStableFunc(exports, func(x, y mesh.Export) int {
-			return ServiceName{x.Namespace, x.Service}.compare(ServiceName{y.Namespace, y.Service})
+			return tie(ServiceName{x.Namespace, x.Service}.compare(ServiceName{y.Namespace, y.Service}), x, y)
 		})
 		for _, e := range exports {
 			b.importService(r, e)

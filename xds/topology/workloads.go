@@ -36,7 +36,7 @@ func (w *Workload) key(zone string) mesh.Key {
 func (b *builder) findWorkloads() {
 	list := slices.Clone(b.in.Workloads)
 	slices.SortStableFunc(list, func(x, y Workload) int {
-		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
+		return tie(cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name)), x, y)
 	})
 	taken := map[string]*Workload{}
 	for i := range list {

@@ -29,7 +29,10 @@ func (b *builder) findZones() {
 	}
 	owner := map[mesh.TrustDomain]string{b.in.TrustDomain: b.in.Zone}
 	remotes := slices.Clone(b.in.Remotes)
-	slices.SortStableFunc(remotes, func(x, y Remote) int { return cmp.Compare(x.Zone, y.Zone) })
+	slices.SortStableFunc(remotes, func(x, y Remote) int {
+		// Whose trust domain is pinned comes first, so that nobody takes it by an earlier name.
+		return tie(cmp.Or(-cmp.Compare(b.pinned(x), b.pinned(y)), cmp.Compare(x.Zone, y.Zone)), x, y)
+	})
 	for _, r := range remotes {
 		key := zoneKey(r.Zone)
 		spec, known := b.zones[r.Zone]
@@ -55,6 +58,14 @@ func (b *builder) findZones() {
 		}
 	}
 	slices.SortFunc(b.t.Zones, func(x, y Zone) int { return cmp.Compare(x.Name, y.Name) })
+}
+
+// pinned is 1 where global says that the zone's trust domain is its own, else 0.
+func (b *builder) pinned(r Remote) int {
+	if z := b.zones[r.Zone]; z != nil && z.TrustDomain == r.TrustDomain {
+		return 1
+	}
+	return 0
 }
 
 func (b *builder) zoneSources(name string) []mesh.Key {
