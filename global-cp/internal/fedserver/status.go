@@ -178,24 +178,21 @@ func (x *session) showProxies(ctx context.Context) error {
 	return x.server.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) { z.Proxies, z.ProxiesConnected = len(x.proxies), connected })
 }
 
-// acked notes that the zone holds what was sent, unless the zone has said more about it already.
+// acked notes how far the zone is. What an ack means for a resource the zone says itself, with its proxies
+// counted; only a refusal that a newer edit has overtaken is taken back here.
 func (x *session) acked(ctx context.Context, e federation.Acked) error {
 	bucket := BucketOf(federation.BucketStatus, x.zone)
 	var writes []store.RecordWrite
 	for _, it := range e.Items {
-		if it.Deleted {
-			writes = append(writes, store.RecordWrite{Key: it.Key.String(), Delete: true})
-			continue
-		}
 		v, _, found, err := getJSON[mesh.ResourceStatus](ctx, x.server.cfg.Store, bucket, it.Key.String())
 		if err != nil {
 			return err
 		}
-		if found && v.Applied >= it.Changed && v.State != mesh.StateRejected {
+		if !found || it.Deleted || v.Wanted >= it.Changed || v.State != mesh.StateRejected && v.State != mesh.StateUnknown {
 			continue
 		}
 		doc, err := json.Marshal(mesh.ResourceStatus{
-			Zone: x.zone, Wanted: it.Changed, Applied: it.Changed, State: mesh.StateApplied, ObservedAt: x.server.cfg.Now().UTC(),
+			Zone: x.zone, Wanted: it.Changed, Applied: v.Applied, State: mesh.StatePending, ObservedAt: x.server.cfg.Now().UTC(),
 		})
 		if err != nil {
 			return fmt.Errorf("status of %s: %w", it.Key, err)

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/comity-mesh/comity/api"
+	"github.com/comity-mesh/comity/global-cp/internal/fedserver"
+	"github.com/comity-mesh/comity/global-cp/internal/trust"
+	"github.com/comity-mesh/comity/identity"
+	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/lifecycle"
+	"github.com/comity-mesh/comity/internal/telemetry"
+	"github.com/comity-mesh/comity/internal/version"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/store/sqlitestore"
+)
+
+// grace is what all parts together have to stop in.
+const grace = 10 * time.Second
+
+// addresses are where a running global listens.
+type addresses struct{ API, Federation string }
+
+// parts are what a global is made of, before it runs.
+type parts struct {
+	settings settings
+	log      *slog.Logger
+	store    *sqlitestore.Store
+	trust    *trust.Authority
+	fed      *fedserver.Server
+	tokens   *api.Tokens
+	metrics  *prometheus.Registry
+	handler  http.Handler
+	tls      *tls.Config
+}
+
+// serve runs global until ctx ends. ready, when not nil, is told where it listens.
+func serve(ctx context.Context, s settings, stdout, stderr io.Writer, ready func(addresses)) (err error) {
+	log, err := telemetry.NewLogger(stderr, s.Log)
+	if err != nil {
+		return &fault.Error{Code: "CONFIG-LOG", What: "the log can't be written as asked", Err: err, Exit: fault.ExitUsage}
+	}
+	p := &parts{settings: s, log: log, metrics: telemetry.NewRegistry(program)}
+	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
+		return &fault.Error{Code: "GLOBAL-DATA", What: "the data folder can't be made", Err: err, Docs: "docs/configuration.md"}
+	}
+	if err := p.open(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.store.Close()) }()
+
+	fedListener, err := listen(ctx, "listen.federation", s.Listen.Federation)
+	if err != nil {
+		return err
+	}
+	apiListener, err := listen(ctx, "listen.api", s.Listen.API)
+	if err != nil {
+		return errors.Join(err, fedListener.Close())
+	}
+	at := addresses{API: apiListener.Addr().String(), Federation: fedListener.Addr().String()}
+	if err := p.assemble(at); err != nil {
+		return errors.Join(err, fedListener.Close(), apiListener.Close())
+	}
+	if err := p.bootstrap(ctx, stdout); err != nil {
+		return errors.Join(err, fedListener.Close(), apiListener.Close())
+	}
+	log.InfoContext(ctx, "global is up", "version", version.Version, "api", at.API, "federation", at.Federation,
+		"trust_domain", s.TrustDomain, "pin", p.trust.Pin().String())
+	if ready != nil {
+		ready(at)
+	}
+	server := &http.Server{
+		Handler: p.handler, TLSConfig: p.tls, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return lifecycle.Run(ctx, log, grace,
+		lifecycle.Component{Name: "compaction", Run: p.compact},
+		lifecycle.Component{Name: "federation", Run: func(ctx context.Context) error { return p.fed.Run(ctx, fedListener) }},
+		lifecycle.HTTPServer("api", server, apiListener, 2*time.Second),
+	)
+}
+
+func listen(ctx context.Context, key, addr string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, &fault.Error{Code: "GLOBAL-LISTEN", What: key + " can't listen on " + addr, Err: err,
+			Try: "stop what uses the address, or choose another one", Docs: "docs/configuration.md"}
+	}
+	return l, nil
+}
+
+// open reads what lasts: store and authority.
+func (p *parts) open(ctx context.Context) error {
+	s := p.settings
+	var err error
+	if p.store, err = sqlitestore.Open(ctx, s.storeFile(), sqlitestore.Options{Log: p.log}); err != nil {
+		return &fault.Error{Code: "GLOBAL-STORE", What: "the store can't be opened", Err: err,
+			Try: "look whether another global-cp runs on " + s.DataDir, Docs: "docs/configuration.md"}
+	}
+	p.trust, err = trust.Open(trust.Options{Dir: s.authorityDir(), KeyFile: s.sealingKeyFile(), TrustDomain: mesh.TrustDomain(s.TrustDomain)})
+	if err != nil {
+		return errors.Join(&fault.Error{Code: "GLOBAL-AUTHORITY", What: "global's certificate authority can't be opened", Err: err,
+			Try: "check trustDomain and sealingKeyFile: both belong to the data folder for its life", Docs: "docs/configuration.md"}, p.store.Close())
+	}
+	if s.API.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(s.API.TLSCert, s.API.TLSKey)
+		if err != nil {
+			return errors.Join(&fault.Error{Code: "GLOBAL-API-TLS", What: "the REST API's certificate can't be read", Err: err,
+				Try: "check api.tlsCert and api.tlsKey", Docs: "docs/configuration.md", Exit: fault.ExitUsage}, p.store.Close())
+		}
+		p.tls = &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}}
+	}
+	return nil
+}
+
+// assemble puts the parts together that need to know where global listens.
+func (p *parts) assemble(at addresses) error {
+	advertise := p.settings.Advertise
+	if len(advertise) == 0 {
+		advertise = []string{at.Federation}
+	}
+	p.fed = fedserver.New(fedserver.Config{
+		Store: p.store, Trust: p.trust, Advertise: advertise, Log: p.log.With(telemetry.KeyComponent, "federation"), Metrics: p.metrics,
+	})
+	p.tokens = api.NewTokens(p.store, nil)
+	rest, err := api.New(api.Config{
+		Store: p.store, Mode: api.ModeGlobal, Tokens: p.tokens, Log: p.log.With(telemetry.KeyComponent, "api"),
+		Registerer: p.metrics, Version: version.Version,
+		Routes: func(h huma.API, authz api.Authorizer) { joinTokenRoutes(h, authz, p.fed) },
+	})
+	if err != nil {
+		return err
+	}
+	health := &telemetry.Health{}
+	health.Require("store", func(ctx context.Context) error {
+		_, err := p.store.Head(ctx)
+		return err
+	})
+	observed := telemetry.Handler(health, p.metrics)
+	mux := http.NewServeMux()
+	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+		mux.Handle(path, observed)
+	}
+	mux.Handle("/", rest)
+	p.handler = mux
+	return nil
+}
+
+// bootstrap makes the first admin's token, once in the life of the store.
+func (p *parts) bootstrap(ctx context.Context, stdout io.Writer) error {
+	token, err := p.tokens.EnsureBootstrapAdmin(ctx)
+	if err != nil {
+		return fmt.Errorf("the first admin's token: %w", err)
+	}
+	if token == "" {
+		return nil
+	}
+	if f := p.settings.AdminTokenFile; f != "" {
+		return identity.WriteFileAtomic(f, []byte(token+"\n"))
+	}
+	_, err = fmt.Fprintf(stdout, "admin token (shown this once): %s\n", token)
+	return err
+}
+
+// compact keeps the change log at its length.
+func (p *parts) compact(ctx context.Context) error {
+	tick := time.NewTicker(p.settings.Retention.Every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := compactOnce(ctx, p.store, p.settings.Retention.Revisions); err != nil && ctx.Err() == nil {
+			p.log.WarnContext(ctx, "change log not compacted", "error", err)
+		}
+	}
+}
+
+func compactOnce(ctx context.Context, s store.Store, keep uint64) error {
+	head, err := s.Head(ctx)
+	if err != nil || uint64(head.Revision) <= keep {
+		return err
+	}
+	return s.Compact(ctx, head.Revision-mesh.Revision(keep))
+}
