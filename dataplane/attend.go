@@ -133,7 +133,7 @@ func (a *attendant) run(ctx context.Context, connect func() (*grpc.ClientConn, e
 			// Another agent has taken this name. Whoever comes later wins; don't take turns.
 			delay = fencedPause
 		}
-		a.log.Warn("the lease at the zone is interrupted", "reason", err, "again in", delay.Round(time.Millisecond))
+		a.log.Warn("the lease at the zone is interrupted", "reason", err, "retry_in", delay.Round(time.Millisecond))
 		if !sleep(ctx, delay) {
 			return nil
 		}
@@ -280,7 +280,8 @@ func (a *attendant) leave(stream attendStream, notices <-chan *enrolpb.ZoneNotic
 			if n.GetDrain() {
 				return stream.CloseSend()
 			}
-		case <-failed:
+		case err := <-failed:
+			a.log.Debug("the stream has ended", "reason", err)
 			// The zone has heard it and hung up, or is gone; clients need their time all the same.
 			failed = nil
 		case <-t.C:

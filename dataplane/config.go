@@ -145,7 +145,7 @@ func (c *Config) Check() error {
 	switch c.Envoy.LogLevel {
 	case "", "trace", "debug", "info", "warning", "error", "critical", "off":
 	default:
-		return fmt.Errorf("Envoy's log level %q is none of trace, debug, info, warning, error, critical and off", c.Envoy.LogLevel)
+		return fmt.Errorf("log level %q of Envoy is none of trace, debug, info, warning, error, critical and off", c.Envoy.LogLevel)
 	}
 	if c.Envoy.Concurrency < 0 || c.Envoy.Concurrency > 256 || c.Envoy.MaxConnections < 0 || c.DrainTime < 0 {
 		return errors.New("concurrency, maximum of connections and drain time must not be negative, concurrency at most 256")

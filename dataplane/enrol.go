@@ -103,7 +103,7 @@ func (e *enroller) persist(ctx context.Context, what string, try func(context.Co
 			return e.explain(err)
 		}
 		delay := wait.NextBackOff()
-		e.log.Warn("could not "+what+" with the zone; trying again", "reason", err, "in", delay.Round(time.Millisecond))
+		e.log.Warn("the zone could not be asked; trying again", "what", what, "reason", err, "retry_in", delay.Round(time.Millisecond))
 		if !sleep(ctx, delay) {
 			return ctx.Err()
 		}
@@ -365,7 +365,7 @@ func (e *enroller) renewUntilDone(ctx context.Context, until time.Time, life tim
 			say = e.log.Error
 		}
 		delay := wait.NextBackOff()
-		say("could not renew the certificate", "reason", err, "expires", until, "again in", delay.Round(time.Millisecond))
+		say("could not renew the certificate", "reason", err, "expires", until, "retry_in", delay.Round(time.Millisecond))
 		if !e.sleepUntil(ctx, e.now().Add(delay), nil) {
 			return false
 		}

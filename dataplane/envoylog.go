@@ -95,7 +95,8 @@ func (l *envoyLog) flush() {
 	name, message, ok2 := strings.Cut(rest, "|")
 	at, known := envoyLevels[level]
 	if !ok || !ok2 || !known {
-		l.log.Warn(text) // not Envoy's logger: an allocator or a sanitizer speaking for itself
+		// Not Envoy's logger: an allocator or a sanitizer speaking for itself.
+		l.log.Warn("Envoy says", "text", text)
 		return
 	}
 	if level == "warning" || level == "error" {

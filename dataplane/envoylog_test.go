@@ -23,7 +23,7 @@ func TestEnvoyLog(t *testing.T) {
 	write("warning|config|DeltaAggregatedResources gRPC config stream to zone_cp closed: 14, still\n")
 
 	got := out.String()
-	for _, want := range []string{"level=ERROR msg=broken logger=config", `msg="not Envoy's logger"`, "still\" logger=config omitted=99"} {
+	for _, want := range []string{"level=ERROR msg=broken logger=config", `text="not Envoy's logger"`, "still\" logger=config omitted=99"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in\n%.2000s", want, got)
 		}

@@ -60,7 +60,8 @@ func (r *reservation) hold(hostPort, address string, port int) error {
 	if ip == nil {
 		return fmt.Errorf("%q is not an IP address", address)
 	}
-	family, sa := unix.AF_INET6, unix.Sockaddr(nil)
+	family := unix.AF_INET6
+	var sa unix.Sockaddr
 	if v4 := ip.To4(); v4 != nil {
 		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: port, Addr: [4]byte(v4)}
 	} else {

@@ -89,7 +89,7 @@ func (s *supervisor) run(ctx context.Context) error {
 			wait.Reset()
 		}
 		delay := wait.NextBackOff()
-		s.log.Error("Envoy ended and is restarted", "reason", err, "ran", time.Since(began).Round(time.Millisecond), "in", delay.Round(time.Millisecond))
+		s.log.Error("Envoy ended and is restarted", "reason", err, "ran", time.Since(began).Round(time.Millisecond), "retry_in", delay.Round(time.Millisecond))
 		if !sleep(ctx, delay) {
 			return nil
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -315,8 +316,8 @@ func (z *testZone) count(match func(*enrolpb.AgentReport) bool) int {
 func (z *testZone) lastHealth() *enrolpb.Health {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	for i := len(z.reports) - 1; i >= 0; i-- {
-		if h := z.reports[i].GetHealth(); h != nil {
+	for _, r := range slices.Backward(z.reports) {
+		if h := r.GetHealth(); h != nil {
 			return h
 		}
 	}
