@@ -115,8 +115,10 @@ func claim(dir string) error {
 			return fmt.Errorf("empty the demo's folder: %w", err)
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o700); err != nil {
-		return fmt.Errorf("make the demo's folder: %w", err)
+	for _, sub := range []string{"config", "info", "logs", "run", "tokens"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return fmt.Errorf("make the demo's folder: %w", err)
+		}
 	}
 	return os.WriteFile(mark, nil, 0o600)
 }
@@ -135,9 +137,6 @@ func (d *Demo) configure(name string, v any) (string, error) {
 		return "", err
 	}
 	path := d.path("config", name+".yaml")
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return "", err
-	}
 	return path, os.WriteFile(path, text, 0o600)
 }
 
