@@ -138,8 +138,8 @@ func (l *Link[S, R, T]) Run(ctx context.Context, stream Stream[S, R]) error {
 	part := func(f func() error) {
 		wg.Go(func() { cancel(f()) })
 	}
-	frames := make(chan R)
-	go l.read(ctx, stream, frames, cancel)
+	frames := make(chan received[R])
+	go l.read(ctx, stream, frames)
 	go l.write(ctx, stream, cancel)
 	part(func() error { return l.pump(ctx) })
 	part(func() error { return l.receive(ctx, frames) })
@@ -147,19 +147,24 @@ func (l *Link[S, R, T]) Run(ctx context.Context, stream Stream[S, R]) error {
 	return context.Cause(ctx)
 }
 
-func (l *Link[S, R, T]) read(ctx context.Context, stream Stream[S, R], frames chan<- R, cancel context.CancelCauseFunc) {
+// received is a frame, or how the stream ended. Both come in order: a goodbye before the end counts.
+type received[R any] struct {
+	frame R
+	err   error
+}
+
+func (l *Link[S, R, T]) read(ctx context.Context, stream Stream[S, R], frames chan<- received[R]) {
 	for {
 		f, err := stream.Recv()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = fmt.Errorf("the peer closed the stream: %w", err)
-			}
-			cancel(err)
-			return
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("the peer closed the stream: %w", err)
 		}
 		select {
-		case frames <- f:
+		case frames <- received[R]{f, err}:
 		case <-ctx.Done():
+			return
+		}
+		if err != nil {
 			return
 		}
 	}
@@ -177,7 +182,9 @@ func (l *Link[S, R, T]) write(ctx context.Context, stream Stream[S, R], cancel c
 		l.mu.Unlock()
 		if ok {
 			if err := stream.Send(f); err != nil {
-				cancel(err)
+				if !errors.Is(err, io.EOF) { // the end of the stream: Recv knows why
+					cancel(err)
+				}
 				return
 			}
 		}
@@ -198,7 +205,7 @@ func (l *Link[S, R, T]) write(ctx context.Context, stream Stream[S, R], cancel c
 }
 
 // receive carries out what frames and other events cause, one after the other.
-func (l *Link[S, R, T]) receive(ctx context.Context, frames <-chan R) error {
+func (l *Link[S, R, T]) receive(ctx context.Context, frames <-chan received[R]) error {
 	for {
 		if err := l.carryOut(ctx); err != nil {
 			return err
@@ -211,8 +218,11 @@ func (l *Link[S, R, T]) receive(ctx context.Context, frames <-chan R) error {
 		l.mu.Unlock()
 		select {
 		case f := <-in:
+			if f.err != nil {
+				return f.err
+			}
 			l.mu.Lock()
-			err := l.session.Receive(f)
+			err := l.session.Receive(f.frame)
 			l.wake()
 			l.mu.Unlock()
 			if err != nil {

@@ -61,7 +61,8 @@ func violation(format string, args ...any) error {
 }
 
 // Stream is one direction each of frames. gRPC streams are Streams as they are. Send and Recv are each
-// called by one goroutine at a time.
+// called by one goroutine at a time. An io.EOF of Send says that the stream has ended, and that Recv
+// tells why.
 type Stream[S, R any] interface {
 	Send(S) error
 	Recv() (R, error)
