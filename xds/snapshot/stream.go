@@ -511,6 +511,8 @@ func (s *Stream) delta(t Type, to *Generation) (f, follow *Frame) {
 	for name := range st.dirty {
 		if e := to.sets[t].find(name); e != nil {
 			entries = append(entries, e)
+		} else if t == Endpoint {
+			entries = append(entries, s.filler(name)) // a cluster that is about to go may wait for it
 		}
 	}
 	st.dirty = nil
