@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"github.com/comity-mesh/comity/mesh"
 )
@@ -48,11 +47,24 @@ func ask(t *testing.T, addr, serverName string, cert *tls.Certificate, path stri
 	if err != nil {
 		return answer{}, err
 	}
-	cc, err := (&http2.Transport{}).NewClientConn(c)
-	if err != nil {
-		return answer{}, err
-	}
-	return over(t, cc, path)
+	return over(t, only(t, c), path)
+}
+
+// only speaks HTTP/2 over one connection and makes no other.
+func only(t *testing.T, c *tls.Conn) http.RoundTripper {
+	t.Helper()
+	rest := make(chan *tls.Conn, 1)
+	rest <- c
+	close(rest)
+	tr := &http.Transport{Protocols: new(http.Protocols), DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
+		if c := <-rest; c != nil {
+			return c, nil
+		}
+		return nil, errors.New("the connection was cut")
+	}}
+	tr.Protocols.SetHTTP2(true)
+	t.Cleanup(tr.CloseIdleConnections)
+	return tr
 }
 
 func over(t *testing.T, rt http.RoundTripper, path string) (answer, error) {
@@ -200,7 +212,9 @@ func TestServerIdentity(t *testing.T) {
 	m := newTwoZones(t)
 	h1 := client(t, false)
 	rootOne, keyOne := plainRoot(t, "two.example")
+	const control = "the service itself"
 	for name, cert := range map[string]tls.Certificate{
+		control:                             m.two.issue(t, "/ns/shop/sa/pay"),
 		"another service of the zone":       m.two.issue(t, "/ns/shop/sa/guest"),
 		"another zone, its own name":        m.three.issue(t, "/ns/shop/sa/pay"),
 		"another zone, the expected name":   m.three.forge(t, "spiffe://two.example/ns/shop/sa/pay"),
@@ -217,9 +231,8 @@ func TestServerIdentity(t *testing.T) {
 				t.Fatal(err)
 			}
 			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "impostor") }), ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
-			if err := http2.ConfigureServer(srv, nil); err != nil {
-				t.Fatal(err)
-			}
+			srv.Protocols = new(http.Protocols)
+			srv.Protocols.SetHTTP2(true)
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
@@ -234,6 +247,10 @@ func TestServerIdentity(t *testing.T) {
 			in.Remotes[0].Ingresses = ingressAt(l.Addr())
 			m.web.update(t, resources(t, in, mesh.RoleSidecar), "cluster.pay.shop:8080.update_success")
 			a, err := try(t, h1, "GET", m.webPort, "pay.shop.two.mesh", "/")
+			if name == control {
+				expect(t, a, 200, "impostor") // so that the refusals are not of something else
+				return
+			}
 			if err != nil || a.status != 503 || strings.Contains(a.body, "impostor") {
 				t.Errorf("answered %d %q, %v", a.status, a.body, err)
 			}

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"testing"
 
-	"golang.org/x/net/http2"
-
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/envoy"
 	"github.com/comity-mesh/comity/xds/ir"
@@ -23,10 +21,7 @@ func TestPolicyOnLiveConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cc, err := (&http2.Transport{}).NewClientConn(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cc := only(t, c)
 	request := func() answer {
 		t.Helper()
 		a, err := over(t, cc, "/")

@@ -29,7 +29,6 @@ type twoZones struct {
 	webPort          uint16 // web's outbound HTTP
 	webTCP           uint16 // web's upstream to pay:7070
 	payPort, gateTLS uint16
-	apps             []string
 }
 
 func resource(kind mesh.Kind, namespace, name, spec string) mesh.Resource {

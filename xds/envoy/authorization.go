@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	// MalformedIdentity and NoCertificate name refusals that no policy made.
+	// MalformedIdentity names the refusal of a certificate by which nobody can be recognised.
 	MalformedIdentity = "malformed-identity:certificate-without-exactly-one-canonical-SPIFFE-ID"
-	NoIdentity        = "no-identity:not-of-the-expected-trust-domain"
+	// NoIdentity names the refusal of who is of another trust domain; the handshake refuses them before.
+	NoIdentity = "no-identity:not-of-the-expected-trust-domain"
 
 	// canonicalID also refuses the comma that joins several URIs, and what could be taken for syntax in
 	// x-forwarded-client-cert.

@@ -6,9 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/ir"
-	"google.golang.org/protobuf/proto"
 )
 
 // Builder salts every version. It changes whenever this package builds something else from the same

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/comity-mesh/comity/xds/ir"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/comity-mesh/comity/xds/ir"
 )
 
 // Cache remembers what was built, so that each version of a resource is built and marshalled once for

@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"slices"
 
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // Proxy is one proxy to configure. Proxies with the same ViewKey need the same configuration.

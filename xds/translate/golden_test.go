@@ -6,12 +6,13 @@ import (
 	"strings"
 	"testing"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/comity-mesh/comity/internal/golden"
 	"github.com/comity-mesh/comity/xds/envoy"
 	"github.com/comity-mesh/comity/xds/topology"
 	"github.com/comity-mesh/comity/xds/topology/topologytest"
 	"github.com/comity-mesh/comity/xds/translate"
-	"sigs.k8s.io/yaml"
 )
 
 // TestGolden shows for each feature what goes in (input.yaml), what it means (ir.yaml, issues.txt) and

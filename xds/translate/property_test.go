@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/envoy"
@@ -18,7 +20,6 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 	"github.com/comity-mesh/comity/xds/topology/topologytest"
 	"github.com/comity-mesh/comity/xds/translate"
-	"pgregory.net/rapid"
 )
 
 // TestOrderPlaysNoPart: whatever the order of the input, the output is the same bytes.

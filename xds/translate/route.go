@@ -6,11 +6,12 @@ import (
 	"strconv"
 	"strings"
 
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 const (

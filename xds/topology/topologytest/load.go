@@ -6,9 +6,10 @@ import (
 	"os"
 	"testing"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/topology"
-	"sigs.k8s.io/yaml"
 )
 
 // Certificates of roots whose keys nobody has, valid for a hundred years, one per trust domain.
