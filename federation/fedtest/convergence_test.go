@@ -60,9 +60,9 @@ func (s step) do(ctx context.Context, m *Mesh, i int) {
 	case "status-gone":
 		z.SetStatus(name, "")
 	case "connect":
-		m.Connect(ctx, s.zone, s.n, nil)
+		m.Connect(ctx, s.zone, s.n, 0)
 	case "slow":
-		m.Connect(ctx, s.zone, 0, func() { time.Sleep(time.Second) }) // the bubble's time
+		m.Connect(ctx, s.zone, 0, time.Second) // the bubble's time
 	case "cut":
 		m.Disconnect(s.zone)
 	case "global-restart":
@@ -124,7 +124,7 @@ func run(t *testing.T, script []step) error {
 	// Faults end: two rounds, because a planted crash may still end the first session of a zone.
 	for range 3 {
 		for _, name := range zoneNames {
-			m.Connect(ctx, name, 4, nil)
+			m.Connect(ctx, name, 4, 0)
 		}
 		synctest.Wait()
 	}
@@ -139,7 +139,7 @@ func run(t *testing.T, script []step) error {
 	// Once more: nothing changed, so nothing is sent again and nothing is deleted.
 	deleted := m.Global.Deleted
 	for _, name := range zoneNames {
-		m.Connect(ctx, name, 4, nil)
+		m.Connect(ctx, name, 4, 0)
 	}
 	synctest.Wait()
 	for _, name := range zoneNames {
@@ -160,7 +160,7 @@ func TestRefusedAloneAndMended(t *testing.T) {
 		e := m.Zones["east"]
 		e.Bad = func(r mesh.Resource) bool { return strings.Contains(string(r.Spec), "bad") }
 		m.Global.Write(mesh.KindHTTPRoute, "a", []byte(`"good"`), "")
-		m.Connect(t.Context(), "east", 4, nil)
+		m.Connect(t.Context(), "east", 4, 0)
 		synctest.Wait()
 		good := e.Of(mesh.OriginGlobal, "")
 		m.Global.Write(mesh.KindHTTPRoute, "a", []byte(`"bad"`), "")
@@ -180,7 +180,7 @@ func TestRefusedAloneAndMended(t *testing.T) {
 		m.Disconnect("east")
 		m.Global.Write(mesh.KindHTTPRoute, "c", []byte(`"good"`), "")
 		m.Global.Compact(0)
-		m.Connect(t.Context(), "east", 4, nil)
+		m.Connect(t.Context(), "east", 4, 0)
 		synctest.Wait()
 		if have = e.Of(mesh.OriginGlobal, ""); len(have) != 3 {
 			t.Errorf("%v", have)
@@ -197,7 +197,7 @@ func TestSlowReaderCoalesces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMesh("east")
 		defer m.Disconnect("east")
-		m.Connect(t.Context(), "east", 0, func() { time.Sleep(time.Second) })
+		m.Connect(t.Context(), "east", 0, time.Second)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		for i := range 5000 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/federation/federationpb"
@@ -76,8 +77,8 @@ func (z *Zone) Export(subject string, withdrawn bool) {
 	}
 }
 
-// Connect opens a session; one that is open is cut first if `clean`, else left to be fenced by its end.
-func (m *Mesh) Connect(ctx context.Context, name string, buffer int, hold func()) {
+// Connect opens a session over a Pipe of that buffer and hold; one that is open is cut first.
+func (m *Mesh) Connect(ctx context.Context, name string, buffer int, hold time.Duration) {
 	z := m.Zones[name]
 	m.Disconnect(name)
 	p := NewPipe(buffer, hold)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -21,15 +22,15 @@ type Pipe struct {
 	down chan []byte
 	cut  chan struct{}
 	once sync.Once
-	hold func() // called before each frame is delivered, to make a reader slow; may be nil
+	hold time.Duration // before each frame is delivered, to make a reader slow
 
 	// Bytes of frames sent.
 	mu             sync.Mutex
 	upBytes, downB int
 }
 
-// NewPipe makes a pipe that holds up to `buffer` frames each way; hold may be nil.
-func NewPipe(buffer int, hold func()) *Pipe {
+// NewPipe makes a pipe that holds up to `buffer` frames each way, and delivers each frame after `hold`.
+func NewPipe(buffer int, hold time.Duration) *Pipe {
 	return &Pipe{up: make(chan []byte, buffer), down: make(chan []byte, buffer), cut: make(chan struct{}), hold: hold}
 }
 
@@ -96,8 +97,14 @@ func (p *Pipe) recv(from <-chan []byte, m proto.Message) error {
 	case <-p.cut:
 		return ErrCut
 	case b := <-from:
-		if p.hold != nil {
-			p.hold()
+		if p.hold > 0 {
+			wait := time.NewTimer(p.hold)
+			defer wait.Stop()
+			select {
+			case <-wait.C:
+			case <-p.cut:
+				return ErrCut
+			}
 		}
 		return proto.Unmarshal(b, m)
 	}
