@@ -54,16 +54,19 @@ const within = 30 * time.Second
 // await asks until f has no objection.
 func await(t testing.TB, what string, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.After(within)
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
 	for {
 		err := f()
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline:
 			t.Fatalf("%s did not come true within %s: %v", what, within, err)
+		case <-again.C:
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 
@@ -333,8 +336,8 @@ type workload struct {
 	http *http.Client
 }
 
-// workload starts a sidecar of app=<name> before an application, whose port is 0 for none.
-func (z *zone) workload(name string, port int) *workload {
+// workload starts the sidecar of a workload whose service account and label app are its name.
+func (z *zone) workload(name string) *workload {
 	z.t.Helper()
 	p := z.startProxy("sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name}, map[string]any{
 		"namespace": "shop", "labels": map[string]string{"app": name}, "address": "127.0.0.1", "inboundPort": freePort(z.t), "outboundPort": freePort(z.t),
@@ -348,7 +351,6 @@ func (z *zone) workload(name string, port int) *workload {
 		return (&net.Dialer{}).DialContext(ctx, network, i.Outbound)
 	}}}
 	z.t.Cleanup(w.http.CloseIdleConnections)
-	_ = port
 	return w
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +27,8 @@ func TestTwoZones(t *testing.T) {
 	east.joins(global, "shop")
 	west.joins(global, "shop")
 	west.ingress("in1")
-	west.workload("pay", port)
-	web := east.workload("web", 0)
+	west.workload("pay")
+	web := east.workload("web")
 	web.answers(payHost, 403) // it crosses, and is refused there: deny by default
 
 	began := time.Now()
@@ -39,15 +40,26 @@ func TestTwoZones(t *testing.T) {
 	}
 	followed(t, global, revision)
 
+	// A change is known to be everywhere as soon as it is.
+	var took []time.Duration
+	for i := range 10 {
+		began := time.Now()
+		followed(t, global, global.apply(strings.Replace(allowAll, "serviceAccounts: [web]", fmt.Sprintf("serviceAccounts: [web, w%d]", i), 1)))
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("apply to the word of the last Envoy: median %s, worst %s", took[5], took[9])
+
 	// Without global everything goes on, new workloads too.
 	global.kill()
 	west.apply(strings.ReplaceAll(allowAll, "web", "web2"))
-	web2 := east.workload("web2", 0)
+	web2 := east.workload("web2")
 	web2.answers(payHost, 200)
+	restarted := time.Now()
 	global.run()
 	await(t, "both zones are back", func() error {
 		for _, z := range []*zone{east, west} {
-			if s := zoneStatus(t, global, z.name); !s.Connected {
+			if s := zoneStatus(t, global, z.name); !s.Connected || s.ConnectedSince.Before(restarted) {
 				return fmt.Errorf("%s is not connected", z.name)
 			}
 		}
@@ -67,7 +79,7 @@ func TestTwoZones(t *testing.T) {
 	}
 	east.run()
 	web.answers(payHost, 200)
-	east.workload("web3", 0).answers(payHost, 403)
+	east.workload("web3").answers(payHost, 403)
 }
 
 // followed waits until a revision has reached every proxy that it concerns.
@@ -77,7 +89,9 @@ func followed(t *testing.T, at *controlPlane, revision mesh.Revision) {
 	if err := at.Follow(ctxOf(t), revision, func(p client.Progress) bool { last = p; return p.Done }); err != nil {
 		t.Fatalf("follow revision %d: %v (last %+v)", revision, err, last)
 	}
-	t.Logf("progress: %+v", last)
+	if last.Total == 0 || last.Acked != last.Total {
+		t.Fatalf("revision %d concerned no Envoy, or not all took it: %+v", revision, last)
+	}
 }
 
 func zoneStatus(t *testing.T, global *controlPlane, name string) client.ZoneObjectStatus {

@@ -32,8 +32,8 @@ func TestAZoneAlone(t *testing.T) {
 	z := startZone(t, "alone")
 	port := app(t, "pay")
 	z.apply(payService(port))
-	z.workload("pay", port)
-	web := z.workload("web", 0)
+	z.workload("pay")
+	web := z.workload("web")
 	web.answers(payHost, 403) // deny by default
 	z.apply(allowAll)
 	body := web.answers(payHost, 200)
@@ -47,6 +47,6 @@ func TestAZoneAlone(t *testing.T) {
 	}
 	z.run()
 	web.answers(payHost, 200)
-	other := z.workload("web2", 0) // a new workload is admitted after the restart
+	other := z.workload("web2") // a new workload is admitted after the restart
 	other.answers(payHost, 403)
 }
