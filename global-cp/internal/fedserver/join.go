@@ -340,6 +340,8 @@ func (s *Server) admit(ctx context.Context, c *joinCall, resumed bool) (identity
 	if err != nil {
 		return identity.Issued{}, err
 	}
+	// Again, now that the zone is on the list: a session that opened in between found it on neither side.
+	s.relay(c.req.GetBundle())
 	err = s.setZone(ctx, c.zone, func(z *mesh.ZoneStatus) {
 		z.Joined, z.Incarnation, z.TrustDomain = true, c.incarnation, c.td
 		z.Version, z.CertificateExpires = c.req.GetVersion(), issued.Leaf.NotAfter
