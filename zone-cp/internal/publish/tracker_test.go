@@ -1,0 +1,123 @@
+package publish
+
+import (
+	"testing"
+	"time"
+
+	"github.com/comity-mesh/comity/mesh"
+)
+
+var (
+	authz = mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindAuthorizationPolicy, Namespace: "shop", Name: "pay"}
+	one   = mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "one"}
+	two   = mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "two"}
+	now   = time.Unix(1_800_000_000, 0)
+)
+
+// status takes the status of authz, which must have changed.
+func status(t *testing.T, tr *tracker) mesh.ResourceStatus {
+	t.Helper()
+	s := tr.take()[authz]
+	if s == nil {
+		t.Fatal("the status did not change")
+	}
+	return *s
+}
+
+func expectCounts(t *testing.T, s mesh.ResourceStatus, state mesh.ResourceState, acked, total int) {
+	t.Helper()
+	if s.State != state || s.Acked != acked || s.Total != total {
+		t.Fatalf("%s %d/%d, want %s %d/%d", s.State, s.Acked, s.Total, state, acked, total)
+	}
+}
+
+func apply(tr *tracker, wanted, revision mesh.Revision, proxies ...mesh.ProxyID) {
+	tr.apply(authz, wanted, revision, proxies, mesh.StateApplied, "", now)
+}
+
+func TestCountsAcknowledgements(t *testing.T) {
+	tr := newTracker("east")
+	apply(tr, 7, 3, one, two)
+	s := status(t, tr)
+	expectCounts(t, s, mesh.StateApplied, 0, 2)
+	if s.Wanted != 7 || s.Applied != 7 || s.Zone != "east" {
+		t.Fatalf("%+v", s)
+	}
+	tr.ack(one, "v", 2, now) // of what was before
+	if len(tr.take()) != 0 {
+		t.Fatal("an older acknowledgement counted")
+	}
+	tr.ack(one, "v", 3, now)
+	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 2)
+	tr.ack(one, "v", 4, now)
+	if len(tr.take()) != 0 {
+		t.Fatal("it counted twice")
+	}
+	tr.ack(two, "v", 5, now) // several revisions in one
+	expectCounts(t, status(t, tr), mesh.StateApplied, 2, 2)
+	if len(tr.waiting) != 0 {
+		t.Fatal("somebody still waits")
+	}
+}
+
+func TestProxyThatLeavesIsNotWaitedFor(t *testing.T) {
+	tr := newTracker("east")
+	apply(tr, 7, 3, one, two)
+	tr.ack(one, "v", 3, now)
+	tr.leave(two)
+	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 1)
+}
+
+func TestNewerChangeReplacesOlder(t *testing.T) {
+	tr := newTracker("east")
+	apply(tr, 7, 3, one, two)
+	apply(tr, 8, 4, one)
+	tr.ack(two, "v", 4, now)
+	expectCounts(t, status(t, tr), mesh.StateApplied, 0, 1)
+}
+
+func TestRefusalStaysUntilItIsLifted(t *testing.T) {
+	tr := newTracker("east")
+	apply(tr, 7, 3, one, two)
+	tr.reject([]mesh.Key{authz}, "v", mesh.Rejection{Proxy: one.String(), Resource: "route inbound", Error: "no"}, now)
+	tr.ack(one, "v", 3, now) // everything else of the view
+	tr.ack(two, "other", 3, now)
+	s := status(t, tr)
+	expectCounts(t, s, mesh.StateRejected, 1, 2)
+	if len(s.Rejections) != 1 || s.Rejections[0].Error != "no" {
+		t.Fatalf("%+v", s.Rejections)
+	}
+	apply(tr, 8, 4, one)
+	tr.lift("v", "route inbound")
+	tr.ack(one, "v", 4, now)
+	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 1)
+}
+
+func TestZoneRefuses(t *testing.T) {
+	tr := newTracker("east")
+	apply(tr, 7, 3)
+	tr.take()
+	tr.refuse(authz, 8, mesh.StateRejected, "unknown field", now)
+	s := status(t, tr)
+	if s.State != mesh.StateRejected || s.Wanted != 8 || s.Applied != 7 || s.Message != "unknown field" {
+		t.Fatalf("%+v", s)
+	}
+}
+
+func TestRestartKeepsCounts(t *testing.T) {
+	tr := newTracker("east")
+	apply(tr, 7, 3, one)
+	tr.ack(one, "v", 3, now)
+	before := status(t, tr)
+	after := newTracker("east")
+	after.restore(authz, before)
+	if !after.known(authz, 7) || after.known(authz, 8) {
+		t.Fatal("the restored revision is not known")
+	}
+	after.forget(func(mesh.Key) bool { return true })
+	expectCounts(t, status(t, after), mesh.StateApplied, 1, 1)
+	after.forget(func(mesh.Key) bool { return false })
+	if s, told := after.take()[authz]; !told || s != nil {
+		t.Fatal("a resource that is gone is not told as gone")
+	}
+}
