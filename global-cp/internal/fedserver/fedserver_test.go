@@ -3,6 +3,7 @@ package fedserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -517,7 +518,7 @@ func TestHostileBytes(t *testing.T) {
 		for err == nil {
 			_, err = c.Read(buf)
 		}
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 			t.Error("the connection stayed open")
 		}
 		_ = c.Close()

@@ -43,8 +43,7 @@ func (s *Server) answered(ctx context.Context, method, zone, from string, err er
 	if err == nil {
 		return nil
 	}
-	var r *refusal
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[*refusal](err); ok {
 		s.metrics.refused.WithLabelValues(method, r.reason).Inc()
 		s.cfg.Log.WarnContext(ctx, "federation call refused", "method", method, "zone", printable(zone), "from", from, "reason", r.reason, "detail", r.text)
 		return status.Error(r.code, r.text)

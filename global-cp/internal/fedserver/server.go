@@ -57,6 +57,7 @@ type Server struct {
 const (
 	checkEvery = time.Minute
 	helloLimit = 10 * time.Second
+	retryAfter = 5 * time.Second
 )
 
 // New makes a server. It serves nothing yet.
@@ -112,15 +113,11 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	if err := s.disconnectAll(ctx); err != nil {
 		return err
 	}
-	failed := make(chan error, 2)
+	failed := make(chan error, 1)
 	go func() { failed <- s.grpc.Serve(listener) }()
 	var wg sync.WaitGroup
 	chores, stop := context.WithCancel(ctx)
-	wg.Go(func() {
-		if err := s.followZones(chores); err != nil && chores.Err() == nil {
-			failed <- err
-		}
-	})
+	wg.Go(func() { s.keepFollowingZones(chores) })
 	wg.Go(func() { s.checkAll(chores) })
 	var err error
 	select {

@@ -13,6 +13,24 @@ import (
 	"github.com/comity-mesh/comity/store"
 )
 
+// keepFollowingZones goes on after an outage of the store, such as a full disk: what was missed is found.
+func (s *Server) keepFollowingZones(ctx context.Context) {
+	for {
+		err := s.followZones(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.cfg.Log.ErrorContext(ctx, "removals of zones are not followed; trying again", "error", err)
+		again := time.NewTimer(retryAfter)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return
+		}
+	}
+}
+
 // followZones removes zones whose Zone resource is deleted: what was missed first, then live.
 func (s *Server) followZones(ctx context.Context) error {
 	for {
