@@ -17,6 +17,7 @@ package store
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/comity-mesh/comity/mesh"
@@ -108,6 +109,19 @@ type Records interface {
 	// WatchRecords signals (coalesced, capacity 1) after every change of a bucket whose name begins
 	// with prefix, once at the start too. The channel closes when ctx ends.
 	WatchRecords(ctx context.Context, prefix string) <-chan struct{}
+}
+
+// Recoverable reports whether the newest writes of a bucket may be lost when the machine loses power
+// (never when only the process dies): whoever wrote them writes them again after a restart. Engines need
+// not wait for the disk for such a write, nor for an Apply of nothing but copies, which their origin sends
+// again; they lose the end of what was written, never something before it.
+func Recoverable(bucket string) bool {
+	kind, _, _ := strings.Cut(bucket, "/")
+	switch kind {
+	case "zones", "status", "status-positions", "proxies", "services":
+		return true
+	}
+	return bucket == "federation/cursors"
 }
 
 // Record is one small value. Value is opaque, at most 1 MiB.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,7 +41,8 @@ func (s *Store) Apply(ctx context.Context, b store.Batch) (store.Result, error) 
 		hash = sum
 	}
 	var res store.Result
-	err := s.do(ctx, func(tx *txn) error {
+	durable := slices.ContainsFunc(b.Writes, func(w store.Write) bool { return !w.Copy })
+	err := s.do(ctx, durable, func(tx *txn) error {
 		a := &application{tx: tx, batch: b, result: store.Result{Items: []store.ResultItem{}}}
 		err := a.run(hash)
 		res = a.result

@@ -49,6 +49,8 @@ type Store struct {
 	readers *sql.DB
 	writer  *sql.DB
 	conn    *sql.Conn // the writer's, used by the writing goroutine only
+	// syncing: the connection's commits wait for the disk. The writing goroutine's.
+	syncing bool
 
 	requests chan *request
 	quit     chan struct{}
@@ -73,7 +75,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Store, err error) 
 	}
 	s := &Store{
 		log: opts.Log, now: opts.Now,
-		requests: make(chan *request), quit: make(chan struct{}),
+		requests: make(chan *request), quit: make(chan struct{}), syncing: true,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

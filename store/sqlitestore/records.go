@@ -23,7 +23,7 @@ func (s *Store) PutRecords(ctx context.Context, bucket string, writes ...store.R
 		}
 	}
 	var sequence int64
-	err := s.do(ctx, func(tx *txn) error {
+	err := s.do(ctx, !store.Recoverable(bucket), func(tx *txn) error {
 		sequence = 0
 		if _, err := tx.row("SELECT sequence FROM buckets WHERE bucket = ?", []any{bucket}, &sequence); err != nil {
 			return err

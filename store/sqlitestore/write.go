@@ -14,12 +14,13 @@ import (
 const groupMaximum = 128
 
 // request is one call that writes. run works inside a savepoint; its error undoes what it did and
-// nothing else.
+// nothing else. A call that may be lost with the machine's power does not wait for the disk.
 type request struct {
-	ctx  context.Context // the caller's, carried to the writing goroutine
-	run  func(tx *txn) error
-	err  error
-	done chan struct{}
+	ctx     context.Context // the caller's, carried to the writing goroutine
+	run     func(tx *txn) error
+	durable bool
+	err     error
+	done    chan struct{}
 }
 
 // txn is the transaction of one group of calls.
@@ -31,17 +32,18 @@ type txn struct {
 	commits []store.Commit
 	buckets map[string]struct{}
 	compact mesh.Revision
+	durable bool
 	// dirty: the transaction holds something to commit.
 	dirty bool
 }
 
 // do hands a call to the writing goroutine and waits for its commit. When ctx ends while the call is
 // being written, whether it was is not known.
-func (s *Store) do(ctx context.Context, run func(tx *txn) error) error {
+func (s *Store) do(ctx context.Context, durable bool, run func(tx *txn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r := &request{ctx: ctx, run: run, done: make(chan struct{})}
+	r := &request{ctx: ctx, run: run, durable: durable, done: make(chan struct{})}
 	select {
 	case s.requests <- r:
 	case <-ctx.Done():
@@ -64,13 +66,16 @@ func (s *Store) write() {
 		case <-s.quit:
 			return
 		case r := <-s.requests:
-			s.group(r)
+			for r != nil {
+				r = s.group(r)
+			}
 		}
 	}
 }
 
-// group runs the first call and all that are waiting in one transaction.
-func (s *Store) group(first *request) {
+// group runs the first call and all of its durability that are waiting in one transaction. It returns the
+// first call of the other durability, which ends the group.
+func (s *Store) group(first *request) (next *request) {
 	taken := []*request{first}
 	defer func() {
 		for _, r := range taken {
@@ -83,6 +88,10 @@ func (s *Store) group(first *request) {
 		}
 		select {
 		case r := <-s.requests:
+			if r.durable != first.durable {
+				next = r
+				return nil
+			}
 			taken = append(taken, r)
 			return r
 		default:
@@ -90,20 +99,40 @@ func (s *Store) group(first *request) {
 		}
 	}
 	if s.transact(first, more) || len(taken) == 1 {
-		return
+		return next
 	}
 	// The disk refused one of them, or all. Alone, each learns whether it is the one.
 	for _, r := range taken {
 		s.transact(r, func() *request { return nil })
 	}
+	return next
+}
+
+// synchronous sets whether a commit waits for the disk. Only outside a transaction.
+func (s *Store) synchronous(tx *txn) error {
+	if tx.durable == s.syncing {
+		return nil
+	}
+	level := "NORMAL"
+	if tx.durable {
+		level = "FULL"
+	}
+	if err := tx.exec("PRAGMA synchronous = " + level); err != nil {
+		return err
+	}
+	s.syncing = tx.durable
+	return nil
 }
 
 // transact runs calls in one transaction and reports whether it stands. When it does not, the disk
 // failed under it, and every call has an error.
 func (s *Store) transact(first *request, more func() *request) bool {
-	tx := &txn{ctx: s.running, conn: s.conn, now: s.now().UnixMicro(), cursor: s.hub.cursor(), buckets: map[string]struct{}{}}
+	tx := &txn{ctx: s.running, conn: s.conn, now: s.now().UnixMicro(), cursor: s.hub.cursor(), buckets: map[string]struct{}{}, durable: first.durable}
 	ran := []*request{first}
-	err := tx.exec("BEGIN IMMEDIATE")
+	err := s.synchronous(tx)
+	if err == nil {
+		err = tx.exec("BEGIN IMMEDIATE")
+	}
 	for r := first; err == nil && r != nil; r = more() {
 		if r != first {
 			ran = append(ran, r)
@@ -144,8 +173,8 @@ func (s *Store) commit(tx *txn) error {
 		}
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	if len(tx.commits) == 0 {
-		return nil
+	if len(tx.commits) == 0 || !tx.durable {
+		return nil // what may be lost must not count as the life's head
 	}
 	// The commit is safe; failing the call now would be a lie. Without the note a restore of just
 	// this revision goes unseen.
@@ -211,7 +240,7 @@ func (tx *txn) row(query string, args []any, into ...any) (found bool, err error
 
 // Compact implements store.Store.
 func (s *Store) Compact(ctx context.Context, upTo mesh.Revision) error {
-	err := s.do(ctx, func(tx *txn) error {
+	err := s.do(ctx, true, func(tx *txn) error {
 		upTo = min(upTo, tx.cursor.Revision)
 		for _, q := range []string{
 			"DELETE FROM changes WHERE revision <= ?",
