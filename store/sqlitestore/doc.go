@@ -13,7 +13,8 @@
 //
 // Beside the file `x.db` lies `x.db.life`: a random id that the database also holds, and the newest
 // revision, written after each durable commit. A database that is older than the life file says, that has
-// another id, or that has no life file beside it was restored or copied: it begins a new incarnation,
+// another id, or that has no life file beside it was restored or copied, and one that was open when the
+// machine's run ended may have lost the end of what did not wait for the disk: it begins a new incarnation,
 // and whoever held a cursor is told so. To move a database to another place without that, move both
 // files. A backup that puts both files back at once can't be seen from here; a client whose
 // cursor is ahead then learns it from store.ErrFuture. The life file is also the lock that keeps

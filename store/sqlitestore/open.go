@@ -37,6 +37,8 @@ type Options struct {
 	// MaxBytes, when not 0, is the size at which the database refuses to grow: writes then fail with
 	// store.ErrUnavailable as they do on a full disk.
 	MaxBytes int64
+	// Boot names this run of the machine; empty means the kernel's boot id.
+	Boot string
 	// Readers is the number of connections for reading; 0 means 4.
 	Readers int
 }
@@ -91,7 +93,10 @@ func Open(ctx context.Context, path string, opts Options) (_ *Store, err error) 
 			err = fmt.Errorf("open store %s: %w", path, err)
 		}
 	}()
-	if s.life, err = openLife(path + ".life"); err != nil {
+	if opts.Boot == "" {
+		opts.Boot = bootID()
+	}
+	if s.life, err = openLife(path+".life", opts.Boot); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -184,9 +189,9 @@ func (s *Store) begin(ctx context.Context) error {
 		}
 	case err != nil:
 		return classify(err)
-	case life != s.life.id || mesh.Revision(head) < s.life.head:
-		s.log.Warn("the store was restored or copied: a new incarnation begins",
-			"revision", head, "revision_before", uint64(s.life.head), "same_file", life == s.life.id)
+	case life != s.life.id || mesh.Revision(head) < s.life.head || s.life.cut():
+		s.log.Warn("the store was restored or copied, or lost power: a new incarnation begins",
+			"revision", head, "revision_before", uint64(s.life.head), "same_file", life == s.life.id, "lost_power", s.life.cut())
 		incarnation, life = randomID(), randomID()
 		if _, err := s.conn.ExecContext(ctx, "UPDATE meta SET incarnation = ?, life = ?", incarnation, life); err != nil {
 			return classify(err)
@@ -203,9 +208,19 @@ func (s *Store) Close() error {
 		close(s.quit)
 		s.hub.close()
 		s.writing.Wait()
-		err = s.release()
+		err = errors.Join(s.settle(), s.release())
 	})
 	return err
+}
+
+// settle brings everything to the disk and notes it.
+func (s *Store) settle() error {
+	for _, q := range []string{"PRAGMA synchronous = FULL", "PRAGMA wal_checkpoint(FULL)"} {
+		if _, err := s.conn.ExecContext(s.running, q); err != nil {
+			return classify(err)
+		}
+	}
+	return s.life.end(s.hub.cursor().Revision)
 }
 
 func (s *Store) release() error {

@@ -302,3 +302,34 @@ func BenchmarkApply(b *testing.B) {
 		}
 	}
 }
+
+func TestPowerLossIsAnotherIncarnation(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.db")
+	s := open(t, path, sqlitestore.Options{Boot: "run-1"})
+	mustPut(t, s, "a", "{}")
+	before := head(t, s)
+	// What the disk held at the moment: the files as they are, the store never closed.
+	cut := filepath.Join(dir, "cut.db")
+	for _, suffix := range []string{"", "-wal", ".life"} {
+		copyFile(t, path+suffix, cut+suffix)
+	}
+	killed := open(t, cut, sqlitestore.Options{Boot: "run-1"})
+	if got := head(t, killed); got != before {
+		t.Errorf("after the death of the process alone: %v, was %v", got, before)
+	}
+	lost := filepath.Join(dir, "lost.db")
+	for _, suffix := range []string{"", "-wal", ".life"} {
+		copyFile(t, path+suffix, lost+suffix)
+	}
+	after := open(t, lost, sqlitestore.Options{Boot: "run-2"})
+	if got := head(t, after); got.Incarnation == before.Incarnation || got.Revision != before.Revision {
+		t.Errorf("after a power loss: %v, was %v", got, before)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := head(t, open(t, path, sqlitestore.Options{Boot: "run-2"})); got != before {
+		t.Errorf("after an orderly shutdown of the machine: %v, was %v", got, before)
+	}
+}
