@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/envoy"
@@ -55,6 +56,8 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 		p.shape = [32]byte{} // the next build must not take the short path
 	}
 	p.metrics.duration.Observe(time.Since(began).Seconds())
+
+	p.cfg.Log.DebugContext(ctx, "published", telemetry.KeyRevision, p.cursor.Revision, "changes", len(changed), "proxies", len(blamed), telemetry.Since(began))
 
 	p.follow(changed, blamed, began)
 	for _, i := range p.invalid {
@@ -298,7 +301,7 @@ func (p *Publisher) follow(changed map[mesh.Key]edit, blamed map[mesh.ProxyID]bl
 	}
 	for k, c := range changed {
 		if c.deleted {
-			p.tracker.remove(k)
+			p.tracker.remove(k, p.cursor.Revision, concerned[k])
 			continue
 		}
 		state, message := stateOf(k)

@@ -48,6 +48,8 @@ type Config struct {
 	Metrics prometheus.Registerer
 }
 
+const lagLimit = 250 * time.Millisecond
+
 // Publisher is made with New, connected to its xDS server with Serve, and run.
 type Publisher struct {
 	cfg     Config
@@ -64,14 +66,18 @@ type Publisher struct {
 	connected map[mesh.ProxyID]ads.Proxy
 	proxies   map[mesh.ProxyID]mesh.ProxyStatus // as last reported
 	touched   map[mesh.ProxyID]struct{}         // proxies whose status may have changed
-	picture   discovery.Picture
-	views     map[snapshot.ViewKey]*view
-	assigned  map[mesh.ProxyID]snapshot.ViewKey
-	cache     *envoy.Cache
-	sound     map[string]bool // versions that were validated in this build
-	invalid   []invalidResource
-	shape     [32]byte
-	until     time.Time // when something in the picture ends by itself
+	// Proxies of which only the acknowledged revision has changed. That is told when no change is
+	// under way, or lagLimit later: somebody waits for the change, and nobody for this.
+	lagging  map[mesh.ProxyID]struct{}
+	lagSince time.Time
+	picture  discovery.Picture
+	views    map[snapshot.ViewKey]*view
+	assigned map[mesh.ProxyID]snapshot.ViewKey
+	cache    *envoy.Cache
+	sound    map[string]bool // versions that were validated in this build
+	invalid  []invalidResource
+	shape    [32]byte
+	until    time.Time // when something in the picture ends by itself
 
 	ready chan struct{} // closed after the first build
 }
@@ -85,7 +91,7 @@ func New(cfg Config) (*Publisher, error) {
 	return &Publisher{
 		cfg: cfg, metrics: m, inbox: newInbox(), reports: newReporter(cfg),
 		resources: map[mesh.Key]mesh.Resource{}, tracker: newTracker(cfg.Zone),
-		connected: map[mesh.ProxyID]ads.Proxy{}, proxies: map[mesh.ProxyID]mesh.ProxyStatus{}, touched: map[mesh.ProxyID]struct{}{},
+		connected: map[mesh.ProxyID]ads.Proxy{}, proxies: map[mesh.ProxyID]mesh.ProxyStatus{}, touched: map[mesh.ProxyID]struct{}{}, lagging: map[mesh.ProxyID]struct{}{},
 		cache: envoy.NewCache(), sound: map[string]bool{},
 		views: map[snapshot.ViewKey]*view{}, assigned: map[mesh.ProxyID]snapshot.ViewKey{},
 		ready: make(chan struct{}),
@@ -102,7 +108,14 @@ func (p *Publisher) Ready() <-chan struct{} { return p.ready }
 func (p *Publisher) Observer() ads.Observer {
 	return ads.Observer{
 		OnAck: func(id mesh.ProxyID, v snapshot.ViewKey, rev mesh.Revision) {
-			p.inbox.put(func() { p.tracker.ack(id, string(v), rev, time.Now()); p.touched[id] = struct{}{} })
+			p.inbox.put(func() {
+				now := time.Now()
+				p.tracker.ack(id, string(v), rev, now)
+				if len(p.lagging) == 0 {
+					p.lagSince = now
+				}
+				p.lagging[id] = struct{}{}
+			})
 		},
 		OnReject: func(r ads.Rejection) {
 			p.inbox.put(func() { p.rejected(r) })
@@ -181,7 +194,12 @@ func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
 	retry := time.Time{}
 	for {
 		timer.Stop()
-		if at := earliest(p.until, p.cfg.Ledger.RenewAt(), retry); !at.IsZero() {
+		var lag time.Time
+		if len(p.lagging) > 0 {
+			lag = p.lagSince.Add(lagLimit)
+		}
+		at := earliest(p.until, p.cfg.Ledger.RenewAt(), retry, lag)
+		if !at.IsZero() {
 			timer.Reset(time.Until(at))
 		}
 		rebuild := true
@@ -193,6 +211,7 @@ func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
 		case <-p.cfg.Book.Changed():
 		case <-p.cfg.Resolver.Changed():
 		case <-timer.C:
+			rebuild = at != lag
 		case b, ok := <-bundles:
 			if !ok {
 				return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/comity-mesh/comity/federation"
+	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
 )
@@ -67,7 +68,14 @@ func (p *Publisher) begin(now time.Time) {
 // report hands on the statuses that changed: resources first, because somebody may be waiting for them.
 func (p *Publisher) report() {
 	for k, s := range p.tracker.take() {
+		if s != nil && s.Total > 0 {
+			p.cfg.Log.Debug("acknowledged", "resource", k.String(), telemetry.KeyRevision, s.Wanted, "acked", s.Acked, "total", s.Total)
+		}
 		p.reports.set(federation.BucketStatus, k.String(), s, s == nil)
+	}
+	if len(p.lagging) > 0 && (!p.tracker.underWay() || time.Since(p.lagSince) >= lagLimit) {
+		maps.Copy(p.touched, p.lagging)
+		clear(p.lagging)
 	}
 	if len(p.touched) == 0 {
 		return

@@ -76,7 +76,7 @@ func stateOf(k mesh.Key) (mesh.ResourceState, string) {
 func (t *tracker) forget(present func(mesh.Key) bool) {
 	for k, c := range t.changes {
 		if !c.gone && c.status.Applied != 0 && !present(k) {
-			t.remove(k)
+			t.remove(k, 0, nil)
 		}
 	}
 	// Global learns all of it anew: it may have been away as long.
@@ -95,13 +95,31 @@ func (t *tracker) apply(k mesh.Key, wanted, revision mesh.Revision, proxies []me
 	c := &change{
 		revision: revision,
 		status:   mesh.ResourceStatus{Zone: t.zone, Wanted: wanted, Applied: wanted, State: state, Message: message, ObservedAt: now},
-		missing:  make(map[mesh.ProxyID]struct{}, len(proxies)),
 		acked:    map[mesh.ProxyID]struct{}{},
 	}
 	if old != nil {
 		// What an Envoy refused of it stays told until the quarantine is lifted.
 		c.refused = old.refused
 	}
+	t.await(k, c, proxies)
+}
+
+// remove follows a deletion. The status stays until the proxies that it concerns have let go of the
+// resource: what is still somewhere is not gone.
+func (t *tracker) remove(k mesh.Key, revision mesh.Revision, proxies []mesh.ProxyID) {
+	old := t.changes[k]
+	if old == nil {
+		return
+	}
+	t.settle(k, old)
+	c := &change{gone: true, revision: revision, status: old.status, acked: map[mesh.ProxyID]struct{}{}}
+	c.status.Message = "deleted; its proxies are catching up"
+	t.await(k, c, proxies)
+}
+
+// await makes a change the newest of its key, and has it wait for the proxies.
+func (t *tracker) await(k mesh.Key, c *change, proxies []mesh.ProxyID) {
+	c.missing = make(map[mesh.ProxyID]struct{}, len(proxies))
 	for _, p := range proxies {
 		c.missing[p] = struct{}{}
 		if t.waiting[p] == nil {
@@ -113,16 +131,8 @@ func (t *tracker) apply(k mesh.Key, wanted, revision mesh.Revision, proxies []me
 	t.updated[k] = struct{}{}
 }
 
-// remove forgets a deleted resource.
-func (t *tracker) remove(k mesh.Key) {
-	c := t.changes[k]
-	if c == nil {
-		return
-	}
-	t.settle(k, c)
-	t.changes[k] = &change{gone: true}
-	t.updated[k] = struct{}{}
-}
+// underWay reports whether some change has not reached all its proxies.
+func (t *tracker) underWay() bool { return len(t.waiting) > 0 }
 
 func (t *tracker) settle(k mesh.Key, c *change) {
 	for p := range c.missing {
@@ -227,7 +237,7 @@ func (t *tracker) take() map[mesh.Key]*mesh.ResourceStatus {
 	out := make(map[mesh.Key]*mesh.ResourceStatus, len(t.updated))
 	for k := range t.updated {
 		c := t.changes[k]
-		if c == nil || c.gone {
+		if c == nil || c.gone && len(c.missing) == 0 {
 			delete(t.changes, k)
 			out[k] = nil
 			continue

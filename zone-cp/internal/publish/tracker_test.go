@@ -121,3 +121,20 @@ func TestRestartKeepsCounts(t *testing.T) {
 		t.Fatal("a resource that is gone is not told as gone")
 	}
 }
+
+func TestDeletionLastsUntilEverybodyLetGo(t *testing.T) {
+	tr := newTracker("east")
+	apply(tr, 7, 3)
+	tr.take()
+	tr.remove(authz, 4, []mesh.ProxyID{one, two})
+	expectCounts(t, status(t, tr), mesh.StateApplied, 0, 2)
+	tr.ack(one, "v", 4, now)
+	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 2)
+	tr.ack(two, "v", 4, now)
+	if s, told := tr.take()[authz]; !told || s != nil {
+		t.Fatalf("not told as gone: %+v", s)
+	}
+	if tr.underWay() {
+		t.Fatal("somebody still waits")
+	}
+}
