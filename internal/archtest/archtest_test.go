@@ -265,7 +265,7 @@ func TestSource(t *testing.T) {
 			c := checker{fset: fset, file: p.name() + "/" + file, main: p.Name == "main", panics: panics, report: func(s string) { t.Error(s) }}
 			c.check(f)
 		}
-		if docs != 1 && (written || docs > 1) && p.name() != "internal/depstmp" {
+		if docs != 1 && (written || docs > 1) {
 			t.Errorf("%s has %d package comments, not one: say in one place (doc.go, or the file named like the package) what it is for", p.name(), docs)
 		}
 	}
