@@ -75,7 +75,7 @@ func serve(ctx context.Context, s settings, logTo io.Writer) (err error) {
 		return &fault.Error{Code: "CONFIG-VALUE", What: "the log can't be written as asked", Err: err, Exit: fault.ExitUsage}
 	}
 	if made {
-		log.InfoContext(ctx, "made the zone", "trustDomain", l.TrustDomain, "dataDir", s.DataDir)
+		log.InfoContext(ctx, "made the zone", "trust_domain", l.TrustDomain, "data_dir", s.DataDir)
 	}
 	z := &zone{life: l, cfg: s, log: log, metrics: telemetry.NewRegistry(program), health: &telemetry.Health{}}
 	defer func() { err = errors.Join(err, z.close()) }()
@@ -99,7 +99,7 @@ func serve(ctx context.Context, s settings, logTo io.Writer) (err error) {
 			return err
 		}
 	}
-	log.InfoContext(ctx, "zone control plane", "version", version.Version, "trustDomain", l.TrustDomain,
+	log.InfoContext(ctx, "zone control plane", "version", version.Version, "trust_domain", l.TrustDomain,
 		"api", z.api.Addr().String(), "proxies", z.proxies.Addr().String(), "joined", z.fed.State().Joined())
 	return lifecycle.Run(ctx, log, stopWithin,
 		lifecycle.Component{Name: "discovery", Run: func(ctx context.Context) error { return z.table.Run(ctx, z.store, z.Zone, z.part("discovery")) }},

@@ -2,10 +2,9 @@ package publish
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -36,7 +35,6 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	began := time.Now()
 	changed := p.takeIn(b)
 	in, zones, others := p.input(began)
-	shape := shapeOf(in)
 	t, issues := topology.Build(in)
 	p.until = others.Until
 
@@ -44,20 +42,19 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	clear(p.sound)
 	p.invalid = nil
 	blamed := map[mesh.ProxyID]blame{}
-	if shape == p.shape {
+	if p.last != nil && len(changed) == 0 && sameShape(*p.last, in) {
 		err = p.publishEndpoints(t, blamed)
 		p.metrics.builds.WithLabelValues("endpoints").Inc()
 	} else {
 		err = p.publishAll(t, blamed)
 		p.metrics.builds.WithLabelValues("all").Inc()
 	}
-	p.shape = shape
-	if err != nil {
-		p.shape = [32]byte{} // the next build must not take the short path
+	if p.last = &in; err != nil {
+		p.last = nil // the next build must not take the short path
 	}
 	p.metrics.duration.Observe(time.Since(began).Seconds())
 
-	p.cfg.Log.DebugContext(ctx, "published", telemetry.KeyRevision, p.cursor.Revision, "changes", len(changed), "proxies", len(blamed), telemetry.Since(began))
+	p.cfg.Log.DebugContext(ctx, "published", telemetry.KeyRevision, p.cursor.Revision, "changes", len(changed), "proxies", len(blamed), "took", time.Since(began))
 
 	p.follow(changed, blamed, began)
 	for _, i := range p.invalid {
@@ -348,49 +345,18 @@ func (p *Publisher) state(ctx context.Context, t *topology.Topology, zones map[s
 	return err
 }
 
-// shapeOf is equal for inputs that differ in nothing but health, readiness and capacity.
-func shapeOf(in topology.Input) [32]byte {
-	type workload struct {
-		topology.Workload
-		Healthy bool
-	}
-	type resource struct {
-		Key     string
-		Changed mesh.Revision
-		Rev     mesh.Revision
-	}
-	var shape struct {
-		Resources []resource
-		Workloads []workload
-		Ingresses []topology.IngressProxy
-		Remotes   []topology.Remote
-		Roots     map[mesh.TrustDomain][]byte
-	}
-	for _, r := range in.Resources {
-		shape.Resources = append(shape.Resources, resource{r.String(), r.Changed, r.Revision})
-	}
-	slices.SortFunc(shape.Resources, func(a, b resource) int {
-		if a.Key < b.Key {
-			return -1
-		}
-		return 1
-	})
-	for _, w := range in.Workloads {
-		w.Healthy, w.Spec.Capacity = false, 0
-		shape.Workloads = append(shape.Workloads, workload{Workload: w})
-	}
-	for _, r := range in.Remotes {
-		r.Exports = slices.Clone(r.Exports)
-		for i := range r.Exports {
-			e := &r.Exports[i]
-			e.Ready, e.Total, e.Capacity, e.ReadyCapacity = 0, 0, 0, 0
-		}
-		shape.Remotes = append(shape.Remotes, r)
-	}
-	shape.Ingresses, shape.Roots = in.Ingresses, in.Roots
-	b, err := json.Marshal(shape)
-	if err != nil {
-		return [32]byte{} // no short path then
-	}
-	return sha256.Sum256(b)
+// sameShape reports whether two inputs of the same resources differ in nothing but health, readiness
+// and capacity.
+func sameShape(a, b topology.Input) bool {
+	return slices.EqualFunc(a.Workloads, b.Workloads, func(x, y topology.Workload) bool {
+		x.Healthy, x.Spec.Capacity = y.Healthy, y.Spec.Capacity
+		return reflect.DeepEqual(x, y)
+	}) && slices.EqualFunc(a.Remotes, b.Remotes, func(x, y topology.Remote) bool {
+		same := slices.EqualFunc(x.Exports, y.Exports, func(e, f mesh.Export) bool {
+			e.Ready, e.Total, e.Capacity, e.ReadyCapacity = f.Ready, f.Total, f.Capacity, f.ReadyCapacity
+			return reflect.DeepEqual(e, f)
+		})
+		x.Exports = y.Exports
+		return same && reflect.DeepEqual(x, y)
+	}) && reflect.DeepEqual(a.Ingresses, b.Ingresses) && reflect.DeepEqual(a.Roots, b.Roots)
 }

@@ -76,8 +76,8 @@ type Publisher struct {
 	cache    *envoy.Cache
 	sound    map[string]bool // versions that were validated in this build
 	invalid  []invalidResource
-	shape    [32]byte
-	until    time.Time // when something in the picture ends by itself
+	last     *topology.Input // of the last build; nil if that failed
+	until    time.Time       // when something in the picture ends by itself
 
 	ready chan struct{} // closed after the first build
 }

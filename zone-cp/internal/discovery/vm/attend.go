@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/mesh"
@@ -80,7 +81,8 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 				return t.refuse(ctx, stream, log, codeFenced, ErrFenced)
 			}
 			return nil
-		case <-ended:
+		case err := <-ended:
+			log.DebugContext(ctx, "the stream ended; the lease runs on", "reason", err)
 			return nil
 		case r := <-reports:
 			code, err := s.take(peer, r, check)
@@ -109,7 +111,7 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 }
 
 func (t *Table) refuse(ctx context.Context, stream Stream, log *slog.Logger, code string, why error) error {
-	log.WarnContext(ctx, "proxy refused", "code", code, "err", why)
+	log.WarnContext(ctx, "proxy refused", "code", code, "error", why)
 	// The refusal is a courtesy: if the stream is gone already, nobody is left to tell.
 	_ = stream.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Refused{
 		Refused: &enrolpb.Refused{Code: code, Reason: why.Error()},
@@ -207,10 +209,8 @@ func CheckIngress(in mesh.Ingress) error {
 	if len(in.Ports) == 0 || len(in.Ports) > maxLanes {
 		return fmt.Errorf("%d ports; 1 to %d are possible", len(in.Ports), maxLanes)
 	}
-	for _, p := range in.Ports {
-		if p == 0 {
-			return errors.New("port 0 can't be reached")
-		}
+	if slices.Contains(in.Ports, 0) {
+		return errors.New("port 0 can't be reached")
 	}
 	if len(in.Network) > maxText || len(in.Source) > maxText {
 		return fmt.Errorf("network or source is longer than %d", maxText)

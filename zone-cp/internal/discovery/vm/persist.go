@@ -66,7 +66,7 @@ func (t *Table) Run(ctx context.Context, s store.Store, zone string, log *slog.L
 		case <-t.dirty:
 		}
 		if err := t.flush(ctx, s, zone); err != nil && ctx.Err() == nil {
-			log.ErrorContext(ctx, "workloads could not be written to the store", "err", err)
+			log.ErrorContext(ctx, "workloads could not be written to the store", "error", err)
 			retry.Reset(retryAfter)
 		}
 	}

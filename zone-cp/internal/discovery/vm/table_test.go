@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,10 +125,10 @@ func TestFencing(t *testing.T) {
 		var cause error
 		old := table.open(web, "spiffe://a.example/ns/shop/sa/web", func(err error) { cause = err })
 		fresh := attend(t, table)
-		if cause != ErrFenced {
+		if !errors.Is(cause, ErrFenced) {
 			t.Fatalf("the older stream was ended by %v", cause)
 		}
-		if err := old.health(false, "", ""); err != ErrFenced {
+		if err := old.health(false, "", ""); !errors.Is(err, ErrFenced) {
 			t.Fatalf("the fenced stream still speaks: %v", err)
 		}
 		old.lost()
