@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -30,11 +31,9 @@ var formats = []string{"table", "wide", "json", "yaml", "name"}
 func (f *format) String() string { return string(*f) }
 
 func (f *format) Set(s string) error {
-	for _, k := range formats {
-		if s == k {
-			*f = format(s)
-			return nil
-		}
+	if slices.Contains(formats, s) {
+		*f = format(s)
+		return nil
 	}
 	return fmt.Errorf("must be one of %s", strings.Join(formats, ", "))
 }

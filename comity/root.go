@@ -64,8 +64,7 @@ func must(err error) {
 
 // asFault gives cobra's own complaints their four parts.
 func asFault(err error) error {
-	var f *fault.Error
-	if errors.As(err, &f) {
+	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return err
 	}
 	text := err.Error()

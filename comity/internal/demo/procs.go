@@ -29,7 +29,6 @@ type process struct {
 	env  []string
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
-	err  error         // valid after done
 }
 
 func newProcs(logs string) *procs {
@@ -65,7 +64,7 @@ func (p *procs) run(name string, env []string, argv ...string) error {
 	p.all[name] = pr
 	p.mu.Unlock()
 	go func() {
-		pr.err = cmd.Wait()
+		_ = cmd.Wait() // how it ended is in its ProcessState
 		close(pr.done)
 	}()
 	return nil
@@ -100,7 +99,7 @@ func (p *procs) exited(name string) error {
 	}
 	select {
 	case <-pr.done:
-		return fmt.Errorf("%s ended: %v\n%s", name, pr.err, tail(filepath.Join(p.logs, name+".log"), 1500))
+		return fmt.Errorf("%s ended (%s)\n%s", name, pr.cmd.ProcessState, tail(filepath.Join(p.logs, name+".log"), 1500))
 	default:
 		return nil
 	}

@@ -92,7 +92,7 @@ func (d *Demo) prepare() error {
 		return err
 	}
 	for range 20 {
-		n := 16 + rand.IntN(200)
+		n := 16 + rand.IntN(200) //nolint:gosec // an address to try, not a secret
 		l, err := net.Listen("tcp", net.JoinHostPort(globalHost(n), fmt.Sprint(portAPI)))
 		if err != nil {
 			continue
@@ -263,7 +263,7 @@ func (d *Demo) startDataplane(ctx context.Context) error {
 		}
 		for _, w := range z.workloads {
 			n++
-			g.Go(func() error { return d.startWorkload(gctx, i, z, w) })
+			g.Go(func() error { return d.startWorkload(gctx, z, w) })
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -299,7 +299,7 @@ func (d *Demo) startIngress(ctx context.Context, zone, index int, z zonePlan) er
 	return d.awaitInfo(ctx, proc)
 }
 
-func (d *Demo) startWorkload(ctx context.Context, zone int, z zonePlan, w workloadPlan) error {
+func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) error {
 	tok, err := d.atZone[z.name].CreateEnrolmentToken(ctx, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: namespace, ServiceAccount: w.app})
 	if err != nil {
 		return fmt.Errorf("enrolment token of %s: %w", w.name, err)
@@ -351,7 +351,7 @@ func (d *Demo) startWorkload(ctx context.Context, zone int, z zonePlan, w worklo
 // awaitCrossZone waits for the first order whose trail visited another zone.
 func (d *Demo) awaitCrossZone(ctx context.Context) error {
 	begin := time.Now()
-	var last error
+	last := "none"
 	for _, s := range d.shoppers() {
 		if err := poll(ctx, 60*time.Second, func() (bool, error) {
 			if err := d.procs.exited(s.name + "-app"); err != nil {
@@ -362,18 +362,39 @@ func (d *Demo) awaitCrossZone(ctx context.Context) error {
 				return false, nil
 			}
 			if st.LastError != "" {
-				last = errors.New(st.LastError)
+				last = st.LastError
 			}
 			return st.CrossZone > 0, nil
 		}); err != nil {
-			return fmt.Errorf("no order of %s crossed zones: %w (last: %v)", s.name, err, last)
+			return fmt.Errorf("no order of %s crossed zones: %w (last failure: %s)", s.name, err, last)
 		}
+	}
+	if err := d.awaitReach(ctx); err != nil {
+		return err
 	}
 	st, err := d.shopper(ctx, d.shoppers()[0])
 	if err != nil {
 		return err
 	}
 	d.done("first orders across zones", begin, trailText(st.Last.Trail))
+	return nil
+}
+
+// awaitReach waits until each shopper's zone has learnt of ledger, which is in another zone and which a
+// shopper may not use: the refusal can only come from there.
+func (d *Demo) awaitReach(ctx context.Context) error {
+	c := &http.Client{Timeout: 5 * time.Second}
+	for _, s := range d.shoppers() {
+		got := ""
+		err := poll(ctx, 30*time.Second, func() (bool, error) {
+			code, text, err := d.viaSidecar(ctx, c, s.name, http.MethodPost, "ledger.shop.svc.clusterset.local", "/entry", "{}")
+			got = fmt.Sprintf("%d %s", code, text)
+			return err == nil && code == http.StatusForbidden, nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s does not reach ledger: %w (it got %s)", s.name, err, got)
+		}
+	}
 	return nil
 }
 

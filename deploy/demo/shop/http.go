@@ -57,31 +57,32 @@ func (a app) client() *http.Client {
 }
 
 // call posts the order to a service of the mesh by host name through the sidecar's local port.
-func (a app) call(ctx context.Context, c *http.Client, host, path string, o order) (answer, int, error) {
+func (a app) call(ctx context.Context, c *http.Client, host, path string, o order) (answer, error) {
 	body, err := json.Marshal(o)
 	if err != nil {
-		return answer{}, 0, err
+		return answer{}, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+a.mesh+path, bytes.NewReader(body))
 	if err != nil {
-		return answer{}, 0, err
+		return answer{}, err
 	}
 	req.Host = host
 	req.Header.Set("Content-Type", "application/json")
 	res, err := c.Do(req)
 	if err != nil {
-		return answer{}, 0, err
+		return answer{}, err
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	if err != nil {
-		return answer{}, res.StatusCode, err
+		return answer{}, err
 	}
 	var ans answer
 	if res.StatusCode != http.StatusOK {
-		return ans, res.StatusCode, fmt.Errorf("%s answered %d: %s", host, res.StatusCode, bytes.TrimSpace(text))
+		return ans, fmt.Errorf("%s answered %d: %s", host, res.StatusCode, bytes.TrimSpace(text))
 	}
-	return ans, res.StatusCode, json.Unmarshal(text, &ans)
+	err = json.Unmarshal(text, &ans)
+	return ans, err
 }
 
 func reply(w http.ResponseWriter, status int, v answer) {
@@ -108,7 +109,7 @@ func (a app) webHandler() http.Handler {
 		if !ok {
 			return
 		}
-		ans, _, err := a.call(r.Context(), c, "cart.shop.svc.clusterset.local", "/checkout", o)
+		ans, err := a.call(r.Context(), c, "cart.shop.svc.clusterset.local", "/checkout", o)
 		a.finish(w, r, ans, err)
 	})
 	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, r *http.Request) {

@@ -51,7 +51,7 @@ func (p *payServer) Charge(ctx context.Context, r *shoppb.ChargeRequest) (*shopp
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		caller = callerOf(strings.Join(md.Get("x-forwarded-client-cert"), ","))
 	}
-	ans, _, err := p.call(ctx, p.http, "ledger.shop.svc.clusterset.local", "/entry", order{Order: r.GetOrder(), Cents: r.GetCents()})
+	ans, err := p.call(ctx, p.http, "ledger.shop.svc.clusterset.local", "/entry", order{Order: r.GetOrder(), Cents: r.GetCents()})
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}

@@ -51,7 +51,7 @@ func (a app) shop(ctx context.Context) error {
 		}
 		wg.Go(func() {
 			begin := time.Now()
-			ans, _, err := a.call(ctx, c, "web.shop.svc.clusterset.local", "/order", order{Order: fmt.Sprintf("%s-%d", a.workload, n), Cents: 4200})
+			ans, err := a.call(ctx, c, "web.shop.svc.clusterset.local", "/order", order{Order: fmt.Sprintf("%s-%d", a.workload, n), Cents: 4200})
 			took := time.Since(begin).Seconds() * 1000
 			if ctx.Err() != nil {
 				return

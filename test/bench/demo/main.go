@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/comity-mesh/comity/api/client"
-	"github.com/comity-mesh/comity/mesh"
 )
 
 func main() {
@@ -182,7 +181,7 @@ func (d *running) measureChanges(ctx context.Context, n int) error {
 		answered := time.Now()
 		one, cancel := context.WithTimeout(ctx, 10*time.Second)
 		var last client.Progress
-		err = d.global.Follow(one, mesh.Revision(res.Revision), func(p client.Progress) bool { last = p; return p.Done })
+		err = d.global.Follow(one, res.Revision, func(p client.Progress) bool { last = p; return p.Done })
 		cancel()
 		if err != nil {
 			return err
