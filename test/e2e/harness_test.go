@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -218,15 +219,15 @@ type zone struct {
 	trustDomain mesh.TrustDomain
 }
 
-func startZone(t testing.TB, name string) *zone {
+// startZone starts a zone's control plane; settings come on top of the usual ones.
+func startZone(t testing.TB, name string, settings ...map[string]any) *zone {
 	t.Helper()
 	td := name + ".e2e.example"
-	return &zone{
-		trustDomain: mesh.TrustDomain(td),
-		controlPlane: startControlPlane(t, name, "zone-cp", map[string]any{
-			"zone": name, "trustDomain": td, "listen": map[string]any{"proxies": address(t)},
-		}),
+	config := map[string]any{"zone": name, "trustDomain": td, "listen": map[string]any{"proxies": address(t)}}
+	for _, s := range settings {
+		maps.Copy(config, s)
 	}
+	return &zone{trustDomain: mesh.TrustDomain(td), controlPlane: startControlPlane(t, name, "zone-cp", config)}
 }
 
 // joins makes the zone a member of the mesh, with the namespaces it may speak for.

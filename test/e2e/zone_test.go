@@ -1,9 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/comity-mesh/comity/mesh"
 )
 
 const allowAll = `
@@ -49,4 +53,50 @@ func TestAZoneAlone(t *testing.T) {
 	web.answers(payHost, 200)
 	other := z.workload("web2") // a new workload is admitted after the restart
 	other.answers(payHost, 403)
+}
+
+// A workload whose machine dies is shown UNHEALTHY, then it is gone; one that comes back under the same
+// name is the same.
+func TestDeadWorkload(t *testing.T) {
+	z := startZone(t, "mortal", map[string]any{"lease": "4s"})
+	port := app(t, "pay")
+	z.apply(payService(port) + "---" + allowAll)
+	pay := z.workload("pay")
+	web := z.workload("web")
+	web.answers(payHost, 200)
+	status := func() (mesh.ProxyStatus, error) {
+		list, err := z.Proxies(ctxOf(t), z.name)
+		if err != nil {
+			return mesh.ProxyStatus{}, err
+		}
+		i := slices.IndexFunc(list, func(s mesh.ProxyStatus) bool { return s.Proxy.Name == "pay" })
+		if i < 0 {
+			return mesh.ProxyStatus{}, errors.New("it is not listed")
+		}
+		return list[i], nil
+	}
+	await(t, "pay is healthy", func() error {
+		s, err := status()
+		if err == nil && (!s.Healthy || !s.Connected) {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	pay.kill()
+	await(t, "pay is unhealthy", func() error {
+		s, err := status()
+		if err == nil && s.Healthy {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	await(t, "pay is gone", func() error {
+		if s, err := status(); err == nil {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	web.answers(payHost, 503)
+	z.workload("pay")
+	web.answers(payHost, 200)
 }
