@@ -21,7 +21,7 @@
 //	flag     --listen-api 127.0.0.1:5681
 //
 // Lists and maps are written in the environment and in flags as YAML: '[a, b]', '{k: v}'; a list of
-// strings also as a,b. Durations are written as in 12h30m.
+// strings or numbers also as a,b. Durations are written as in 12h30m.
 //
 // Whether values make sense is for the type to say: if it has a method Validate() error, that decides.
 //
@@ -215,7 +215,7 @@ func (l *loader) setText(f field, text, source string) error {
 			return l.bad(f.key, source, err)
 		}
 		value = tree["value"]
-		if s, ok := value.(string); ok && f.stringList() {
+		if s, ok := value.(string); ok && f.scalarList() {
 			value = strings.Split(s, ",")
 		}
 	}

@@ -182,3 +182,22 @@ func TestFlagsShowDefaultsAndUsage(t *testing.T) {
 		}
 	}
 }
+
+func TestListsOfNumbersWithoutBrackets(t *testing.T) {
+	type lanes struct {
+		Lanes []uint16 `json:"lanes"`
+	}
+	for text, want := range map[string][]uint16{"15443": {15443}, "15443,15444": {15443, 15444}, "[15443, 15444]": {15443, 15444}} {
+		flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
+		config.AddFlags(flags, lanes{})
+		if err := flags.Parse([]string{"--lanes", text}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := config.Load(lanes{}, config.Options{Program: "x", Flags: flags})
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if diff := cmp.Diff(want, got.Value.Lanes); diff != "" {
+			t.Errorf("%s: %s", text, diff)
+		}
+	}
+}

@@ -55,15 +55,23 @@ func (f field) composite() bool {
 	return false
 }
 
-func (f field) stringList() bool {
-	return f.typ.Kind() == reflect.Slice && f.typ.Elem().Kind() == reflect.String
+// scalarList says that the field may also be written as a,b.
+func (f field) scalarList() bool {
+	if f.typ.Kind() != reflect.Slice {
+		return false
+	}
+	switch f.typ.Elem().Kind() {
+	case reflect.String, reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Float64:
+		return true
+	}
+	return false
 }
 
 func (f field) kindName() string {
 	switch {
 	case f.typ == durationType:
 		return "duration"
-	case f.stringList():
+	case f.scalarList():
 		return "list"
 	case f.composite():
 		return "yaml"

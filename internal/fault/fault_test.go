@@ -13,7 +13,7 @@ import (
 func TestPrintShowsFourPartsOfAWrappedError(t *testing.T) {
 	base := &fault.Error{
 		Code: "ZONE-TOKEN", What: "the zone can't join", Cause: "the token has expired",
-		Try: "make a new one:\ncomity zone create west", Docs: "docs/zones.md", Exit: fault.ExitDenied, Err: fs.ErrPermission,
+		Try: "make a new one:\ncomity zone create west", Docs: "docs/joining.md", Exit: fault.ExitDenied, Err: fs.ErrPermission,
 	}
 	var out strings.Builder
 	code := fault.Print(&out, fmt.Errorf("start zone-cp: %w", base))
@@ -22,7 +22,7 @@ func TestPrintShowsFourPartsOfAWrappedError(t *testing.T) {
   cause: start zone-cp: the token has expired
   try:   make a new one:
          comity zone create west
-  docs:  docs/zones.md
+  docs:  docs/joining.md
 `
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
