@@ -45,12 +45,15 @@ type Options struct {
 
 // Store is a SQLite database. It implements store.Store.
 type Store struct {
-	log     *slog.Logger
-	now     func() time.Time
-	life    *lifeFile
-	readers *sql.DB
-	writer  *sql.DB
-	conn    *sql.Conn // the writer's, used by the writing goroutine only
+	log      *slog.Logger
+	now      func() time.Time
+	life     *lifeFile
+	readers  *sql.DB
+	writer   *sql.DB
+	conn     *sql.Conn // the writer's, used by the writing goroutine only
+	prepared statements
+	get      *sql.Stmt // of the readers: one resource
+	record   *sql.Stmt // and one record
 	// syncing: the connection's commits wait for the disk. The writing goroutine's.
 	syncing bool
 
@@ -58,9 +61,9 @@ type Store struct {
 	quit     chan struct{}
 	closing  sync.Once
 	writing  sync.WaitGroup
-	// running ends when the store closes; it is the context of the writing goroutine.
+	// running is the context of the writing goroutine. It never ends: the driver starts a goroutine for
+	// each statement whose context can, and the statements of a write are short.
 	running context.Context
-	stop    context.CancelFunc
 
 	hub hub
 }
@@ -86,7 +89,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Store, err error) 
 		s.now = time.Now
 	}
 	s.hub.init()
-	s.running, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.running = context.WithoutCancel(ctx)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.release())
@@ -115,6 +118,9 @@ func Open(ctx context.Context, path string, opts Options) (_ *Store, err error) 
 	if err := s.begin(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.prepare(ctx); err != nil {
+		return nil, err
+	}
 	s.writing.Go(s.write)
 	return s, nil
 }
@@ -137,6 +143,7 @@ func (s *Store) connect(ctx context.Context, path string, opts Options) error {
 	if s.conn, err = s.writer.Conn(ctx); err != nil {
 		return classify(err)
 	}
+	s.prepared.conn = s.conn
 	if s.readers, err = sql.Open("sqlite", dsn("query_only(1)")); err != nil {
 		return err
 	}
@@ -174,6 +181,15 @@ func (s *Store) migrate(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// prepare compiles what is read most.
+func (s *Store) prepare(ctx context.Context) (err error) {
+	if s.get, err = s.readers.PrepareContext(ctx, "SELECT body FROM resources WHERE origin = ? AND kind = ? AND namespace = ? AND name = ?"); err != nil {
+		return classify(err)
+	}
+	s.record, err = s.readers.PrepareContext(ctx, "SELECT value, version, updated_at FROM records WHERE bucket = ? AND key = ?")
+	return classify(err)
 }
 
 // begin reads where the database stands and decides whether this is the life it had before.
@@ -224,8 +240,13 @@ func (s *Store) settle() error {
 }
 
 func (s *Store) release() error {
-	s.stop()
 	var errs []error
+	for _, stmt := range []*sql.Stmt{s.get, s.record} {
+		if stmt != nil {
+			errs = append(errs, stmt.Close())
+		}
+	}
+	errs = append(errs, s.prepared.close())
 	if s.readers != nil {
 		errs = append(errs, s.readers.Close())
 	}

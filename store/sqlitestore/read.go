@@ -25,9 +25,12 @@ func (s *Store) Head(ctx context.Context) (mesh.Cursor, error) {
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, k mesh.Key) (mesh.Resource, error) {
+	if err := ctx.Err(); err != nil {
+		return mesh.Resource{}, err
+	}
 	var body []byte
-	err := s.readers.QueryRowContext(ctx, "SELECT body FROM resources WHERE origin = ? AND kind = ? AND namespace = ? AND name = ?",
-		string(k.Origin), string(k.Kind), k.Namespace, k.Name).Scan(&body)
+	// One row is there before the driver's goroutine for the context would be.
+	err := s.get.QueryRowContext(context.WithoutCancel(ctx), string(k.Origin), string(k.Kind), k.Namespace, k.Name).Scan(&body)
 	if errors.Is(err, sql.ErrNoRows) {
 		return mesh.Resource{}, fmt.Errorf("get %s: %w", k, store.ErrNotFound)
 	}

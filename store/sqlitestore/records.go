@@ -73,10 +73,13 @@ func (tx *txn) record(bucket string, w store.RecordWrite, sequence int64) error 
 
 // GetRecord implements store.Records.
 func (s *Store) GetRecord(ctx context.Context, bucket, key string) (store.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return store.Record{}, err
+	}
 	r := store.Record{Key: key}
 	var version, at int64
-	err := s.readers.QueryRowContext(ctx, "SELECT value, version, updated_at FROM records WHERE bucket = ? AND key = ?", bucket, key).
-		Scan(&r.Value, &version, &at)
+	// One row is there before the driver's goroutine for the context would be.
+	err := s.record.QueryRowContext(context.WithoutCancel(ctx), bucket, key).Scan(&r.Value, &version, &at)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = store.ErrNotFound
 	}

@@ -25,14 +25,14 @@ type request struct {
 
 // txn is the transaction of one group of calls.
 type txn struct {
-	ctx     context.Context // the store's: a caller who leaves must not break the group
-	conn    *sql.Conn
-	now     int64
-	cursor  mesh.Cursor // where the store will stand after the calls so far
-	commits []store.Commit
-	buckets map[string]struct{}
-	compact mesh.Revision
-	durable bool
+	ctx      context.Context // the store's: a caller who leaves must not break the group
+	compiled *statements
+	now      int64
+	cursor   mesh.Cursor // where the store will stand after the calls so far
+	commits  []store.Commit
+	buckets  map[string]struct{}
+	compact  mesh.Revision
+	durable  bool
 	// dirty: the transaction holds something to commit.
 	dirty bool
 }
@@ -117,8 +117,9 @@ func (s *Store) synchronous(tx *txn) error {
 	if tx.durable {
 		level = "FULL"
 	}
-	if err := tx.exec("PRAGMA synchronous = " + level); err != nil {
-		return err
+	// A pragma acts when it is compiled: there is nothing to prepare.
+	if _, err := s.conn.ExecContext(tx.ctx, "PRAGMA synchronous = "+level); err != nil {
+		return classify(err)
 	}
 	s.syncing = tx.durable
 	return nil
@@ -127,7 +128,7 @@ func (s *Store) synchronous(tx *txn) error {
 // transact runs calls in one transaction and reports whether it stands. When it does not, the disk
 // failed under it, and every call has an error.
 func (s *Store) transact(first *request, more func() *request) bool {
-	tx := &txn{ctx: s.running, conn: s.conn, now: s.now().UnixMicro(), cursor: s.hub.cursor(), buckets: map[string]struct{}{}, durable: first.durable}
+	tx := &txn{ctx: s.running, compiled: &s.prepared, now: s.now().UnixMicro(), cursor: s.hub.cursor(), buckets: map[string]struct{}{}, durable: first.durable}
 	ran := []*request{first}
 	err := s.synchronous(tx)
 	if err == nil {
@@ -215,7 +216,11 @@ func (s *Store) runOne(tx *txn, r *request) {
 }
 
 func (tx *txn) exec(query string, args ...any) error {
-	if _, err := tx.conn.ExecContext(tx.ctx, query, args...); err != nil {
+	stmt, err := tx.compiled.of(tx.ctx, query)
+	if err != nil {
+		return classify(err)
+	}
+	if _, err := stmt.ExecContext(tx.ctx, args...); err != nil {
 		return classify(err)
 	}
 	return nil
@@ -228,7 +233,11 @@ func (tx *txn) modify(query string, args ...any) error {
 }
 
 func (tx *txn) row(query string, args []any, into ...any) (found bool, err error) {
-	err = tx.conn.QueryRowContext(tx.ctx, query, args...).Scan(into...)
+	stmt, err := tx.compiled.of(tx.ctx, query)
+	if err != nil {
+		return false, classify(err)
+	}
+	err = stmt.QueryRowContext(tx.ctx, args...).Scan(into...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}
