@@ -265,6 +265,7 @@ func (s *server) sendProgress(ctx context.Context, e *events, commit store.Commi
 	idle := time.NewTicker(keepAlive)
 	defer idle.Stop()
 	last := ""
+	done := map[string]client.ZoneProgress{}
 	for {
 		var open bool
 		select {
@@ -282,7 +283,7 @@ func (s *server) sendProgress(ctx context.Context, e *events, commit store.Commi
 			}
 			return store.ErrClosed
 		}
-		p, err := s.measure(ctx, commit, zones)
+		p, err := s.measure(ctx, commit, zones, done)
 		if err != nil {
 			return err
 		}
@@ -300,32 +301,23 @@ func (s *server) sendProgress(ctx context.Context, e *events, commit store.Commi
 	}
 }
 
-// measure looks how far a commit has come in every zone that it concerns.
-func (s *server) measure(ctx context.Context, commit store.Commit, zones []string) (client.Progress, error) {
-	rev := commit.Cursor.Revision
-	out := client.Progress{Revision: rev, Done: true, Zones: []client.ZoneProgress{}}
+// measure looks how far a commit has come in every zone that it concerns. A zone where it has come all the
+// way is not looked at again, and is noted in done.
+func (s *server) measure(ctx context.Context, commit store.Commit, zones []string, done map[string]client.ZoneProgress) (client.Progress, error) {
+	out := client.Progress{Revision: commit.Cursor.Revision, Done: true, Zones: []client.ZoneProgress{}}
 	for _, z := range zones {
-		zp := client.ZoneProgress{Zone: z, State: string(mesh.StateApplied), Done: true}
-		zs, _, err := s.zoneWord(ctx, z)
-		if err != nil {
-			return out, err
-		}
-		concerned := false
-		for _, ch := range commit.Changes {
-			if len(scope(ch.Resource, []string{z})) == 0 {
-				continue
-			}
-			concerned = true
-			if err := s.measureOne(ctx, &zp, ch, zs); err != nil {
+		zp, known := done[z]
+		if !known {
+			concerned, err := s.measureZone(ctx, commit, z, &zp)
+			if err != nil {
 				return out, err
 			}
-		}
-		if !concerned {
-			continue
-		}
-		if !zp.Done && s.cfg.Mode == ModeGlobal && !zs.Connected {
-			zp.State, zp.Done = "Offline", true
-			zp.Message = "not connected; it will get the change when it is back"
+			if !concerned {
+				continue
+			}
+			if zp.Done && zp.State == string(mesh.StateApplied) {
+				done[z] = zp
+			}
 		}
 		out.Done = out.Done && zp.Done
 		out.Acked, out.Total = out.Acked+zp.Acked, out.Total+zp.Total
@@ -334,8 +326,33 @@ func (s *server) measure(ctx context.Context, commit store.Commit, zones []strin
 	return out, nil
 }
 
+// stateOffline is of a zone that can't be waited for; it may come back at any time.
+const stateOffline = "Offline"
+
+func (s *server) measureZone(ctx context.Context, commit store.Commit, zone string, zp *client.ZoneProgress) (concerned bool, err error) {
+	*zp = client.ZoneProgress{Zone: zone, State: string(mesh.StateApplied), Done: true}
+	for _, ch := range commit.Changes {
+		if len(scope(ch.Resource, []string{zone})) == 0 {
+			continue
+		}
+		concerned = true
+		if err := s.measureOne(ctx, zp, ch); err != nil {
+			return false, err
+		}
+	}
+	if !concerned || zp.Done || s.cfg.Mode != ModeGlobal {
+		return concerned, nil
+	}
+	zs, _, err := s.zoneWord(ctx, zone)
+	if err == nil && !zs.Connected {
+		zp.State, zp.Done = stateOffline, true
+		zp.Message = "not connected; it will get the change when it is back"
+	}
+	return true, err
+}
+
 // measureOne adds one change to a zone's progress.
-func (s *server) measureOne(ctx context.Context, zp *client.ZoneProgress, ch store.Change, zs mesh.ZoneStatus) error {
+func (s *server) measureOne(ctx context.Context, zp *client.ZoneProgress, ch store.Change) error {
 	pending := func() {
 		zp.Done = false
 		if zp.State != string(mesh.StateRejected) {
@@ -347,7 +364,13 @@ func (s *server) measureOne(ctx context.Context, zp *client.ZoneProgress, ch sto
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		// A zone forgets the status of what it deleted; that and its ack are all there is to see.
-		if !ch.Deleted || s.cfg.Mode == ModeGlobal && zs.Acked < ch.Resource.Changed {
+		if ch.Deleted && s.cfg.Mode == ModeGlobal {
+			zs, _, err := s.zoneWord(ctx, zp.Zone)
+			if err != nil || zs.Acked >= ch.Resource.Changed {
+				return err
+			}
+		}
+		if !ch.Deleted || s.cfg.Mode == ModeGlobal {
 			pending()
 		}
 		return nil
