@@ -37,6 +37,7 @@ type session struct {
 	wanted    atomic.Uint64 // newest revision of the log read so far that concerns the zone
 	proxies   map[string]bool
 	full      *inventory
+	lag       *laggard
 }
 
 // end says goodbye and makes sure that the session ends even if nobody listens.
@@ -81,13 +82,17 @@ func (s *Server) Session(stream grpc.BidiStreamingServer[federationpb.ZoneFrame,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	x := &session{server: s, zone: zone, identity: id, expires: leaf.NotAfter, cancel: cancel, done: make(chan struct{})}
+	x := &session{server: s, zone: zone, identity: id, expires: leaf.NotAfter, cancel: cancel, done: make(chan struct{}), lag: newLaggard(s, zone)}
 	if err := s.open(ctx, x, hello); err != nil {
 		return s.answered(ctx, "session", zone, from, err)
 	}
 	defer s.close(context.WithoutCancel(ctx), x)
 	s.cfg.Log.InfoContext(ctx, "session opened", "zone", zone, "epoch", x.epoch, "from", from, "version", printableText(hello.GetVersion()))
+	var lag sync.WaitGroup
+	lag.Go(func() { x.lag.run(ctx, s.cfg.Log) })
 	err = x.link.Run(ctx, &countedStream{stream, x})
+	cancel()
+	lag.Wait()
 	s.cfg.Log.InfoContext(ctx, "session closed", "zone", zone, "epoch", x.epoch, "cause", err)
 	switch {
 	case errors.Is(err, federation.ErrEnded):
@@ -246,10 +251,14 @@ func (s *Server) close(ctx context.Context, x *session) {
 		delete(s.sessions, x.zone)
 	}
 	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	// A newer session begins only after this one is done.
+	if err := x.lag.flush(ctx); err != nil {
+		s.cfg.Log.WarnContext(ctx, "zone status not kept", "zone", x.zone, "error", err)
+	}
 	if current {
 		s.metrics.sessions.WithLabelValues(x.zone).Set(0)
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
 		// A removed zone's status is gone and must not come back by this.
 		if _, _, found, err := getJSON[mesh.ZoneStatus](ctx, s.cfg.Store, BucketZones, x.zone); err == nil && found {
 			err = s.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) {

@@ -33,8 +33,8 @@ func (x *session) loadProxies(ctx context.Context) error {
 	return nil
 }
 
-// Status implements federation.Host: the zone's statuses, then how far they are kept. A crash in between
-// repeats the report.
+// Status implements federation.Host: the zone's statuses, and later how far they are kept. A crash in between
+// repeats the report, or all of them.
 func (x *session) Status(ctx context.Context, r *federationpb.StatusReport) error {
 	writes := map[string][]store.RecordWrite{}
 	if r.GetFull() && x.full == nil {
@@ -65,14 +65,12 @@ func (x *session) Status(ctx context.Context, r *federationpb.StatusReport) erro
 		}
 	}
 	if proxies {
-		if err := x.showProxies(ctx); err != nil {
-			return err
-		}
+		x.showProxies()
 	}
-	if r.GetMore() {
-		return nil // the position counts when the inventory is whole
+	if !r.GetMore() { // the position counts when the inventory is whole
+		x.lag.position(statusPosition{r.GetEpoch(), r.GetSequence()})
 	}
-	return putJSON(ctx, x.server.cfg.Store, bucketStatusAt, x.zone, statusPosition{r.GetEpoch(), r.GetSequence()}, nil)
+	return nil
 }
 
 func (x *session) put(ctx context.Context, bucket string, list []store.RecordWrite) error {
@@ -168,14 +166,15 @@ func (x *session) stillWanted(ctx context.Context, key string) bool {
 	return err != nil || r.InScope(x.zone)
 }
 
-func (x *session) showProxies(ctx context.Context) error {
+func (x *session) showProxies() {
 	connected := 0
 	for _, c := range x.proxies {
 		if c {
 			connected++
 		}
 	}
-	return x.server.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) { z.Proxies, z.ProxiesConnected = len(x.proxies), connected })
+	total := len(x.proxies)
+	x.lag.change(func(z *mesh.ZoneStatus) { z.Proxies, z.ProxiesConnected = total, connected })
 }
 
 // acked notes how far the zone is. What an ack means for a resource the zone says itself, with its proxies
@@ -183,7 +182,9 @@ func (x *session) showProxies(ctx context.Context) error {
 func (x *session) acked(ctx context.Context, e federation.Acked) error {
 	bucket := BucketOf(federation.BucketStatus, x.zone)
 	var writes []store.RecordWrite
+	deleted := false
 	for _, it := range e.Items {
+		deleted = deleted || it.Deleted
 		v, _, found, err := getJSON[mesh.ResourceStatus](ctx, x.server.cfg.Store, bucket, it.Key.String())
 		if err != nil {
 			return err
@@ -202,10 +203,15 @@ func (x *session) acked(ctx context.Context, e federation.Acked) error {
 	if err := x.put(ctx, bucket, writes); err != nil {
 		return err
 	}
-	return x.server.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) {
-		z.Wanted = max(mesh.Revision(x.wanted.Load()), z.Wanted)
-		z.Acked, z.SentBytes, z.LastSeen = e.Cursor.Revision, x.sentBytes.Load(), x.server.cfg.Now().UTC()
+	wanted, sent, now := mesh.Revision(x.wanted.Load()), x.sentBytes.Load(), x.server.cfg.Now().UTC()
+	x.lag.change(func(z *mesh.ZoneStatus) {
+		z.Wanted = max(wanted, z.Wanted)
+		z.Acked, z.SentBytes, z.LastSeen = e.Cursor.Revision, sent, now
 	})
+	if deleted { // the ack is all that there may be to see of it
+		return x.lag.flush(ctx)
+	}
+	return nil
 }
 
 // refused notes that the zone did not take a resource; what it held before stays in force.
