@@ -172,6 +172,7 @@ spec:
 func (d *running) measureChanges(ctx context.Context, n int) error {
 	var commit, ack []float64
 	acked := 0
+	before := usageOf(d.cmd.Process.Pid)
 	for i := range n {
 		begin := time.Now()
 		res, err := d.global.Apply(ctx, fmt.Appendf(nil, deny, "all", i), client.ApplyOptions{})
@@ -189,6 +190,10 @@ func (d *running) measureChanges(ctx context.Context, n int) error {
 		commit = append(commit, answered.Sub(begin).Seconds()*1000)
 		ack = append(ack, time.Since(answered).Seconds()*1000)
 		acked = last.Acked
+	}
+	after := usageOf(d.cmd.Process.Pid)
+	for _, g := range []string{"global-cp", "zone-cp", "sidecar", "ingress", "envoy"} {
+		fmt.Printf("  %-10s CPU %6.2f ms per change\n", g, (after[g].cpu-before[g].cpu).Seconds()*1000/float64(n))
 	}
 	slices.Sort(commit)
 	slices.Sort(ack)
