@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 const (
@@ -30,7 +30,7 @@ type appCheck struct {
 	client            *http.Client
 }
 
-func newAppCheck(c policy.HealthCheck, appAddress string) *appCheck {
+func newAppCheck(c mesh.HealthCheck, appAddress string) *appCheck {
 	out := &appCheck{
 		address: net.JoinHostPort(appAddress, strconv.Itoa(int(c.Port))), path: c.Path,
 		interval: time.Duration(c.IntervalMS) * time.Millisecond, timeout: time.Duration(c.TimeoutMS) * time.Millisecond,

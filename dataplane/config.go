@@ -12,7 +12,6 @@ import (
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/mesh"
-	"github.com/comity-mesh/comity/policy"
 )
 
 // maxLanes is how many ports an ingress may have; the zone takes no more.
@@ -21,11 +20,11 @@ const maxLanes = 16
 // The parts of a Workload that a sidecar's configuration repeats.
 type (
 	// Upstream binds a local port to a TCP port of a service; LocalPort 0 lets the agent pick one.
-	Upstream = policy.Upstream
+	Upstream = mesh.Upstream
 	// HealthCheck is made of the application.
-	HealthCheck = policy.HealthCheck
+	HealthCheck = mesh.HealthCheck
 	// Workload is what a sidecar registers.
-	Workload = policy.Workload
+	Workload = mesh.Workload
 )
 
 // Config is one proxy. Exactly one of Sidecar and Ingress is set.

@@ -27,7 +27,6 @@ import (
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/mesh"
-	"github.com/comity-mesh/comity/policy"
 )
 
 const testTD = mesh.TrustDomain("east.example")
@@ -324,10 +323,10 @@ func (z *testZone) lastHealth() *enrolpb.Health {
 	return &enrolpb.Health{}
 }
 
-func (z *testZone) workload() (policy.Workload, map[string]string) {
+func (z *testZone) workload() (mesh.Workload, map[string]string) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	var w policy.Workload
+	var w mesh.Workload
 	for _, r := range z.reports {
 		if s := r.GetWorkload(); s != nil {
 			if err := json.Unmarshal(s.GetSpec(), &w); err != nil {
