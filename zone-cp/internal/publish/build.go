@@ -298,7 +298,7 @@ func (p *Publisher) follow(changed map[mesh.Key]edit, blamed map[mesh.ProxyID]bl
 	}
 	for k, c := range changed {
 		if c.deleted {
-			p.tracker.remove(k, p.cursor.Revision, concerned[k])
+			p.tracker.remove(k, p.cursor.Revision, concerned[k], now)
 			continue
 		}
 		state, message := stateOf(k)

@@ -66,8 +66,8 @@ type Publisher struct {
 	connected map[mesh.ProxyID]ads.Proxy
 	proxies   map[mesh.ProxyID]mesh.ProxyStatus // as last reported
 	touched   map[mesh.ProxyID]struct{}         // proxies whose status may have changed
-	// Proxies of which only the acknowledged revision has changed. That is told when no change is
-	// under way, or lagLimit later: somebody waits for the change, and nobody for this.
+	// Proxies of which only the acknowledged revision has changed. That is told lagLimit later, once for
+	// many changes: somebody waits for the change, and nobody for this.
 	lagging  map[mesh.ProxyID]struct{}
 	lagSince time.Time
 	picture  discovery.Picture
@@ -198,6 +198,7 @@ func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
 		if len(p.lagging) > 0 {
 			lag = p.lagSince.Add(lagLimit)
 		}
+		lag = earliest(lag, p.tracker.due)
 		at := earliest(p.until, p.cfg.Ledger.RenewAt(), retry, lag)
 		if !at.IsZero() {
 			timer.Reset(time.Until(at))

@@ -67,13 +67,14 @@ func (p *Publisher) begin(now time.Time) {
 
 // report hands on the statuses that changed: resources first, because somebody may be waiting for them.
 func (p *Publisher) report() {
-	for k, s := range p.tracker.take() {
+	now := time.Now()
+	for k, s := range p.tracker.take(now) {
 		if s != nil && s.Total > 0 {
 			p.cfg.Log.Debug("acknowledged", "resource", k.String(), telemetry.KeyRevision, s.Wanted, "acked", s.Acked, "total", s.Total)
 		}
 		p.reports.set(federation.BucketStatus, k.String(), s, s == nil)
 	}
-	if len(p.lagging) > 0 && (!p.tracker.underWay() || time.Since(p.lagSince) >= lagLimit) {
+	if len(p.lagging) > 0 && now.Sub(p.lagSince) >= lagLimit {
 		maps.Copy(p.touched, p.lagging)
 		clear(p.lagging)
 	}

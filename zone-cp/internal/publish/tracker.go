@@ -21,6 +21,8 @@ type tracker struct {
 	// costs what it settles and not what there is.
 	waiting map[mesh.ProxyID]map[mesh.Key]struct{}
 	updated map[mesh.Key]struct{} // since the last take
+	// due is when something is to be told though nothing more happens, zero for never.
+	due time.Time
 }
 
 type change struct {
@@ -30,6 +32,7 @@ type change struct {
 	acked    map[mesh.ProxyID]struct{}
 	refused  []refusal
 	gone     bool
+	hold     time.Time // until when its progress is not worth telling; its end and a refusal are
 }
 
 // refusal is one Envoy resource that a proxy refused.
@@ -76,7 +79,7 @@ func stateOf(k mesh.Key) (mesh.ResourceState, string) {
 func (t *tracker) forget(present func(mesh.Key) bool) {
 	for k, c := range t.changes {
 		if !c.gone && c.status.Applied != 0 && !present(k) {
-			t.remove(k, 0, nil)
+			t.remove(k, 0, nil, time.Time{})
 		}
 	}
 	// Global learns all of it anew: it may have been away as long.
@@ -101,12 +104,12 @@ func (t *tracker) apply(k mesh.Key, wanted, revision mesh.Revision, proxies []me
 		// What an Envoy refused of it stays told until the quarantine is lifted.
 		c.refused = old.refused
 	}
-	t.await(k, c, proxies)
+	t.await(k, c, proxies, now)
 }
 
 // remove follows a deletion. The status stays until the proxies that it concerns have let go of the
 // resource: what is still somewhere is not gone.
-func (t *tracker) remove(k mesh.Key, revision mesh.Revision, proxies []mesh.ProxyID) {
+func (t *tracker) remove(k mesh.Key, revision mesh.Revision, proxies []mesh.ProxyID, now time.Time) {
 	old := t.changes[k]
 	if old == nil {
 		return
@@ -114,11 +117,16 @@ func (t *tracker) remove(k mesh.Key, revision mesh.Revision, proxies []mesh.Prox
 	t.settle(k, old)
 	c := &change{gone: true, revision: revision, status: old.status, acked: map[mesh.ProxyID]struct{}{}}
 	c.status.Message = "deleted; its proxies are catching up"
-	t.await(k, c, proxies)
+	t.await(k, c, proxies, now)
 }
 
-// await makes a change the newest of its key, and has it wait for the proxies.
-func (t *tracker) await(k mesh.Key, c *change, proxies []mesh.ProxyID) {
+// await makes a change the newest of its key, and has it wait for the proxies. One that replaces what was
+// held back is told no later than that.
+func (t *tracker) await(k mesh.Key, c *change, proxies []mesh.ProxyID, now time.Time) {
+	c.hold = now.Add(patience)
+	if _, untold := t.updated[k]; untold && t.changes[k] != nil {
+		c.hold = earliest(c.hold, t.changes[k].hold)
+	}
 	c.missing = make(map[mesh.ProxyID]struct{}, len(proxies))
 	for _, p := range proxies {
 		c.missing[p] = struct{}{}
@@ -130,9 +138,6 @@ func (t *tracker) await(k mesh.Key, c *change, proxies []mesh.ProxyID) {
 	t.changes[k] = c
 	t.updated[k] = struct{}{}
 }
-
-// underWay reports whether some change has not reached all its proxies.
-func (t *tracker) underWay() bool { return len(t.waiting) > 0 }
 
 func (t *tracker) settle(k mesh.Key, c *change) {
 	for p := range c.missing {
@@ -229,23 +234,33 @@ func (t *tracker) noteAll(notes map[mesh.Key]topology.Issue) {
 	}
 }
 
-// take returns the statuses that changed since the last take, nil for a resource that is gone.
-func (t *tracker) take() map[mesh.Key]*mesh.ResourceStatus {
+// patience is how long a change may be on its way to the proxies before that is told. Most arrive sooner:
+// one report says all of it, where each acknowledgement would be one for everybody up to global to store.
+const patience = 100 * time.Millisecond
+
+// take returns the statuses to be told now, nil for a resource that is gone, and notes in due when to look
+// again.
+func (t *tracker) take(now time.Time) map[mesh.Key]*mesh.ResourceStatus {
+	t.due = time.Time{}
 	if len(t.updated) == 0 {
 		return nil
 	}
 	out := make(map[mesh.Key]*mesh.ResourceStatus, len(t.updated))
 	for k := range t.updated {
 		c := t.changes[k]
-		if c == nil || c.gone && len(c.missing) == 0 {
+		switch {
+		case c == nil || c.gone && len(c.missing) == 0:
 			delete(t.changes, k)
 			out[k] = nil
+		case len(c.missing) > 0 && len(c.refused) == 0 && c.status.State == mesh.StateApplied && now.Before(c.hold):
+			t.due = earliest(t.due, c.hold)
 			continue
+		default:
+			s := c.current()
+			out[k] = &s
 		}
-		s := c.current()
-		out[k] = &s
+		delete(t.updated, k)
 	}
-	clear(t.updated)
 	return out
 }
 

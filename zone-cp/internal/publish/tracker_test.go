@@ -12,12 +12,13 @@ var (
 	one   = mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "one"}
 	two   = mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "two"}
 	now   = time.Unix(1_800_000_000, 0)
+	later = now.Add(patience)
 )
 
 // status takes the status of authz, which must have changed.
 func status(t *testing.T, tr *tracker) mesh.ResourceStatus {
 	t.Helper()
-	s := tr.take()[authz]
+	s := tr.take(later)[authz]
 	if s == nil {
 		t.Fatal("the status did not change")
 	}
@@ -44,13 +45,13 @@ func TestCountsAcknowledgements(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 	tr.ack(one, "v", 2, now) // of what was before
-	if len(tr.take()) != 0 {
+	if len(tr.take(later)) != 0 {
 		t.Fatal("an older acknowledgement counted")
 	}
 	tr.ack(one, "v", 3, now)
 	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 2)
 	tr.ack(one, "v", 4, now)
-	if len(tr.take()) != 0 {
+	if len(tr.take(later)) != 0 {
 		t.Fatal("it counted twice")
 	}
 	tr.ack(two, "v", 5, now) // several revisions in one
@@ -96,7 +97,7 @@ func TestRefusalStaysUntilItIsLifted(t *testing.T) {
 func TestZoneRefuses(t *testing.T) {
 	tr := newTracker("east")
 	apply(tr, 7, 3)
-	tr.take()
+	tr.take(later)
 	tr.refuse(authz, 8, mesh.StateRejected, "unknown field", now)
 	s := status(t, tr)
 	if s.State != mesh.StateRejected || s.Wanted != 8 || s.Applied != 7 || s.Message != "unknown field" {
@@ -117,7 +118,7 @@ func TestRestartKeepsCounts(t *testing.T) {
 	after.forget(func(mesh.Key) bool { return true })
 	expectCounts(t, status(t, after), mesh.StateApplied, 1, 1)
 	after.forget(func(mesh.Key) bool { return false })
-	if s, told := after.take()[authz]; !told || s != nil {
+	if s, told := after.take(later)[authz]; !told || s != nil {
 		t.Fatal("a resource that is gone is not told as gone")
 	}
 }
@@ -125,16 +126,40 @@ func TestRestartKeepsCounts(t *testing.T) {
 func TestDeletionLastsUntilEverybodyLetGo(t *testing.T) {
 	tr := newTracker("east")
 	apply(tr, 7, 3)
-	tr.take()
-	tr.remove(authz, 4, []mesh.ProxyID{one, two})
+	tr.take(later)
+	tr.remove(authz, 4, []mesh.ProxyID{one, two}, now)
 	expectCounts(t, status(t, tr), mesh.StateApplied, 0, 2)
 	tr.ack(one, "v", 4, now)
 	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 2)
 	tr.ack(two, "v", 4, now)
-	if s, told := tr.take()[authz]; !told || s != nil {
+	if s, told := tr.take(later)[authz]; !told || s != nil {
 		t.Fatalf("not told as gone: %+v", s)
 	}
-	if tr.underWay() {
+	if len(tr.waiting) != 0 {
 		t.Fatal("somebody still waits")
+	}
+}
+
+func TestProgressIsHeldBackForAMoment(t *testing.T) {
+	tr := newTracker("east")
+	apply(tr, 7, 3, one, two)
+	tr.ack(one, "v", 3, now)
+	if told := tr.take(now); len(told) != 0 || !tr.due.Equal(later) {
+		t.Fatalf("told %v, due %s", told, tr.due)
+	}
+	tr.apply(authz, 8, 4, []mesh.ProxyID{one, two}, mesh.StateApplied, "", now.Add(patience/2))
+	if told := tr.take(later); len(told) != 1 || !tr.due.IsZero() {
+		t.Fatalf("a newer edit made it wait longer: %v, due %s", told, tr.due)
+	}
+	apply(tr, 9, 5, one, two)
+	tr.ack(one, "v", 5, now)
+	tr.ack(two, "v", 5, now)
+	if s := tr.take(now)[authz]; s == nil {
+		t.Fatal("the end waited")
+	}
+	apply(tr, 10, 6, one)
+	tr.refuse(authz, 11, mesh.StateRejected, "unknown field", now)
+	if s := tr.take(now)[authz]; s == nil {
+		t.Fatal("a refusal waited")
 	}
 }
