@@ -62,7 +62,10 @@ func ptr[T string | int](base string, token T) string {
 	case int:
 		return base + "/" + strconv.Itoa(t)
 	case string:
-		return base + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(t)
+		if strings.ContainsAny(t, "~/") {
+			t = strings.ReplaceAll(strings.ReplaceAll(t, "~", "~0"), "/", "~1")
+		}
+		return base + "/" + t
 	}
 	return base
 }
