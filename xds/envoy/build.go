@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -56,22 +57,25 @@ func version(typeURL string, object any) (string, error) {
 }
 
 // add appends the resource of one IR object.
-func add[T any](c *Cache, out []Resource, typeURL, name string, sources ir.Sources, object T, message func(T) (proto.Message, error)) ([]Resource, error) {
+func add[T any](c *Cache, out []Resource, typeURL, name string, sources ir.Sources, object T, message func(*messages, T) (proto.Message, error)) ([]Resource, error) {
 	v, err := version(typeURL, object)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", short(typeURL, name), err)
 	}
-	body, err := c.body(typeURL, name, v, func() ([]byte, error) {
-		m, err := message(object)
+	made, err := c.made(typeURL, name, v, func() (made, error) {
+		b := &messages{}
+		m, err := message(b, object)
 		if err != nil {
-			return nil, err
+			return made{}, err
 		}
-		return proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		b.validate(m)
+		body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		return made{body, errors.Join(b.invalid...)}, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", short(typeURL, name), err)
 	}
-	return append(out, Resource{Type: typeURL, Name: name, Version: v, Body: body, Sources: []mesh.Key(sources)}), nil
+	return append(out, Resource{Type: typeURL, Name: name, Version: v, Body: made.body, Sources: []mesh.Key(sources)}), nil
 }
 
 // short is how a resource is called in messages to people, as in `cluster pay.shop:8080`.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -17,21 +18,70 @@ import (
 type Cache struct {
 	mu sync.Mutex
 	// Two generations: what is used moves to the young one, and the old one is dropped by Turn.
-	young, old map[cacheKey][]byte
+	young, old map[cacheKey]made
+	// shared is what BuildWith has built since the last Turn.
+	shared map[*ir.Proxy][]Resource
+}
+
+// made is one version of a resource: its message, and which of the protocol's rules it breaks.
+type made struct {
+	body    []byte
+	invalid error
 }
 
 type cacheKey struct{ typeURL, name, version string }
 
 // NewCache makes an empty cache.
 func NewCache() *Cache {
-	return &Cache{young: map[cacheKey][]byte{}, old: map[cacheKey][]byte{}}
+	return &Cache{young: map[cacheKey]made{}, old: map[cacheKey]made{}, shared: map[*ir.Proxy][]Resource{}}
 }
 
 // Turn forgets what was not used since the last Turn. Call it when all proxies were built.
 func (c *Cache) Turn() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.old, c.young = c.young, make(map[cacheKey][]byte, len(c.young))
+	c.old, c.young = c.young, make(map[cacheKey]made, len(c.young))
+	clear(c.shared)
+}
+
+// BuildWith is Build of what a proxy has for itself, and of what it shares with others, which is built once
+// until the next Turn however many proxies point to it.
+func (c *Cache) BuildWith(own ir.Proxy, shared *ir.Proxy) ([]Resource, error) {
+	c.mu.Lock()
+	common, known := c.shared[shared]
+	c.mu.Unlock()
+	if !known {
+		var err error
+		if common, err = c.Build(*shared); err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		c.shared[shared] = common
+		c.mu.Unlock()
+	}
+	list, err := c.Build(own)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(list, common), nil
+}
+
+// Validate is the function Validate, with memory: what this cache has built was judged then.
+func (c *Cache) Validate(resources []Resource) []Invalid {
+	var out []Invalid
+	for _, r := range resources {
+		k := cacheKey{r.Type, r.Name, r.Version}
+		c.mu.Lock()
+		m, known := c.young[k]
+		c.mu.Unlock()
+		switch {
+		case !known:
+			out = append(out, Validate([]Resource{r})...)
+		case m.invalid != nil:
+			out = append(out, Invalid{Resource: r, Err: fmt.Errorf("%s: %w", r, m.invalid)})
+		}
+	}
+	return out
 }
 
 // Build is the function Build, with memory.
@@ -76,7 +126,7 @@ func (c *Cache) Build(p ir.Proxy) ([]Resource, error) {
 	return out, nil
 }
 
-func (c *Cache) body(typeURL, name, version string, build func() ([]byte, error)) ([]byte, error) {
+func (c *Cache) made(typeURL, name, version string, build func() (made, error)) (made, error) {
 	if c == nil {
 		return build()
 	}
@@ -94,7 +144,7 @@ func (c *Cache) body(typeURL, name, version string, build func() ([]byte, error)
 	}
 	b, err := build()
 	if err != nil {
-		return nil, err
+		return made{}, err
 	}
 	c.mu.Lock()
 	c.young[k] = b

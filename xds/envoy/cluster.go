@@ -18,8 +18,7 @@ const matchNamespace = "envoy.transport_socket_match"
 // zoneLabel in it names an endpoint's zone.
 const zoneLabel = "zone"
 
-func clusterMessage(c ir.Cluster) (proto.Message, error) {
-	b := &messages{}
+func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 	m := &clusterv3.Cluster{
 		Name:            c.Name,
 		ConnectTimeout:  duration(c.ConnectTimeout),

@@ -13,15 +13,26 @@ import (
 	"github.com/comity-mesh/comity/xds/ir"
 )
 
-// messages wraps messages in Anys and keeps the first error, so that what builds them reads in one go.
-type messages struct{ err error }
+// messages wraps messages in Anys and keeps the first error, so that what builds them reads in one go. It
+// notes which rules of their own the wrapped messages break: a message's validation does not look into Anys.
+type messages struct {
+	err     error
+	invalid []error
+}
 
 func (b *messages) any(m proto.Message) *anypb.Any {
 	a := &anypb.Any{}
+	b.validate(m)
 	if err := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); err != nil && b.err == nil {
 		b.err = err
 	}
 	return a
+}
+
+func (b *messages) validate(m proto.Message) {
+	if err := ownRules(m); err != nil {
+		b.invalid = append(b.invalid, err)
+	}
 }
 
 func (b *messages) extension(name string, m proto.Message) *corev3.TypedExtensionConfig {

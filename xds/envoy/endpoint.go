@@ -9,7 +9,7 @@ import (
 	"github.com/comity-mesh/comity/xds/ir"
 )
 
-func endpointsMessage(e ir.Endpoints) (proto.Message, error) {
+func endpointsMessage(_ *messages, e ir.Endpoints) (proto.Message, error) {
 	m := &endpointv3.ClusterLoadAssignment{ClusterName: e.Cluster}
 	for _, g := range e.Groups {
 		meta := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{matchNamespace: zoneMetadata(g.Zone)}}

@@ -13,8 +13,7 @@ import (
 	"github.com/comity-mesh/comity/xds/ir"
 )
 
-func listenerMessage(l ir.Listener) (proto.Message, error) {
-	b := &messages{}
+func listenerMessage(b *messages, l ir.Listener) (proto.Message, error) {
 	m := &listenerv3.Listener{
 		Name:             l.Name,
 		Address:          address(l.Address, l.Port),

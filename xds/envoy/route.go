@@ -21,8 +21,7 @@ import (
 	"github.com/comity-mesh/comity/xds/ir"
 )
 
-func routesMessage(t ir.RouteTable) (proto.Message, error) {
-	b := &messages{}
+func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 	m := &routev3.RouteConfiguration{Name: t.Name}
 	for _, h := range t.Hosts {
 		v := &routev3.VirtualHost{Name: h.Name, Domains: h.Domains, RetryPolicy: b.retry(h.Retry)}

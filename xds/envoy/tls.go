@@ -91,8 +91,7 @@ func (b *messages) serverTLS(t ir.ServerTLS) proto.Message {
 
 // secretMessage trusts one trust domain by Envoy's SPIFFE validator, which takes the bundle by the
 // certificate's first URI; the default validator would take any root for any name.
-func secretMessage(s ir.Secret) (proto.Message, error) {
-	b := &messages{}
+func secretMessage(b *messages, s ir.Secret) (proto.Message, error) {
 	v := &tlsv3.CertificateValidationContext{
 		CustomValidatorConfig: b.extension("envoy.tls.cert_validator.spiffe", &tlsv3.SPIFFECertValidatorConfig{
 			TrustDomains: []*tlsv3.SPIFFECertValidatorConfig_TrustDomain{{

@@ -44,10 +44,8 @@ func emptyMessage(typeURL string) (proto.Message, error) {
 
 func validateMessage(m proto.Message) error {
 	var errs []error
-	if v, ok := m.(interface{ ValidateAll() error }); ok {
-		if err := v.ValidateAll(); err != nil {
-			errs = append(errs, err)
-		}
+	if err := ownRules(m); err != nil {
+		errs = append(errs, err)
 	}
 	eachAny(m.ProtoReflect(), func(a *anypb.Any) {
 		inner, err := a.UnmarshalNew()
@@ -59,6 +57,14 @@ func validateMessage(m proto.Message) error {
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// ownRules applies the rules of a message but not of those in its Anys.
+func ownRules(m proto.Message) error {
+	if v, ok := m.(interface{ ValidateAll() error }); ok {
+		return v.ValidateAll()
+	}
+	return nil
 }
 
 // eachAny calls f for every Any in a message, which a message's own validation does not look into.
