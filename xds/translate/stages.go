@@ -15,14 +15,24 @@ import (
 // for concurrent use.
 type Translator struct {
 	t        *topology.Topology
-	outbound func() ir.Proxy
-	ingress  func() ir.Proxy
+	outbound func() *ir.Proxy // of a sidecar that takes the application's HTTP
+	bare     func() *ir.Proxy // of one that does not
+	ingress  func() *ir.Proxy
+	// The endpoints of the above.
+	outboundEnds, ingressEnds func() *ir.Proxy
 }
 
 // New makes a translator of a topology.
 func New(t *topology.Topology) *Translator {
 	tr := &Translator{t: t}
+	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
+	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.ingressEndpoints()} })
 	tr.outbound = sync.OnceValue(tr.sharedOutbound)
+	tr.bare = sync.OnceValue(func() *ir.Proxy {
+		p := *tr.outbound()
+		p.Routes = nil
+		return &p
+	})
 	tr.ingress = sync.OnceValue(tr.sharedIngress)
 	return tr
 }
@@ -36,6 +46,19 @@ func Endpoints(t *topology.Topology, p topology.Proxy) []ir.Endpoints { return N
 // Proxy is what one proxy needs; empty for a proxy that the topology does not know. The result shares
 // memory with other results: don't change it.
 func (tr *Translator) Proxy(p topology.Proxy) ir.Proxy {
+	own, shared := tr.Parts(p)
+	return ir.Proxy{
+		Clusters:  join(own.Clusters, shared.Clusters),
+		Endpoints: shared.Endpoints,
+		Secrets:   join(shared.Secrets, own.Secrets),
+		Routes:    join(shared.Routes, own.Routes),
+		Listeners: own.Listeners,
+	}
+}
+
+// Parts is Proxy in two: what the proxy has for itself, and what it shares. The second is the same pointer
+// for all who share it, so that it need be built only once.
+func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 	switch p.ID.Role {
 	case mesh.RoleSidecar:
 		if w, ok := tr.t.Workload(p.ID); ok {
@@ -43,66 +66,58 @@ func (tr *Translator) Proxy(p topology.Proxy) ir.Proxy {
 		}
 	case mesh.RoleIngress:
 		if g, ok := tr.t.Ingress(p.ID); ok {
-			return tr.zoneIngress(g)
+			return ir.Proxy{Listeners: tr.lanes(g)}, tr.ingress() // one listener per lane, all with the same chains
 		}
 	}
-	return ir.Proxy{}
+	return ir.Proxy{}, &ir.Proxy{}
 }
 
 // Endpoints is the short path for when nothing changed but the health, the number or the capacity of
 // endpoints: the Endpoints of Proxy, without the rest.
 func (tr *Translator) Endpoints(p topology.Proxy) []ir.Endpoints {
+	return tr.SharedEndpoints(p).Endpoints
+}
+
+// SharedEndpoints is Endpoints as a part of Parts: all that proxies have of them is shared.
+func (tr *Translator) SharedEndpoints(p topology.Proxy) *ir.Proxy {
 	switch p.ID.Role {
 	case mesh.RoleSidecar:
-		return tr.outboundEndpoints()
+		return tr.outboundEnds()
 	case mesh.RoleIngress:
-		return tr.ingressEndpoints()
+		return tr.ingressEnds()
 	}
-	return nil
+	return &ir.Proxy{}
 }
 
 // sharedOutbound is what every sidecar of the zone has in common.
-func (tr *Translator) sharedOutbound() ir.Proxy {
-	return ir.Proxy{
+func (tr *Translator) sharedOutbound() *ir.Proxy {
+	return &ir.Proxy{
 		Clusters:  tr.outboundClusters(),
-		Endpoints: tr.outboundEndpoints(),
+		Endpoints: tr.outboundEnds().Endpoints,
 		Routes:    []ir.RouteTable{tr.outboundRoutes()},
 		Secrets:   tr.trustSecrets(),
 	}
 }
 
-// sidecar: to other services, then from other services, then the application.
-func (tr *Translator) sidecar(w *topology.Workload) ir.Proxy {
-	shared := tr.outbound()
+// sidecar: from other services, then to them, then the application.
+func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Proxy) {
+	shared = tr.bare()
 	in := &inbound{tr: tr, w: w}
 	for _, s := range tr.t.ServedBy(w) {
 		in.serve(s) // chains, route tables with authorization, secrets of peers, the application's clusters
 	}
-	p := ir.Proxy{
-		Clusters:  join(in.clusters, shared.Clusters),
-		Endpoints: shared.Endpoints,
-		Secrets:   join(shared.Secrets, in.peerSecrets()),
-		Routes:    in.routes,
-		Listeners: in.listeners(),
-	}
+	own = ir.Proxy{Clusters: in.clusters, Secrets: in.peerSecrets(), Routes: in.routes, Listeners: in.listeners()}
 	if w.Spec.OutboundPort != 0 {
-		p.Listeners = append(p.Listeners, tr.outboundListener(w))
-		p.Routes = join(shared.Routes, p.Routes)
+		own.Listeners = append(own.Listeners, tr.outboundListener(w))
+		shared = tr.outbound()
 	}
-	p.Listeners = append(p.Listeners, tr.upstreamListeners(w)...)
-	return p
+	own.Listeners = append(own.Listeners, tr.upstreamListeners(w)...)
+	return own, shared
 }
 
 // sharedIngress is what every ingress of the zone has in common.
-func (tr *Translator) sharedIngress() ir.Proxy {
-	return ir.Proxy{Clusters: tr.ingressClusters(), Endpoints: tr.ingressEndpoints()}
-}
-
-// zoneIngress: one listener per lane, all with the same chains.
-func (tr *Translator) zoneIngress(g topology.IngressProxy) ir.Proxy {
-	p := tr.ingress()
-	p.Listeners = tr.lanes(g)
-	return p
+func (tr *Translator) sharedIngress() *ir.Proxy {
+	return &ir.Proxy{Clusters: tr.ingressClusters(), Endpoints: tr.ingressEnds().Endpoints}
 }
 
 // join makes a new slice, so that shared ones are never appended to.
