@@ -91,6 +91,10 @@ func (b *builder) sortedIssues() []Issue {
 
 // decode keeps the resources that concern this zone, sorted by key, and reads their specs.
 func (b *builder) decode() {
+	decode := b.in.Decode
+	if decode == nil {
+		decode = func(r mesh.Resource) (any, error) { return policy.Decode(r.Kind, r.Spec) }
+	}
 	list := slices.Clone(b.in.Resources)
 	slices.SortFunc(list, func(x, y mesh.Resource) int { return x.Key.Compare(y.Key) })
 	for _, r := range list {
@@ -101,7 +105,7 @@ func (b *builder) decode() {
 		if _, known := policy.Lookup(string(r.Kind)); !known {
 			continue // its status is the federation's to report
 		}
-		spec, err := policy.Decode(r.Kind, r.Spec)
+		spec, err := decode(r)
 		if err != nil {
 			b.issue(r.Key, "not understood: %v", err)
 			continue

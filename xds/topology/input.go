@@ -23,6 +23,9 @@ type Input struct {
 	Remotes []Remote
 	// Roots are the trusted X.509 roots per trust domain, PEM, this zone's own among them.
 	Roots map[mesh.TrustDomain][]byte
+	// Decode reads the spec of a resource as policy.Decode does; a caller that remembers what it has read
+	// before sets it. Nil means policy.Decode. The specs are not changed.
+	Decode func(mesh.Resource) (any, error)
 }
 
 // Workload is one attested process with its sidecar.
