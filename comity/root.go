@@ -64,13 +64,14 @@ func must(err error) {
 
 // asFault gives cobra's own complaints their four parts.
 func asFault(err error) error {
-	if _, ok := errors.AsType[*fault.Error](err); ok {
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		f.Docs = firstOf(f.Docs, "docs/cli.md")
 		return err
 	}
 	text := err.Error()
 	for _, usageError := range []string{"unknown command", "accepts ", "requires ", "required flag", "unknown flag", "invalid argument"} {
 		if strings.HasPrefix(text, usageError) {
-			return &fault.Error{Code: "CLI-USAGE", What: text, Exit: fault.ExitUsage, Try: "comity help"}
+			return &fault.Error{Code: "CLI-USAGE", What: text, Exit: fault.ExitUsage, Try: "comity help", Docs: "docs/cli.md"}
 		}
 	}
 	return err

@@ -143,7 +143,7 @@ func startEnvoy(t *testing.T, bin string, server, client zone) string {
 		t.Fatal(err)
 	}
 	var log safeLog
-	cmd := exec.CommandContext(t.Context(), bin, "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning")
+	cmd := exec.CommandContext(t.Context(), bin, "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "warning")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -292,7 +292,7 @@ func (c *Client) unreachable(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
-	return &fault.Error{Code: "API-UNREACHABLE", What: "can't reach " + c.base.String(), Err: err, Exit: fault.ExitUnreachable,
+	return &fault.Error{Code: "API-UNREACHABLE", What: "can't reach " + c.base.String(), Err: err, Exit: fault.ExitUnreachable, Docs: "comity help contexts",
 		Try: "see that it runs and that the address is right"}
 }
 
@@ -308,7 +308,7 @@ func (c *Client) problem(res *http.Response) error {
 
 // fromProblem is the fault that a problem describes.
 func fromProblem(p Problem, status int) *fault.Error {
-	f := &fault.Error{Code: firstOf(p.Code, fmt.Sprintf("API-%d", status)), What: p.Title, Cause: p.Detail, Try: p.Try, Exit: exitCode(status)}
+	f := &fault.Error{Code: firstOf(p.Code, fmt.Sprintf("API-%d", status)), What: firstOf(p.Detail, p.Title), Try: p.Try, Docs: "docs/cli.md", Exit: exitCode(status)}
 	for _, e := range p.Errors {
 		line := e.Pointer + ": " + e.Message
 		if e.Hint != "" {

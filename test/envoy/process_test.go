@@ -77,7 +77,7 @@ func startEnvoy(t *testing.T, name string, resources []envoy.Resource, identity 
 		t.Fatal(err)
 	}
 	adminFile := filepath.Join(p.files.dir, "admin")
-	cmd := exec.Command(envoyPath(t), "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning",
+	cmd := exec.Command(envoyPath(t), "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "warning",
 		"--admin-address-path", adminFile, "--drain-time-s", strconv.Itoa(drainSeconds), "--drain-strategy", "immediate", "--parent-shutdown-time-s", "2")
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

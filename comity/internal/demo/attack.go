@@ -46,7 +46,11 @@ func forged(ctx context.Context, addr, sni, identity string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return tlsRequest(ctx, addr, sni, []tls.Certificate{cert})
+	how, err := tlsRequest(ctx, addr, sni, &cert)
+	if err == nil && strings.Contains(how, "certificate required") {
+		return how, errors.New("the forged certificate was never shown, so nothing was proven")
+	}
+	return how, err
 }
 
 // unexported asks an ingress for a service that its zone does not offer.
@@ -56,14 +60,21 @@ func unexported(ctx context.Context, addr, sni string) (string, error) {
 
 // tlsRequest reports how the peer refused. It does not verify the peer: an attacker would not either, and
 // what is under test is the peer's verification of the caller.
-func tlsRequest(ctx context.Context, addr, sni string, certs []tls.Certificate) (string, error) {
+func tlsRequest(ctx context.Context, addr, sni string, cert *tls.Certificate) (string, error) {
 	raw, err := dial(ctx, addr)
 	if err != nil {
 		return "", err
 	}
 	defer raw.Close()
 	c := tls.Client(raw, &tls.Config{
-		ServerName: sni, Certificates: certs, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
+		// Not Certificates: Go would keep back one whose CA the server does not list.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if cert == nil {
+				return new(tls.Certificate), nil
+			}
+			return cert, nil
+		},
+		ServerName: sni, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		InsecureSkipVerify: true, //nolint:gosec // the attacker's side: see above
 	})
 	if err := c.HandshakeContext(ctx); err != nil {

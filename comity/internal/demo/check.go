@@ -108,6 +108,10 @@ func (d *Demo) checkCrossZone(ctx context.Context) ([]string, error) {
 			}
 		}
 		facts = append(facts, "gRPC: pay@gcp-west saw "+o.Trail[2].Caller, "HTTP: ledger@onprem saw "+o.Trail[3].Caller)
+		if o.Journal == "" {
+			return facts, errors.New("the order was not entered in the journal, over TCP")
+		}
+		facts = append(facts, "TCP: the order was entered in the journal of "+o.Journal+", through a local port of pay's sidecar")
 		through, err := d.ingressConnections(ctx)
 		if err != nil {
 			return facts, err
@@ -116,7 +120,7 @@ func (d *Demo) checkCrossZone(ctx context.Context) ([]string, error) {
 			if through[zone] == 0 {
 				return facts, fmt.Errorf("no connection went through the ingress of %s", zone)
 			}
-			facts = append(facts, fmt.Sprintf("ingress of %s: %d connections passed through", zone, through[zone]))
+			facts = append(facts, fmt.Sprintf("ingress of %s: %d connections have passed through", zone, through[zone]))
 		}
 		return facts, nil
 	}

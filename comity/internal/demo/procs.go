@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -18,6 +19,8 @@ import (
 type procs struct {
 	logs  string // folder of one log file per process
 	start chan func()
+	// lost hears of a process that ended though nobody here asked it to.
+	lost func(name, how string)
 
 	mu  sync.Mutex
 	all map[string]*process
@@ -29,10 +32,12 @@ type process struct {
 	env  []string
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
+	// asked to end
+	asked atomic.Bool
 }
 
-func newProcs(logs string) *procs {
-	p := &procs{logs: logs, start: make(chan func()), all: map[string]*process{}}
+func newProcs(logs string, lost func(name, how string)) *procs {
+	p := &procs{logs: logs, lost: lost, start: make(chan func()), all: map[string]*process{}}
 	// The death signal fires when the *thread* that forked ends, so one locked thread forks them all.
 	go func() {
 		runtime.LockOSThread()
@@ -65,6 +70,9 @@ func (p *procs) run(name string, env []string, argv ...string) error {
 	p.mu.Unlock()
 	go func() {
 		_ = cmd.Wait() // how it ended is in its ProcessState
+		if !pr.asked.Load() {
+			p.lost(name, cmd.ProcessState.String())
+		}
 		close(pr.done)
 	}()
 	return nil
@@ -108,6 +116,7 @@ func (p *procs) exited(name string) error {
 // kill ends a process and its group at once, as kill -9 does, and waits until it is gone.
 func (p *procs) kill(name string) {
 	if pr := p.get(name); pr != nil {
+		pr.asked.Store(true)
 		_ = syscall.Kill(-pr.cmd.Process.Pid, syscall.SIGKILL)
 		<-pr.done
 	}
@@ -125,6 +134,7 @@ func (p *procs) restart(name string) error {
 // stop asks the named processes to end, all at once, and kills what has not ended when ctx does.
 func stop(ctx context.Context, all []*process) {
 	for _, pr := range all {
+		pr.asked.Store(true)
 		_ = pr.cmd.Process.Signal(syscall.SIGTERM)
 	}
 	for _, pr := range all {

@@ -95,6 +95,7 @@ type Hop struct {
 type Order struct {
 	Order   string `json:"order"`
 	Receipt string `json:"receipt,omitempty"`
+	Journal string `json:"journal,omitempty"` // the ledger that entered it over TCP
 	Trail   []Hop  `json:"trail"`
 	Error   string `json:"error,omitempty"`
 }

@@ -98,7 +98,9 @@ func (d *Demo) prepare() error {
 			continue
 		}
 		d.net, d.zones = n, thePlan(n)
-		d.procs = newProcs(filepath.Join(d.opts.Dir, "logs"))
+		d.procs = newProcs(filepath.Join(d.opts.Dir, "logs"), func(name, how string) {
+			fmt.Fprintf(d.opts.Out, "\n✗ %s ended by itself or was killed (%s); see %s\n", name, how, d.path("logs", name+".log"))
+		})
 		return l.Close()
 	}
 	return errors.New("no free network of loopback addresses in 127.0.0.0/8 found in 20 tries")
@@ -321,7 +323,10 @@ func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) er
 	if w.app == "pay" {
 		config["upstreams"] = []policy.Upstream{{Service: "ledger", Port: portJournal, LocalPort: via}}
 	}
-	if w.app == "web" || w.app == "cart" {
+	switch w.app {
+	case "web", "cart", "ledger":
+		config["healthCheck"] = policy.HealthCheck{Port: portApp, Path: "/healthz"}
+	case "pay": // gRPC
 		config["healthCheck"] = policy.HealthCheck{Port: portApp}
 	}
 	cfg, err := d.configure(w.name, config)

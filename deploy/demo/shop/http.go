@@ -31,6 +31,7 @@ type order struct {
 type answer struct {
 	Order   string `json:"order"`
 	Receipt string `json:"receipt,omitempty"`
+	Journal string `json:"journal,omitempty"` // the ledger that entered it over TCP
 	Trail   []hop  `json:"trail"`
 	Error   string `json:"error,omitempty"`
 }
@@ -104,6 +105,7 @@ func readOrder(w http.ResponseWriter, r *http.Request) (order, bool) {
 func (a app) webHandler() http.Handler {
 	c := a.client()
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", healthy)
 	mux.HandleFunc("POST /order", func(w http.ResponseWriter, r *http.Request) {
 		o, ok := readOrder(w, r)
 		if !ok {
@@ -117,6 +119,9 @@ func (a app) webHandler() http.Handler {
 	})
 	return mux
 }
+
+// healthy answers the sidecar's health check.
+func healthy(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }
 
 func (a app) finish(w http.ResponseWriter, r *http.Request, ans answer, err error) {
 	me := a.hop(callerOf(r.Header.Get("X-Forwarded-Client-Cert")))
@@ -136,6 +141,7 @@ func (a app) cartHandler() (http.Handler, func(), error) {
 	}
 	pay := shoppb.NewPayClient(conn)
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", healthy)
 	mux.HandleFunc("POST /checkout", func(w http.ResponseWriter, r *http.Request) {
 		o, ok := readOrder(w, r)
 		if !ok {
@@ -144,7 +150,7 @@ func (a app) cartHandler() (http.Handler, func(), error) {
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 		defer cancel()
 		res, err := pay.Charge(ctx, &shoppb.ChargeRequest{Order: o.Order, Cents: o.Cents})
-		ans := answer{Order: o.Order, Receipt: res.GetReceipt()}
+		ans := answer{Order: o.Order, Receipt: res.GetReceipt(), Journal: res.GetJournal()}
 		for _, h := range res.GetTrail() {
 			ans.Trail = append(ans.Trail, hop{Service: h.GetService(), Workload: h.GetWorkload(), Zone: h.GetZone(), Caller: h.GetCaller()})
 		}
@@ -153,7 +159,7 @@ func (a app) cartHandler() (http.Handler, func(), error) {
 	return mux, func() { _ = conn.Close() }, nil
 }
 
-// serveLedger writes entries down: over HTTP, and over a TCP journal that answers each line with "ok LINE".
+// serveLedger writes entries down: over HTTP, and over a TCP journal that answers each line with its name and the line.
 func (a app) serveLedger(ctx context.Context) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", a.journal)
 	if err != nil {
@@ -162,6 +168,7 @@ func (a app) serveLedger(ctx context.Context) error {
 	context.AfterFunc(ctx, func() { _ = l.Close() })
 	go a.journalLoop(l)
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", healthy)
 	mux.HandleFunc("POST /entry", func(w http.ResponseWriter, r *http.Request) {
 		o, ok := readOrder(w, r)
 		if !ok {
@@ -191,7 +198,7 @@ func (a app) journalLoop(l net.Listener) {
 				if err != nil {
 					return
 				}
-				if _, err := fmt.Fprintf(c, "ok %s", buf[:n]); err != nil {
+				if _, err := fmt.Fprintf(c, "%s %s", a.workload, buf[:n]); err != nil {
 					return
 				}
 			}

@@ -55,12 +55,13 @@ func (p *payServer) Charge(ctx context.Context, r *shoppb.ChargeRequest) (*shopp
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
+	entered := ""
 	if p.journal.via != "" {
-		if err := p.journal.write(ctx, r.GetOrder()); err != nil {
+		if entered, err = p.journal.write(ctx, r.GetOrder()); err != nil {
 			return nil, status.Error(codes.Unavailable, "journal: "+err.Error())
 		}
 	}
-	out := &shoppb.ChargeReply{Receipt: ans.Receipt, Trail: []*shoppb.Hop{{Service: p.role, Workload: p.workload, Zone: p.zone, Caller: caller}}}
+	out := &shoppb.ChargeReply{Receipt: ans.Receipt, Journal: entered, Trail: []*shoppb.Hop{{Service: p.role, Workload: p.workload, Zone: p.zone, Caller: caller}}}
 	for _, h := range ans.Trail {
 		out.Trail = append(out.Trail, &shoppb.Hop{Service: h.Service, Workload: h.Workload, Zone: h.Zone, Caller: h.Caller})
 	}
@@ -75,37 +76,38 @@ type journal struct {
 	in   *bufio.Reader
 }
 
-func (j *journal) write(ctx context.Context, line string) error {
+// write enters a line and returns which ledger took it.
+func (j *journal) write(ctx context.Context, line string) (ledger string, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	var err error
 	for range 2 {
 		if j.conn == nil {
 			if j.conn, err = (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", j.via); err != nil {
-				return err
+				return "", err
 			}
 			j.in = bufio.NewReader(j.conn)
 		}
-		if err = j.exchange(line); err == nil {
-			return nil
+		if ledger, err = j.exchange(line); err == nil {
+			return ledger, nil
 		}
 		_ = j.conn.Close()
 		j.conn = nil
 	}
-	return err
+	return "", err
 }
 
-func (j *journal) exchange(line string) error {
+func (j *journal) exchange(line string) (string, error) {
 	_ = j.conn.SetDeadline(time.Now().Add(2 * time.Second))
 	if _, err := fmt.Fprintln(j.conn, line); err != nil {
-		return err
+		return "", err
 	}
 	got, err := j.in.ReadString('\n')
 	if err != nil {
-		return err
+		return "", err
 	}
-	if want := "ok " + line + "\n"; got != want {
-		return fmt.Errorf("answered %q, not %q", got, want)
+	ledger, echo, _ := strings.Cut(strings.TrimSuffix(got, "\n"), " ")
+	if echo != line {
+		return "", fmt.Errorf("answered %q to %q", got, line)
 	}
-	return nil
+	return ledger, nil
 }

@@ -77,7 +77,7 @@ func startEnvoy(t *testing.T, first ...envoy.Resource) *realEnvoy {
 	if err := os.WriteFile(file, []byte(bootstrap), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary, "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "error")
+	cmd := exec.Command(binary, "-c", file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error")
 	cmd.Stdout, cmd.Stderr = testWriter{t}, testWriter{t}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

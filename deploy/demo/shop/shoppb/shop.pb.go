@@ -148,6 +148,7 @@ type ChargeReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Receipt       string                 `protobuf:"bytes,1,opt,name=receipt,proto3" json:"receipt,omitempty"`
 	Trail         []*Hop                 `protobuf:"bytes,2,rep,name=trail,proto3" json:"trail,omitempty"`
+	Journal       string                 `protobuf:"bytes,3,opt,name=journal,proto3" json:"journal,omitempty"` // the ledger that entered the order over TCP
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +197,13 @@ func (x *ChargeReply) GetTrail() []*Hop {
 	return nil
 }
 
+func (x *ChargeReply) GetJournal() string {
+	if x != nil {
+		return x.Journal
+	}
+	return ""
+}
+
 var File_deploy_demo_shop_shoppb_shop_proto protoreflect.FileDescriptor
 
 const file_deploy_demo_shop_shoppb_shop_proto_rawDesc = "" +
@@ -208,10 +216,11 @@ const file_deploy_demo_shop_shoppb_shop_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x16\n" +
-	"\x06caller\x18\x04 \x01(\tR\x06caller\"W\n" +
+	"\x06caller\x18\x04 \x01(\tR\x06caller\"q\n" +
 	"\vChargeReply\x12\x18\n" +
 	"\areceipt\x18\x01 \x01(\tR\areceipt\x12.\n" +
-	"\x05trail\x18\x02 \x03(\v2\x18.comity.demo.shop.v1.HopR\x05trail2U\n" +
+	"\x05trail\x18\x02 \x03(\v2\x18.comity.demo.shop.v1.HopR\x05trail\x12\x18\n" +
+	"\ajournal\x18\x03 \x01(\tR\ajournal2U\n" +
 	"\x03Pay\x12N\n" +
 	"\x06Charge\x12\".comity.demo.shop.v1.ChargeRequest\x1a .comity.demo.shop.v1.ChargeReplyB7Z5github.com/comity-mesh/comity/deploy/demo/shop/shoppbb\x06proto3"
 
