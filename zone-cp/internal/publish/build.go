@@ -35,7 +35,9 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	began := time.Now()
 	changed := p.takeIn(b)
 	in, zones, others := p.input(began)
+	in.Decode = p.specs.decode
 	t, issues := topology.Build(in)
+	p.specs.turn()
 	p.until = others.Until
 
 	var err error
@@ -104,7 +106,7 @@ func (p *Publisher) publishAll(t *topology.Topology, blamed map[mesh.ProxyID]bla
 		if before == nil {
 			before = p.views[p.assigned[x.ID]]
 		}
-		list, err := p.cache.Build(tr.Proxy(x))
+		list, err := p.cache.BuildWith(tr.Parts(x))
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("view %s of %s: %w", key, x.ID, err))
 			if next[key] = p.views[key]; next[key] == nil {
@@ -137,7 +139,7 @@ func (p *Publisher) withoutInvalid(key snapshot.ViewKey, list []envoy.Resource, 
 		}
 	}
 	bad := map[resourceName]bool{}
-	for _, i := range envoy.Validate(fresh) {
+	for _, i := range p.cache.Validate(fresh) {
 		bad[resourceName{i.Resource.Type, i.Resource.Name}] = true
 		p.cfg.Log.Error("a resource is not valid; the last good one stays", "view", string(key), "resource", i.Resource.String(), "error", i.Err)
 		p.invalid = append(p.invalid, invalidResource{string(key), i})
@@ -259,7 +261,7 @@ func (p *Publisher) publishEndpoints(t *topology.Topology, blamed map[mesh.Proxy
 			if v == nil {
 				continue // it has never been built: the next change of shape does
 			}
-			list, err := p.cache.Build(ir.Proxy{Endpoints: tr.Endpoints(x)})
+			list, err := p.cache.BuildWith(ir.Proxy{}, tr.SharedEndpoints(x))
 			failed = errors.Join(failed, err)
 			list = slices.DeleteFunc(list, func(r envoy.Resource) bool {
 				return v.resources[resourceName{r.Type, r.Name}].Version == r.Version

@@ -61,6 +61,7 @@ type Publisher struct {
 	// What follows belongs to the goroutine of Run.
 	cursor    mesh.Cursor
 	resources map[mesh.Key]mesh.Resource
+	specs     specs
 	bundle    identity.Bundle
 	tracker   *tracker
 	connected map[mesh.ProxyID]ads.Proxy
@@ -278,8 +279,10 @@ func (p *Publisher) zones() map[string]policy.Zone {
 		if k.Kind != mesh.KindZone || k.Origin != mesh.OriginGlobal {
 			continue
 		}
-		if z, err := policy.DecodeAs[policy.Zone](r); err == nil {
-			out[k.Name] = *z
+		if spec, err := p.specs.decode(r); err == nil {
+			if z, ok := spec.(*policy.Zone); ok {
+				out[k.Name] = *z
+			}
 		}
 	}
 	return out
