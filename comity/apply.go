@@ -67,6 +67,11 @@ how long that took.`,
 				return err
 			}
 			took := time.Since(begin)
+			for _, z := range last.Zones {
+				if z.State == "Offline" {
+					s.say("zone %s is not connected; it gets the revision when it comes back", z.Zone)
+				}
+			}
 			if err := s.showApplied(res, dryRun, fmt.Sprintf("; %d/%d proxies in %d/%d zones, %d ms", last.Acked, last.Total, zonesDone(last), len(last.Zones), took.Milliseconds())); err != nil {
 				return err
 			}

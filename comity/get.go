@@ -108,6 +108,9 @@ func (s *shell) getCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(objects) > 0 && objects[0].Kind == mesh.KindWorkload && (s.output == formatTable || s.output == formatWide) {
+				return s.showWorkloads(cmd.Context(), r, objects, !noHeaders)
+			}
 			return s.show(objects, single, !noHeaders)
 		},
 	}
@@ -141,6 +144,40 @@ func (s *shell) getProxies(ctx context.Context, r *remote, sel selection, header
 	}
 	if s.output == formatName {
 		return nil
+	}
+	return t.write(s.out, s.output, headers)
+}
+
+// showWorkloads lists workloads with what their zones say of their sidecars: a workload is as healthy as it
+// looks from there.
+func (s *shell) showWorkloads(ctx context.Context, r *remote, objects []client.Object, headers bool) error {
+	proxies, err := r.Proxies(ctx, "")
+	if err != nil {
+		return err
+	}
+	type at struct{ zone, namespace, name string }
+	health := map[at]string{}
+	for _, p := range proxies {
+		word := "HEALTHY"
+		switch {
+		case !p.Connected:
+			word = "DISCONNECTED"
+		case !p.Healthy:
+			word = "UNHEALTHY"
+		}
+		health[at{p.Zone, p.Proxy.Namespace, p.Proxy.Name}] = word
+	}
+	t := table{columns: []string{"NAMESPACE", "NAME", "ZONE", "HEALTH", "SERVICE ACCOUNT", "AGE", "ADDRESS", "LABELS"}, wide: 2}
+	for _, o := range objects {
+		spec := decodeInto[mesh.Workload](o.Spec)
+		var labels []string
+		for k, v := range o.Metadata.Labels {
+			labels = append(labels, k+"="+v)
+		}
+		slices.Sort(labels)
+		zone := string(o.Metadata.Origin)
+		t.rows = append(t.rows, []string{o.Metadata.Namespace, o.Metadata.Name, zone, firstOf(health[at{zone, o.Metadata.Namespace, o.Metadata.Name}], "UNKNOWN"),
+			spec.ServiceAccount, age(o.Metadata.CreationTimestamp), fmt.Sprintf("%s:%d", spec.Address, spec.InboundPort), strings.Join(labels, ",")})
 	}
 	return t.write(s.out, s.output, headers)
 }

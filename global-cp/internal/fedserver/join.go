@@ -343,6 +343,7 @@ func (s *Server) admit(ctx context.Context, c *joinCall, resumed bool) (identity
 	s.relay(c.req.GetBundle())
 	err = s.setZone(ctx, c.zone, func(z *mesh.ZoneStatus) {
 		z.Joined, z.Incarnation, z.TrustDomain = true, c.incarnation, c.td
+		z.BundleSequence = c.bundle.Sequence
 		z.Version, z.CertificateExpires = c.req.GetVersion(), issued.Leaf.NotAfter
 	})
 	return issued, err
