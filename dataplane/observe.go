@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -81,35 +79,8 @@ func observe(a admin, health *telemetry.Health, reg *prometheus.Registry, m *age
 		ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 8 << 10,
 	}
-	countUnserved(s, m.unserved)
+	telemetry.CountUnserved(s, m.unserved)
 	return s
-}
-
-// countUnserved counts connections that were closed before any of their bytes made a request.
-func countUnserved(s *http.Server, unserved prometheus.Counter) {
-	type served struct{ yes atomic.Bool }
-	type key struct{}
-	var conns sync.Map // net.Conn -> *served
-	next := s.Handler
-	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		v := &served{}
-		conns.Store(c, v)
-		return context.WithValue(ctx, key{}, v)
-	}
-	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if v, ok := r.Context().Value(key{}).(*served); ok {
-			v.yes.Store(true)
-		}
-		next.ServeHTTP(w, r)
-	})
-	s.ConnState = func(c net.Conn, state http.ConnState) {
-		if state != http.StateClosed {
-			return
-		}
-		if v, ok := conns.LoadAndDelete(c); ok && !v.(*served).yes.Load() { //nolint:forcetypeassert // only *served is stored
-			unserved.Inc()
-		}
-	}
 }
 
 const maxHTTPConnections = 64

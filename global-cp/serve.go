@@ -86,6 +86,7 @@ func serve(ctx context.Context, s settings, stdout, stderr io.Writer, ready func
 		Handler: p.handler, TLSConfig: p.tls, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	telemetry.CountUnserved(server, telemetry.Refused(p.metrics).WithLabelValues("api"))
 	return lifecycle.Run(ctx, log, grace,
 		lifecycle.Component{Name: "compaction", Run: p.compact},
 		lifecycle.Component{Name: "federation", Run: func(ctx context.Context) error { return p.fed.Run(ctx, fedListener) }},

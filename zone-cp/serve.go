@@ -22,6 +22,7 @@ import (
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/handshake"
 	"github.com/comity-mesh/comity/internal/lifecycle"
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/internal/version"
@@ -86,7 +87,9 @@ func serve(ctx context.Context, s settings, logTo io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(append(ads.ServerOptions(), grpc.Creds(credentials.NewTLS(z.ca.ServerTLS(true))))...)
+	refused := telemetry.Refused(z.metrics)
+	creds := handshake.Counted(credentials.NewTLS(z.ca.ServerTLS(true)), refused.WithLabelValues("proxies"))
+	server := grpc.NewServer(append(ads.ServerOptions(), grpc.Creds(creds))...)
 	z.xds.Register(server)
 	enrolpb.RegisterEnrolmentServer(server, z.ca.Service(z.attend))
 
@@ -99,6 +102,7 @@ func serve(ctx context.Context, s settings, logTo io.Writer) (err error) {
 			return err
 		}
 	}
+	telemetry.CountUnserved(web, refused.WithLabelValues("api"))
 	log.InfoContext(ctx, "zone control plane", "version", version.Version, "trust_domain", l.TrustDomain,
 		"api", z.api.Addr().String(), "proxies", z.proxies.Addr().String(), "joined", z.fed.State().Joined())
 	return lifecycle.Run(ctx, log, stopWithin,

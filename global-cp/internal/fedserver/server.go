@@ -25,6 +25,7 @@ import (
 	"github.com/comity-mesh/comity/federation/federationpb"
 	"github.com/comity-mesh/comity/global-cp/internal/trust"
 	"github.com/comity-mesh/comity/identity"
+	"github.com/comity-mesh/comity/internal/handshake"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
@@ -75,7 +76,7 @@ func New(cfg Config) *Server {
 	config := identity.ServerTLS(cfg.Trust.ServerCertificate, cfg.Trust.Bundle(), onlyZones,
 		identity.TLSOptions{Now: cfg.Now, ClientCertOptional: true})
 	s.grpc = grpc.NewServer(
-		grpc.Creds(&counted{credentials.NewTLS(config), s.metrics.refusedHandshakes}),
+		grpc.Creds(handshake.Counted(credentials.NewTLS(config), s.metrics.refusedHandshakes)),
 		grpc.MaxRecvMsgSize(federation.MaxMessage),
 		grpc.MaxConcurrentStreams(16), // one session, and room for a renewal
 		grpc.ConnectionTimeout(helloLimit),
@@ -85,24 +86,6 @@ func New(cfg Config) *Server {
 	)
 	federationpb.RegisterFederationServer(s.grpc, s)
 	return s
-}
-
-// counted counts connections that were no TLS or not let in.
-type counted struct {
-	credentials.TransportCredentials
-	refused prometheus.Counter
-}
-
-func (c *counted) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	n, info, err := c.TransportCredentials.ServerHandshake(conn)
-	if err != nil {
-		c.refused.Inc()
-	}
-	return n, info, err
-}
-
-func (c *counted) Clone() credentials.TransportCredentials {
-	return &counted{c.TransportCredentials.Clone(), c.refused}
 }
 
 // Run serves the listener and does the chores until ctx ends, then says goodbye to the zones.

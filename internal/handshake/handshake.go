@@ -1,0 +1,32 @@
+// Package handshake counts the connections to a gRPC port that ended before they were let in: bytes that are no TLS,
+// peers that were refused, and those that fell silent.
+package handshake
+
+import (
+	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/credentials"
+)
+
+// Counted adds to refused every handshake that fails.
+func Counted(c credentials.TransportCredentials, refused prometheus.Counter) credentials.TransportCredentials {
+	return &counted{c, refused}
+}
+
+type counted struct {
+	credentials.TransportCredentials
+	refused prometheus.Counter
+}
+
+func (c *counted) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	n, info, err := c.TransportCredentials.ServerHandshake(conn)
+	if err != nil {
+		c.refused.Inc()
+	}
+	return n, info, err
+}
+
+func (c *counted) Clone() credentials.TransportCredentials {
+	return Counted(c.TransportCredentials.Clone(), c.refused)
+}
