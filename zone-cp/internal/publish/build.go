@@ -44,11 +44,12 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	clear(p.sound)
 	p.invalid = nil
 	blamed := map[mesh.ProxyID]blame{}
-	if p.last != nil && len(changed) == 0 && sameShape(*p.last, in) {
+	p.stale = false
+	if p.last != nil && len(changed) == 0 && len(p.isolations) == 0 && sameShape(*p.last, in) {
 		err = p.publishEndpoints(t, blamed)
 		p.metrics.builds.WithLabelValues("endpoints").Inc()
 	} else {
-		err = p.publishAll(t, blamed)
+		err = p.publishAll(t, p.translators(t, in), blamed)
 		p.metrics.builds.WithLabelValues("all").Inc()
 	}
 	if p.last = &in; err != nil {
@@ -60,8 +61,13 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 
 	p.follow(changed, blamed, began)
 	for _, i := range p.invalid {
-		p.tracker.reject(i.Resource.Sources, i.view, mesh.Rejection{Proxy: p.cfg.Zone, Resource: i.Resource.String(), Error: i.Err.Error()}, began)
+		said := mesh.Rejection{Proxy: p.cfg.Zone, Resource: i.Resource.String(), Error: i.Err.Error()}
+		name := resourceName{i.Resource.Type, i.Resource.Name}
+		if !p.isolate(snapshot.ViewKey(i.view), name, i.Resource.Sources, said, func(k mesh.Key) bool { _, now := changed[k]; return now }) {
+			p.tracker.reject(i.Resource.Sources, i.view, said, began)
+		}
 	}
+	p.settleIsolations()
 	p.noteIssues(issues, others)
 	for id := range p.picture.Agents {
 		p.touched[id] = struct{}{}
@@ -75,8 +81,10 @@ func (p *Publisher) takeIn(b batch) map[mesh.Key]edit {
 	p.cursor = b.cursor
 	for _, c := range b.changes {
 		k := c.Resource.Key
+		p.superseded(k)
 		if c.Deleted {
 			delete(p.resources, k)
+			delete(p.priors, k)
 		} else {
 			p.resources[k] = c.Resource
 		}
@@ -92,8 +100,7 @@ type edit struct {
 }
 
 // publishAll translates and builds every view, and publishes those that differ.
-func (p *Publisher) publishAll(t *topology.Topology, blamed map[mesh.ProxyID]blame) error {
-	tr := translate.New(t)
+func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.ViewKey) *translate.Translator, blamed map[mesh.ProxyID]blame) error {
 	proxies := t.Proxies()
 	next := make(map[snapshot.ViewKey]*view, len(p.views))
 	var failed error
@@ -106,7 +113,7 @@ func (p *Publisher) publishAll(t *topology.Topology, blamed map[mesh.ProxyID]bla
 		if before == nil {
 			before = p.views[p.assigned[x.ID]]
 		}
-		list, err := p.cache.BuildWith(tr.Parts(x))
+		list, err := p.cache.BuildWith(translator(key).Parts(x))
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("view %s of %s: %w", key, x.ID, err))
 			if next[key] = p.views[key]; next[key] == nil {
@@ -115,6 +122,9 @@ func (p *Publisher) publishAll(t *topology.Topology, blamed map[mesh.ProxyID]bla
 			continue
 		}
 		list = p.withoutInvalid(key, list, before)
+		if p.spoil != nil {
+			list = p.spoil(list)
+		}
 		next[key] = newView(list)
 		if err := p.server.Publish(key, p.cursor.Revision, list); err != nil {
 			failed = errors.Join(failed, err)

@@ -79,6 +79,13 @@ type Publisher struct {
 	invalid  []invalidResource
 	last     *topology.Input // of the last build; nil if that failed
 	until    time.Time       // when something in the picture ends by itself
+	// What Envoys refuse, view by view, and resources as they last were good (isolation).
+	isolations map[snapshot.ViewKey]*isolation
+	priors     map[mesh.Key]prior
+	heldWrites []store.RecordWrite // not yet in the store
+	stale      bool                // an isolation changed what is to be published
+	// spoil, in tests, breaks resources behind all validation.
+	spoil func([]envoy.Resource) []envoy.Resource
 
 	ready chan struct{} // closed after the first build
 }
@@ -95,6 +102,7 @@ func New(cfg Config) (*Publisher, error) {
 		connected: map[mesh.ProxyID]ads.Proxy{}, proxies: map[mesh.ProxyID]mesh.ProxyStatus{}, touched: map[mesh.ProxyID]struct{}{}, lagging: map[mesh.ProxyID]struct{}{},
 		cache: envoy.NewCache(), sound: map[string]bool{},
 		views: map[snapshot.ViewKey]*view{}, assigned: map[mesh.ProxyID]snapshot.ViewKey{},
+		isolations: map[snapshot.ViewKey]*isolation{}, priors: map[mesh.Key]prior{},
 		ready: make(chan struct{}),
 	}, nil
 }
@@ -111,6 +119,7 @@ func (p *Publisher) Observer() ads.Observer {
 		OnAck: func(id mesh.ProxyID, v snapshot.ViewKey, rev mesh.Revision) {
 			p.inbox.put(func() {
 				now := time.Now()
+				p.searched(v)
 				p.tracker.ack(id, string(v), rev, now)
 				if len(p.lagging) == 0 {
 					p.lagSince = now
@@ -144,7 +153,10 @@ func (p *Publisher) rejected(r ads.Rejection) {
 	name := r.Type.String() + " " + r.Name
 	p.cfg.Log.Warn("an Envoy refused a resource; the last good one stays", "proxy", r.Proxy.String(), "resource", name, "error", r.Error)
 	p.metrics.rejections.Inc()
-	p.tracker.reject(r.Sources, string(r.View), mesh.Rejection{Proxy: r.Proxy.String(), Resource: name, Error: r.Error}, time.Now())
+	said := mesh.Rejection{Proxy: r.Proxy.String(), Resource: name, Error: r.Error}
+	if !p.isolateRefused(r, said) {
+		p.tracker.reject(r.Sources, string(r.View), said, time.Now())
+	}
 	p.touched[r.Proxy] = struct{}{}
 }
 
@@ -179,6 +191,9 @@ func (p *Publisher) Run(ctx context.Context) error {
 		return err
 	}
 	p.begin(time.Now())
+	if err := p.restoreHeld(ctx); err != nil {
+		return err
+	}
 	wg.Go(func() { log.run(ctx) })
 	if err := p.build(ctx, log.take()); err != nil {
 		return err
@@ -204,6 +219,9 @@ func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
 		if !at.IsZero() {
 			timer.Reset(time.Until(at))
 		}
+		if p.stale {
+			timer.Reset(0)
+		}
 		rebuild := true
 		select {
 		case <-ctx.Done():
@@ -228,7 +246,7 @@ func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
 		for _, f := range p.inbox.take() {
 			f()
 		}
-		if rebuild {
+		if rebuild || p.stale {
 			batch := log.take()
 			if batch.err != nil {
 				return fmt.Errorf("follow the store: %w", batch.err)
@@ -240,6 +258,7 @@ func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
 				retry = time.Now().Add(time.Second)
 			}
 		}
+		p.saveHeld(ctx)
 		p.report()
 	}
 }

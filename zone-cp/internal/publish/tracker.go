@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -23,6 +24,9 @@ type tracker struct {
 	updated map[mesh.Key]struct{} // since the last take
 	// due is when something is to be told though nothing more happens, zero for never.
 	due time.Time
+	// blocked are, by view, the resources whose newest version is not in force there, or only on trial:
+	// no acknowledgement is theirs.
+	blocked map[string]map[mesh.Key]struct{}
 }
 
 type change struct {
@@ -45,13 +49,16 @@ type refusal struct {
 func newTracker(zone string) *tracker {
 	return &tracker{
 		zone: zone, changes: map[mesh.Key]*change{},
-		waiting: map[mesh.ProxyID]map[mesh.Key]struct{}{}, updated: map[mesh.Key]struct{}{},
+		waiting: map[mesh.ProxyID]map[mesh.Key]struct{}{}, updated: map[mesh.Key]struct{}{}, blocked: map[string]map[mesh.Key]struct{}{},
 	}
 }
 
 // restore puts a status back that was observed before a restart; nobody waits for it.
 func (t *tracker) restore(k mesh.Key, s mesh.ResourceStatus) {
-	s.Rejections = nil // a refused resource is refused again, or it is no longer wrong
+	if len(s.Rejections) > 0 {
+		// It is refused again, or it is no longer wrong.
+		s.Rejections, s.State = nil, mesh.StateApplied
+	}
 	t.changes[k] = &change{status: s}
 }
 
@@ -154,7 +161,7 @@ func (t *tracker) settle(k mesh.Key, c *change) {
 func (t *tracker) ack(p mesh.ProxyID, view string, revision mesh.Revision, now time.Time) {
 	for k := range t.waiting[p] {
 		c := t.changes[k]
-		if c.revision > revision || slices.ContainsFunc(c.refused, func(r refusal) bool { return r.view == view }) {
+		if _, blocked := t.blocked[view][k]; blocked || c.revision > revision || slices.ContainsFunc(c.refused, func(r refusal) bool { return r.view == view }) {
 			continue
 		}
 		delete(c.missing, p)
@@ -219,6 +226,27 @@ func (t *tracker) lift(view, name string) {
 			t.updated[k] = struct{}{}
 		}
 	}
+}
+
+// liftOf forgets what was refused of one resource in a view.
+func (t *tracker) liftOf(k mesh.Key, view string) {
+	if c := t.changes[k]; c != nil {
+		c.refused = slices.DeleteFunc(c.refused, func(o refusal) bool { return o.view == view })
+		t.updated[k] = struct{}{}
+	}
+}
+
+// block says which resources acknowledgements of a view are not for.
+func (t *tracker) block(view string, keys map[mesh.Key]struct{}) {
+	if delete(t.blocked, view); len(keys) > 0 {
+		t.blocked[view] = maps.Clone(keys)
+	}
+}
+
+// settled reports whether all proxies that a resource concerned have acknowledged it as it is now.
+func (t *tracker) settled(k mesh.Key) bool {
+	c := t.changes[k]
+	return c != nil && len(c.missing) == 0 && len(c.refused) == 0
 }
 
 // noteAll sets what the zone itself has to say about resources that are in force, and takes back what

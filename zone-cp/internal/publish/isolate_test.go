@@ -1,0 +1,152 @@
+package publish
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/envoy"
+)
+
+// reason is in what Envoy says of what spoil makes.
+const reason = "domain"
+
+// spoil breaks every route table in which the word is: a domain twice is well-formed, and Envoy
+// refuses it. Other than a real fault it is not in what people wrote, because what they could write wrong
+// is found before.
+func spoil(t *testing.T, word string) func([]envoy.Resource) []envoy.Resource {
+	return func(list []envoy.Resource) []envoy.Resource {
+		list = slices.Clone(list)
+		for i, r := range list {
+			if r.Type != envoy.TypeRoute || !bytes.Contains(r.Body, []byte(word)) {
+				continue
+			}
+			var table routev3.RouteConfiguration
+			if err := proto.Unmarshal(r.Body, &table); err != nil {
+				t.Error(err)
+				return list
+			}
+			twin := proto.Clone(table.VirtualHosts[0]).(*routev3.VirtualHost)
+			twin.Name = "twin"
+			table.VirtualHosts = append(table.VirtualHosts, twin)
+			body, err := proto.Marshal(&table)
+			if err != nil {
+				t.Error(err)
+				return list
+			}
+			list[i].Body, list[i].Version = body, r.Version+"-spoiled"
+			if bad := envoy.Validate(list[i : i+1]); len(bad) > 0 {
+				t.Errorf("validation finds it: %v", bad[0].Err)
+			}
+		}
+		return list
+	}
+}
+
+func service(t *testing.T, name string) mesh.Resource {
+	return made(t, mesh.KindService, name, policy.Service{Selector: map[string]string{"app": name}, Ports: []policy.ServicePort{{Port: 80, TargetPort: 8080, AppProtocol: "http"}}})
+}
+
+// routed makes Envoy answer a path of a service by itself: its backend is not there.
+func routed(t *testing.T, name, service, path string) mesh.Resource {
+	return made(t, mesh.KindHTTPRoute, name, map[string]any{
+		"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": service, "port": 80}},
+		"rules": []any{map[string]any{
+			"matches":     []any{map[string]any{"path": map[string]any{"type": "Exact", "value": path}}},
+			"backendRefs": []any{map[string]any{"name": "nowhere", "port": 80}},
+		}},
+	})
+}
+
+func allowPath(t *testing.T, name, path string) mesh.Resource {
+	return made(t, mesh.KindAuthorizationPolicy, name, policy.AuthorizationPolicy{
+		TargetRef: &policy.TargetRef{Kind: "Service", Name: "web"}, Action: policy.Allow,
+		Rules: []policy.Rule{{To: []policy.Operation{{Paths: []string{path}}}}},
+	})
+}
+
+// TestOneBadResourceIsRefusedAlone: what an Envoy refuses for a reason that no validation knows costs
+// nobody else anything, though it shares a route table with all the others.
+func TestOneBadResourceIsRefusedAlone(t *testing.T) {
+	r := newRunning(t, spoil(t, "/planted"))
+	r.run()
+	services := []mesh.Resource{service(t, "web"), service(t, "cart"), service(t, "pay"), service(t, "ledger")}
+	other := routed(t, "other", "ledger", "/ledger")
+	r.apply(append(slices.Clone(services), other, routed(t, "good", "cart", "/v1"), routed(t, "bad", "pay", "/v1"), routed(t, "fine", "web", "/v1"))...)
+	r.envoy()
+	const cart, pay, web, ledger = "cart.shop.svc.clusterset.local", "pay.shop.svc.clusterset.local", "web.shop.svc.clusterset.local", "ledger.shop.svc.clusterset.local"
+	r.answers(cart, "/v1", "NO-BACKEND")
+	r.answers(pay, "/v1", "NO-BACKEND")
+
+	good, bad, fine := routed(t, "good", "cart", "/v2"), routed(t, "bad", "pay", "/planted"), routed(t, "fine", "web", "/v2")
+	t.Run("with others in the same apply", func(t *testing.T) {
+		r.t = t
+		r.apply(good, bad, fine)
+		s := r.refused(bad, reason)
+		if s.Acked == s.Total {
+			t.Errorf("refused, and yet acknowledged by all: %+v", s)
+		}
+		r.clean(good, fine, other)
+		r.clean(services...)
+		r.answers(cart, "/v2", "NO-BACKEND")
+		r.answers(cart, "/v1", "NO-ROUTE")
+		r.answers(web, "/v2", "NO-BACKEND")
+		r.answers(pay, "/v1", "NO-BACKEND") // the last good version
+		r.answers(pay, "/planted", "NO-ROUTE")
+	})
+	t.Run("later changes of others are not held up", func(t *testing.T) {
+		r.t = t
+		good = routed(t, "good", "cart", "/v3")
+		r.apply(good)
+		r.clean(good)
+		r.answers(cart, "/v3", "NO-BACKEND")
+		r.refused(bad, reason)
+	})
+	t.Run("after a restart it is known", func(t *testing.T) {
+		r.t = t
+		r.stop()
+		r.run()
+		other = routed(t, "other", "ledger", "/ledger2")
+		r.apply(other)
+		r.clean(other)
+		r.clean(services...)
+		r.answers(ledger, "/ledger2", "NO-BACKEND")
+		r.answers(pay, "/v1", "NO-BACKEND")
+		r.refused(bad, reason)
+	})
+	t.Run("one that is new and bad", func(t *testing.T) {
+		r.t = t
+		created := routed(t, "created", "cart", "/planted2")
+		good = routed(t, "good", "cart", "/v4")
+		r.apply(good, created)
+		r.refused(created, reason)
+		r.clean(good)
+		r.answers(cart, "/v4", "NO-BACKEND")
+		r.answers(cart, "/planted2", "NO-ROUTE")
+		r.refused(bad, reason)
+	})
+	t.Run("the cure lifts it", func(t *testing.T) {
+		r.t = t
+		bad = routed(t, "bad", "pay", "/v5")
+		r.apply(bad)
+		r.clean(bad)
+		r.answers(pay, "/v5", "NO-BACKEND")
+		r.answers(pay, "/v1", "NO-ROUTE")
+	})
+	t.Run("a policy beside a policy of the same service", func(t *testing.T) {
+		r.t = t
+		first, second := allowPath(t, "first", "/a"), allowPath(t, "second", "/planted")
+		r.apply(first, second)
+		r.refused(second, reason)
+		r.clean(first)
+		r.clean(services...)
+		second = allowPath(t, "second", "/b")
+		r.apply(second)
+		r.clean(first, second)
+	})
+}
