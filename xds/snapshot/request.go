@@ -46,6 +46,7 @@ func UnmarshalRequest(b []byte, r *Request) error {
 	)
 	*r = Request{}
 	all := string(b) // names are parts of it
+	var from peer
 	off := 0
 	for off < len(b) {
 		num, typ, n := protowire.ConsumeTag(b[off:])
@@ -69,7 +70,7 @@ func UnmarshalRequest(b []byte, r *Request) error {
 		var err error
 		switch num {
 		case node:
-			err = r.node(v)
+			err = from.read(v)
 		case typeURL:
 			r.TypeURL, err = checked(text)
 		case subscribe:
@@ -88,6 +89,7 @@ func UnmarshalRequest(b []byte, r *Request) error {
 			return fmt.Errorf("discovery request: %w", err)
 		}
 	}
+	r.NodeID, r.NodeVersion = from.id, from.version()
 	return nil
 }
 
@@ -137,42 +139,68 @@ func (r *Request) initial(entry []byte, text string) error {
 	return nil
 }
 
-func (r *Request) node(b []byte) error {
+// peer is what is read of a Node. Like all messages it may come in pieces that add up.
+type peer struct {
+	id    string
+	text  string     // user_agent_version
+	build *[4]uint32 // user_agent_build_version, where it is the newer: major, minor and patch from 1
+	known bool       // the build has a version
+}
+
+func (p *peer) version() string {
+	switch {
+	case p.build == nil:
+		return p.text
+	case p.known:
+		return fmt.Sprintf("%d.%d.%d", p.build[1], p.build[2], p.build[3])
+	}
+	return ""
+}
+
+func (p *peer) read(b []byte) error {
 	const (
 		nodeID           = 1
 		userAgentVersion = 7
 		userAgentBuild   = 8
 	)
 	return eachField(b, func(num protowire.Number, _ uint64, b []byte) error {
+		if b == nil { // a number, which none of these is
+			return nil
+		}
 		var err error
 		switch num {
 		case nodeID:
-			r.NodeID, err = checked(string(b))
+			p.id, err = checked(string(b))
 		case userAgentVersion:
-			r.NodeVersion, err = checked(string(b))
+			p.text, err = checked(string(b))
+			p.build, p.known = nil, false
 		case userAgentBuild:
-			return eachField(b, func(num protowire.Number, _ uint64, b []byte) error {
-				if num != 1 { // BuildVersion.version
-					return nil
-				}
-				var parts [4]uint64 // SemanticVersion: major_number, minor_number, patch
-				err := eachField(b, func(num protowire.Number, v uint64, _ []byte) error {
-					if num > 0 && int(num) < len(parts) {
-						parts[num] = v
-					}
-					return nil
-				})
-				r.NodeVersion = fmt.Sprintf("%d.%d.%d", parts[1], parts[2], parts[3])
-				return err
-			})
+			if p.build == nil {
+				p.build = new([4]uint32)
+			}
+			return eachField(b, p.readBuild)
 		}
 		return err
 	})
 }
 
+// readBuild reads a field of a BuildVersion.
+func (p *peer) readBuild(num protowire.Number, _ uint64, b []byte) error {
+	if num != 1 || b == nil { // BuildVersion.version
+		return nil
+	}
+	p.known = true
+	return eachField(b, func(num protowire.Number, v uint64, b []byte) error {
+		if b == nil && num > 0 && int(num) < len(p.build) {
+			p.build[num] = uint32(v) //nolint:gosec // as protobuf does
+		}
+		return nil
+	})
+}
+
 func (r *Request) refusal(b []byte) error {
 	return eachField(b, func(num protowire.Number, _ uint64, b []byte) error {
-		if num == 2 { // google.rpc.Status.message
+		if num == 2 && b != nil { // google.rpc.Status.message
 			r.Error = strings.ToValidUTF8(string(b[:min(len(b), maxErrorText)]), "")
 		}
 		return nil
