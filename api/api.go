@@ -47,6 +47,9 @@ type Config struct {
 	// Routes, when not nil, adds operations below /api/v1. They are authenticated like all others: a viewer
 	// may GET, an admin may do everything.
 	Routes func(huma.API, Authorizer)
+	// Stopping, when not nil, is closed when the program stops: watches and status streams end, and their
+	// readers resume elsewhere, while all other requests go on to their end.
+	Stopping <-chan struct{}
 	// MaxStreams bounds watches and status streams at one time; 0 means 512.
 	MaxStreams int
 }

@@ -42,7 +42,8 @@ func start(t *testing.T, change func(*api.Config)) *env {
 		t.Fatal(err)
 	}
 	tokens := api.NewTokens(st, nil)
-	token, err := tokens.EnsureBootstrapAdmin(t.Context())
+	var token string
+	err = tokens.EnsureBootstrapAdmin(t.Context(), func(made string) error { token = made; return nil })
 	if err != nil || token == "" {
 		t.Fatalf("bootstrap: %q, %v", token, err)
 	}

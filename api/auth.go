@@ -94,19 +94,25 @@ func NewTokens(records store.Records, now func() time.Time) *Tokens {
 	return &Tokens{records: records, now: now}
 }
 
-// EnsureBootstrapAdmin makes the first admin's token and returns it, this once. If there is any
-// token already, it returns "".
-func (t *Tokens) EnsureBootstrapAdmin(ctx context.Context) (string, error) {
+// EnsureBootstrapAdmin makes the first admin's token, unless there is any token already. keep is given the
+// token before it comes into force, so that a crash between the two costs nothing: the next start makes
+// another one. If keep fails there is no token.
+func (t *Tokens) EnsureBootstrapAdmin(ctx context.Context, keep func(token string) error) error {
 	list, _, err := t.records.ListRecords(ctx, bucketTokens, "")
 	if err != nil || len(list) > 0 {
-		return "", err
+		return err
 	}
 	// Replicas race for the fixed id; one wins.
-	token, _, err := t.create(ctx, "bootstrap", "admin", RoleAdmin, 0)
-	if errors.Is(err, store.ErrConflict) {
-		return "", nil
+	const id = "bootstrap"
+	token, rec := t.make(id, "admin", RoleAdmin, 0)
+	if err := keep(token); err != nil {
+		return fmt.Errorf("keep the first admin's token: %w", err)
 	}
-	return token, err
+	err = t.put(ctx, id, rec)
+	if errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("another replica made the first admin's token at the same time, and the one kept here is void: %w", err)
+	}
+	return err
 }
 
 // Create makes a token; ttl 0 means without end. The secret is in the answer and nowhere else.
@@ -121,8 +127,8 @@ func (t *Tokens) Create(ctx context.Context, name string, role Role, ttl time.Du
 		return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/ttlSeconds", Code: CodeInvalid, Message: "must be from 0 to 10 years"}})
 	}
 	id := strings.ToLower(rand.Text()[:12])
-	token, rec, err := t.create(ctx, id, name, role, ttl)
-	if err != nil {
+	token, rec := t.make(id, name, role, ttl)
+	if err := t.put(ctx, id, rec); err != nil {
 		return client.APIToken{}, err
 	}
 	out := rec.wire(id)
@@ -130,7 +136,8 @@ func (t *Tokens) Create(ctx context.Context, name string, role Role, ttl time.Du
 	return out, nil
 }
 
-func (t *Tokens) create(ctx context.Context, id, name string, role Role, ttl time.Duration) (string, tokenRecord, error) {
+// make makes a token's text and what is kept of it.
+func (t *Tokens) make(id, name string, role Role, ttl time.Duration) (string, tokenRecord) {
 	var secret [32]byte
 	rand.Read(secret[:]) //nolint:errcheck // never fails
 	text := base64.RawURLEncoding.EncodeToString(secret[:])
@@ -138,14 +145,19 @@ func (t *Tokens) create(ctx context.Context, id, name string, role Role, ttl tim
 	if ttl > 0 {
 		rec.Expires = rec.Created.Add(ttl)
 	}
+	return tokenPrefix + id + "_" + text, rec
+}
+
+// put brings a new token into force.
+func (t *Tokens) put(ctx context.Context, id string, rec tokenRecord) error {
 	value, err := json.Marshal(rec)
 	if err != nil {
-		return "", rec, err
+		return err
 	}
 	if _, err := t.records.PutRecords(ctx, bucketTokens, store.RecordWrite{Key: id, Value: value, IfVersion: new(uint64)}); err != nil {
-		return "", rec, fmt.Errorf("store a token: %w", err)
+		return fmt.Errorf("store a token: %w", err)
 	}
-	return tokenPrefix + id + "_" + text, rec, nil
+	return nil
 }
 
 // List returns all tokens without their secrets.

@@ -2,7 +2,9 @@ package api_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/comity-mesh/comity/api"
+	"github.com/comity-mesh/comity/store/sqlitestore"
 )
 
 func TestTokens(t *testing.T) {
@@ -24,8 +27,9 @@ func TestTokens(t *testing.T) {
 			})
 		}
 	})
-	if again, err := e.tokens.EnsureBootstrapAdmin(t.Context()); err != nil || again != "" {
-		t.Fatalf("a second bootstrap token: %q, %v", again, err)
+	err := e.tokens.EnsureBootstrapAdmin(t.Context(), func(string) error { t.Error("a second bootstrap token"); return nil })
+	if err != nil {
+		t.Fatal(err)
 	}
 	e.want(e.call("POST", "/api/v1/tokens", `{"name":"ops","role":"root"}`), 422, api.CodeInvalid)
 	e.want(e.call("POST", "/api/v1/tokens", `{"name":"Not A Label","role":"viewer"}`), 422, api.CodeInvalid)
@@ -104,5 +108,29 @@ func TestNewRefuses(t *testing.T) {
 		if _, err := api.New(c); err == nil {
 			t.Errorf("%+v was accepted", c)
 		}
+	}
+}
+
+// A token that could not be kept, or whose keeper died, is nobody's: the next start makes another.
+func TestBootstrapAfterACrash(t *testing.T) {
+	st, err := sqlitestore.Open(t.Context(), filepath.Join(t.TempDir(), "x.db"), sqlitestore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	tokens := api.NewTokens(st, nil)
+	var lost, kept string
+	died := errors.New("died")
+	if err := tokens.EnsureBootstrapAdmin(t.Context(), func(s string) error { lost = s; return died }); !errors.Is(err, died) {
+		t.Fatal(err)
+	}
+	if err := tokens.EnsureBootstrapAdmin(t.Context(), func(s string) error { kept = s; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tokens.Check(t.Context(), lost); err == nil {
+		t.Error("the lost token is valid")
+	}
+	if p, err := tokens.Check(t.Context(), kept); err != nil || p.Role != api.RoleAdmin {
+		t.Errorf("%+v, %v", p, err)
 	}
 }

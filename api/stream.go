@@ -78,7 +78,17 @@ func (s *server) stream(run func(ctx context.Context, e *events) error) (*huma.S
 		w.Header().Set("X-Accel-Buffering", "no") // proxies must not hold events back
 		w.WriteHeader(http.StatusOK)
 		e := &events{w: w, rc: http.NewResponseController(w)}
-		ctx := hc.Context()
+		ctx, cancel := context.WithCancel(hc.Context())
+		defer cancel()
+		if s.cfg.Stopping != nil {
+			go func() {
+				select {
+				case <-s.cfg.Stopping:
+					cancel()
+				case <-ctx.Done():
+				}
+			}()
+		}
 		if e.rc.Flush() != nil {
 			return
 		}

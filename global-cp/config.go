@@ -10,6 +10,7 @@ import (
 
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store/retain"
 )
 
 const program = "global-cp"
@@ -39,7 +40,8 @@ type apiSettings struct {
 
 type retentionSettings struct {
 	Revisions uint64        `json:"revisions" usage:"revisions kept in the change log; a zone that was away for longer gets a snapshot"`
-	Every     time.Duration `json:"every" usage:"how often older revisions are dropped"`
+	History   time.Duration `json:"history" usage:"how long it is kept who changed what"`
+	Every     time.Duration `json:"every" usage:"how often what is older is dropped"`
 }
 
 func defaults() settings {
@@ -47,7 +49,7 @@ func defaults() settings {
 		TrustDomain: "global.comity.internal",
 		DataDir:     "global-data",
 		Listen:      listenSettings{API: "127.0.0.1:7400", Federation: "127.0.0.1:7401"},
-		Retention:   retentionSettings{Revisions: 100_000, Every: 10 * time.Minute},
+		Retention:   retentionSettings(retain.Default()),
 	}
 }
 
@@ -80,12 +82,7 @@ func (s *settings) Validate() error {
 	if s.API.TLSCert == "" && !loopback(s.Listen.API) {
 		add("listen.api", errors.New("plain HTTP is for loopback only: set api.tlsCert and api.tlsKey"))
 	}
-	if s.Retention.Revisions < 100 {
-		add("retention.revisions", fmt.Errorf("%d is less than 100", s.Retention.Revisions))
-	}
-	if s.Retention.Every < time.Second {
-		add("retention.every", fmt.Errorf("%s is less than 1s", s.Retention.Every))
-	}
+	add("retention", retain.Policy(s.Retention).Check())
 	return errors.Join(errs...)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"net/http"
@@ -151,6 +152,38 @@ func TestAWholeGlobal(t *testing.T) {
 	_, again, _ := run(t, s)
 	if again.String() != "" {
 		t.Errorf("the second start printed %q", again)
+	}
+}
+
+// A reader that watches does not keep the program from ending.
+func TestStopsWithAWatcher(t *testing.T) {
+	s := testSettings(t)
+	s.AdminTokenFile = filepath.Join(t.TempDir(), "admin.token")
+	at, _, stop := run(t, s)
+	token, err := os.ReadFile(s.AdminTokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at.API+"/api/v1/zones?watch=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	r, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	in := bufio.NewScanner(r.Body)
+	if r.StatusCode != http.StatusOK || !in.Scan() {
+		t.Fatalf("%d %q", r.StatusCode, in.Text())
+	}
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took >= drain {
+		t.Errorf("stopping took %s", took)
+	}
+	for in.Scan() { // to the end
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -24,12 +25,15 @@ import (
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/internal/version"
 	"github.com/comity-mesh/comity/mesh"
-	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/store/retain"
 	"github.com/comity-mesh/comity/store/sqlitestore"
 )
 
 // grace is what all parts together have to stop in.
 const grace = 10 * time.Second
+
+// drain is what requests under way have of it.
+const drain = 2 * time.Second
 
 // addresses are where a running global listens.
 type addresses struct{ API, Federation string }
@@ -45,6 +49,7 @@ type parts struct {
 	metrics  *prometheus.Registry
 	handler  http.Handler
 	tls      *tls.Config
+	stopping chan struct{} // closed when the API stops
 }
 
 // serve runs global until ctx ends. ready, when not nil, is told where it listens.
@@ -53,7 +58,7 @@ func serve(ctx context.Context, s settings, stdout, stderr io.Writer, ready func
 	if err != nil {
 		return &fault.Error{Code: "CONFIG-LOG", What: "the log can't be written as asked", Err: err, Exit: fault.ExitUsage}
 	}
-	p := &parts{settings: s, log: log, metrics: telemetry.NewRegistry(program)}
+	p := &parts{settings: s, log: log, metrics: telemetry.NewRegistry(program), stopping: make(chan struct{})}
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
 		return &fault.Error{Code: "GLOBAL-DATA", What: "the data folder can't be made", Err: err, Docs: "docs/configuration.md"}
 	}
@@ -86,11 +91,12 @@ func serve(ctx context.Context, s settings, stdout, stderr io.Writer, ready func
 		Handler: p.handler, TLSConfig: p.tls, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	server.RegisterOnShutdown(sync.OnceFunc(func() { close(p.stopping) }))
 	telemetry.CountUnserved(server, telemetry.Refused(p.metrics).WithLabelValues("api"))
 	return lifecycle.Run(ctx, log, grace,
-		lifecycle.Component{Name: "compaction", Run: p.compact},
+		lifecycle.Component{Name: "retention", Run: p.retain},
 		lifecycle.Component{Name: "federation", Run: func(ctx context.Context) error { return p.fed.Run(ctx, fedListener) }},
-		lifecycle.HTTPServer("api", server, apiListener, 2*time.Second),
+		lifecycle.HTTPServer("api", server, apiListener, drain),
 	)
 }
 
@@ -140,7 +146,7 @@ func (p *parts) assemble(at addresses) error {
 	rest, err := api.New(api.Config{
 		Store: p.store, Mode: api.ModeGlobal, Tokens: p.tokens, Log: p.log.With(telemetry.KeyComponent, "api"),
 		Registerer: p.metrics, Version: version.Version,
-		Routes: func(h huma.API, authz api.Authorizer) { joinTokenRoutes(h, authz, p.fed) },
+		Routes: func(h huma.API, authz api.Authorizer) { joinTokenRoutes(h, authz, p.fed) }, Stopping: p.stopping,
 	})
 	if err != nil {
 		return err
@@ -162,40 +168,16 @@ func (p *parts) assemble(at addresses) error {
 
 // bootstrap makes the first admin's token, once in the life of the store.
 func (p *parts) bootstrap(ctx context.Context, stdout io.Writer) error {
-	token, err := p.tokens.EnsureBootstrapAdmin(ctx)
-	if err != nil {
-		return fmt.Errorf("the first admin's token: %w", err)
-	}
-	if token == "" {
-		return nil
-	}
-	if f := p.settings.AdminTokenFile; f != "" {
-		return identity.WriteFileAtomic(f, []byte(token+"\n"))
-	}
-	_, err = fmt.Fprintf(stdout, "admin token (shown this once): %s\n", token)
-	return err
-}
-
-// compact keeps the change log at its length.
-func (p *parts) compact(ctx context.Context) error {
-	tick := time.NewTicker(p.settings.Retention.Every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
+	return p.tokens.EnsureBootstrapAdmin(ctx, func(token string) error {
+		if f := p.settings.AdminTokenFile; f != "" {
+			return identity.WriteFileAtomic(f, []byte(token+"\n"))
 		}
-		if err := compactOnce(ctx, p.store, p.settings.Retention.Revisions); err != nil && ctx.Err() == nil {
-			p.log.WarnContext(ctx, "change log not compacted", "error", err)
-		}
-	}
-}
-
-func compactOnce(ctx context.Context, s store.Store, keep uint64) error {
-	head, err := s.Head(ctx)
-	if err != nil || uint64(head.Revision) <= keep {
+		_, err := fmt.Fprintf(stdout, "admin token (shown this once): %s\n", token)
 		return err
-	}
-	return s.Compact(ctx, head.Revision-mesh.Revision(keep))
+	})
+}
+
+// retain keeps the change log at its length and the history at its age.
+func (p *parts) retain(ctx context.Context) error {
+	return retain.Run(ctx, p.store, retain.Policy(p.settings.Retention), p.log)
 }

@@ -88,6 +88,9 @@ type Store interface {
 	// Compact forgets changes up to and including the revision; resources and history stay.
 	Compact(ctx context.Context, upTo mesh.Revision) error
 
+	// ForgetHistory forgets the history of before then; resources and the change log stay.
+	ForgetHistory(ctx context.Context, before time.Time) error
+
 	Records
 
 	// Close ends all watches and releases the engine.

@@ -3,13 +3,14 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/comity-mesh/comity/api"
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/fault"
@@ -20,7 +21,7 @@ import (
 )
 
 const (
-	maxBody         = 64 << 10
+	maxBody         = 64 << 10 // a join token is below 4 KiB
 	defaultTokenTTL = time.Hour
 	// syncLimit bounds how long a join waits for the first session to bring everything down.
 	syncLimit = 20 * time.Second
@@ -61,26 +62,22 @@ func apiTLS(s apiSettings) (*tls.Config, error) {
 }
 
 // join makes the zone join, and waits until the first session has brought down what global has.
-func (z *zone) join(ctx context.Context, body []byte) (any, error) {
-	var in client.JoinRequest
-	if err := readJSON(body, &in); err != nil {
-		return nil, err
-	}
+func (z *zone) join(ctx context.Context, in client.JoinRequest) (joinAnswer, error) {
 	done, err := z.fed.Join(ctx, strings.TrimSpace(in.Token))
 	if err != nil {
-		return nil, err
+		return joinAnswer{}, err
 	}
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, syncLimit)
 	defer cancel()
 	at, err := z.fed.Synced(limited)
 	if err != nil {
-		return nil, &fault.Error{Code: "JOIN-SYNC", What: "the zone has joined, but global's resources have not come down yet", Err: err, Exit: fault.ExitUnreachable,
+		return joinAnswer{}, &fault.Error{Code: "JOIN-SYNC", What: "the zone has joined, but global's resources have not come down yet", Err: err, Exit: fault.ExitUnreachable,
 			Try: "look at `comity zone describe " + z.Zone + "`; the zone goes on trying by itself"}
 	}
 	n, err := z.copies(ctx)
 	if err != nil {
-		return nil, err
+		return joinAnswer{}, err
 	}
 	done.Phases = append(done.Phases, fedclient.Phase{Name: "sync", OK: true, Detail: at.String(), MS: float64(time.Since(began).Microseconds()) / 1000})
 	return joinAnswer{Phases: done.Phases, JoinResult: client.JoinResult{
@@ -107,13 +104,9 @@ func (z *zone) copies(ctx context.Context) (int, error) {
 }
 
 // enrolmentToken makes a token with which sidecars or an ingress get their identity.
-func (z *zone) enrolmentToken(ctx context.Context, body []byte) (any, error) {
-	var in client.EnrolmentTokenRequest
-	if err := readJSON(body, &in); err != nil {
-		return nil, err
-	}
+func (z *zone) enrolmentToken(ctx context.Context, in client.EnrolmentTokenRequest) (client.EnrolmentToken, error) {
 	spec := ca.TokenSpec{
-		Role: in.Role, Namespace: in.Namespace, ServiceAccount: in.ServiceAccount,
+		Role: in.Role, Namespace: in.Namespace, ServiceAccount: in.ServiceAccount, Name: in.Name,
 		TTL: time.Duration(in.TTLSeconds) * time.Second, Limit: in.Limit,
 	}
 	if spec.TTL == 0 {
@@ -125,28 +118,21 @@ func (z *zone) enrolmentToken(ctx context.Context, body []byte) (any, error) {
 	token, err := z.ca.CreateToken(ctx, spec)
 	if err != nil {
 		if errors.Is(err, identity.ErrToken) {
-			return nil, &fault.Error{Code: "TOKEN-INVALID", What: "no such enrolment token can be made", Err: err, Exit: fault.ExitUsage}
+			return client.EnrolmentToken{}, &fault.Error{Code: "TOKEN-INVALID", What: "no such enrolment token can be made", Err: err, Exit: fault.ExitUsage}
 		}
-		return nil, err
+		return client.EnrolmentToken{}, err
 	}
 	text, err := token.Text()
 	if err != nil {
-		return nil, err
+		return client.EnrolmentToken{}, err
 	}
 	return client.EnrolmentToken{ID: token.ID, Token: text, Expires: token.Expires}, nil
 }
 
-func (z *zone) enrolmentTokens(ctx context.Context, _ []byte) (any, error) {
-	list, err := z.ca.Tokens(ctx)
-	return struct {
-		Items []ca.Token `json:"items"`
-	}{list}, err
-}
-
-func (z *zone) describe(ctx context.Context, _ []byte) (any, error) {
+func (z *zone) describe(ctx context.Context) (zoneAnswer, error) {
 	head, err := z.store.Head(ctx)
 	if err != nil {
-		return nil, err
+		return zoneAnswer{}, err
 	}
 	a := zoneAnswer{
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Incarnation: z.Incarnation, Pin: z.ca.Pin().String(), Revision: head.Revision,
@@ -160,34 +146,49 @@ func (z *zone) describe(ctx context.Context, _ []byte) (any, error) {
 	return a, nil
 }
 
-func readJSON(body []byte, into any) error {
-	d := json.NewDecoder(strings.NewReader(string(body)))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return &fault.Error{Code: "REQUEST-INVALID", What: "the request can't be read", Err: err, Exit: fault.ExitUsage}
-	}
-	return nil
+// enrolmentTokenList is the answer of GET /api/v1/enrolmenttokens: nothing that could enrol.
+type enrolmentTokenList struct {
+	Items []ca.Token `json:"items"`
 }
 
-// route adapts a handler of the zone's own: bounded JSON in, JSON or problem+json out.
-func (z *zone) route(status int, f func(context.Context, []byte) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-		if err != nil {
-			writeProblem(w, http.StatusRequestEntityTooLarge, &fault.Error{Code: "REQUEST-TOO-LARGE", What: "the request is too large"})
-			return
+// routes adds what only a zone has:
+//
+//	POST /api/v1/_join             client.JoinRequest -> 200 joinAnswer, when global's resources are down
+//	GET  /api/v1/_zone             zoneAnswer
+//	POST /api/v1/enrolmenttokens   client.EnrolmentTokenRequest -> 201 client.EnrolmentToken, with its text
+//	GET  /api/v1/enrolmenttokens   enrolmentTokenList, without the texts
+func (z *zone) routes(h huma.API, authz api.Authorizer) {
+	op := func(id, method, path, summary string, status int) huma.Operation {
+		return huma.Operation{
+			OperationID: id, Method: method, Path: "/api/v1/" + path, Summary: summary, Tags: []string{"Zone"}, DefaultStatus: status, MaxBodyBytes: maxBody,
 		}
-		out, err := f(r.Context(), body)
-		if err != nil {
-			z.log.WarnContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
-			writeProblem(w, statusOf(err), err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(out) // the reader has gone: nobody to tell
 	}
+	huma.Register(h, op("join", http.MethodPost, "_join", "Join a mesh with a token of its global", http.StatusOK),
+		func(ctx context.Context, in *struct{ Body client.JoinRequest }) (*struct{ Body joinAnswer }, error) {
+			if err := authz.Require(ctx, api.RoleAdmin); err != nil {
+				return nil, err
+			}
+			out, err := z.join(ctx, in.Body)
+			return &struct{ Body joinAnswer }{out}, z.problem(ctx, err)
+		})
+	huma.Register(h, op("describe-zone", http.MethodGet, "_zone", "What the zone is, and how it stands to global", http.StatusOK),
+		func(ctx context.Context, _ *struct{}) (*struct{ Body zoneAnswer }, error) {
+			out, err := z.describe(ctx)
+			return &struct{ Body zoneAnswer }{out}, z.problem(ctx, err)
+		})
+	huma.Register(h, op("create-enrolmenttoken", http.MethodPost, "enrolmenttokens", "Create a token with which sidecars or an ingress enrol; its text is shown this once", http.StatusCreated),
+		func(ctx context.Context, in *struct{ Body client.EnrolmentTokenRequest }) (*struct{ Body client.EnrolmentToken }, error) {
+			if err := authz.Require(ctx, api.RoleAdmin); err != nil {
+				return nil, err
+			}
+			out, err := z.enrolmentToken(ctx, in.Body)
+			return &struct{ Body client.EnrolmentToken }{out}, z.problem(ctx, err)
+		})
+	huma.Register(h, op("list-enrolmenttokens", http.MethodGet, "enrolmenttokens", "List the zone's enrolment tokens", http.StatusOK),
+		func(ctx context.Context, _ *struct{}) (*struct{ Body enrolmentTokenList }, error) {
+			list, err := z.ca.Tokens(ctx)
+			return &struct{ Body enrolmentTokenList }{enrolmentTokenList{list}}, z.problem(ctx, err)
+		})
 }
 
 func statusOf(err error) int {
@@ -213,16 +214,29 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-// writeProblem answers RFC 9457; what an unexpected error says stays in the log.
-func writeProblem(w http.ResponseWriter, status int, err error) {
-	p := client.Problem{Title: "the zone can't do this now", Status: status, Code: "INTERNAL"}
+// problem is an error answer in the form of the rest of the API.
+type problem struct{ client.Problem }
+
+func (p *problem) Error() string { return p.Title + ": " + p.Detail }
+
+// GetStatus implements huma.StatusError.
+func (p *problem) GetStatus() int { return p.Status }
+
+// ContentType implements huma.ContentTypeFilter.
+func (p *problem) ContentType(string) string { return "application/problem+json" }
+
+// problem makes an error's answer; what an unexpected one says stays in the log. nil stays nil.
+func (z *zone) problem(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	z.log.WarnContext(ctx, "a request failed", "error", err)
+	p := &problem{client.Problem{Type: "about:blank", Title: "the zone can't do this now", Status: statusOf(err), Code: api.CodeInternal, Try: "see the control plane's log"}}
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		p.Title, p.Code, p.Try, p.Detail = f.What, f.Code, f.Try, f.Cause
 		if p.Detail == "" && f.Err != nil {
 			p.Detail = f.Err.Error()
 		}
 	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(p) // the reader has gone: nobody to tell
+	return p
 }

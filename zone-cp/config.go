@@ -9,6 +9,7 @@ import (
 
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store/retain"
 	"github.com/comity-mesh/comity/zone-cp/internal/discovery/vm"
 )
 
@@ -28,7 +29,14 @@ type settings struct {
 	SealingKeyFile string              `json:"sealingKeyFile" usage:"file with the key that seals the zone's private keys; default: kek in dataDir. Keep it apart from backups"`
 	Lease          time.Duration       `json:"lease" usage:"how long a silent workload stays known; UNHEALTHY after half of it"`
 	LeafTTL        time.Duration       `json:"leafTTL" usage:"life of workloads' certificates"`
+	Retention      retentionSettings   `json:"retention"`
 	Log            telemetry.LogConfig `json:"log"`
+}
+
+type retentionSettings struct {
+	Revisions uint64        `json:"revisions" usage:"revisions kept in the change log; a watcher that was away for longer begins anew"`
+	History   time.Duration `json:"history" usage:"how long it is kept who changed what"`
+	Every     time.Duration `json:"every" usage:"how often what is older is dropped"`
 }
 
 type listenSettings struct {
@@ -47,10 +55,11 @@ type apiSettings struct {
 
 func defaults() settings {
 	return settings{
-		DataDir: "zone-data",
-		Listen:  listenSettings{API: "127.0.0.1:7402", Proxies: "127.0.0.1:7403"},
-		Lease:   vm.DefaultLease,
-		LeafTTL: 12 * time.Hour,
+		DataDir:   "zone-data",
+		Listen:    listenSettings{API: "127.0.0.1:7402", Proxies: "127.0.0.1:7403"},
+		Lease:     vm.DefaultLease,
+		LeafTTL:   12 * time.Hour,
+		Retention: retentionSettings(retain.Default()),
 	}
 }
 
@@ -87,6 +96,7 @@ func (s *settings) Validate() error {
 	if s.Lease < 3*time.Second || s.Lease > time.Hour {
 		add("lease", fmt.Errorf("%s is not between 3s and 1h", s.Lease))
 	}
+	add("retention", retain.Policy(s.Retention).Check())
 	if s.LeafTTL < time.Minute || s.LeafTTL > 7*24*time.Hour {
 		add("leafTTL", fmt.Errorf("%s is not between 1m and 168h", s.LeafTTL))
 	}

@@ -53,7 +53,7 @@ the disk survives.`,
 				if err != nil {
 					return err
 				}
-				return serve(cmd.Context(), c.Value, cmd.ErrOrStderr())
+				return serve(cmd.Context(), c.Value, cmd.ErrOrStderr(), nil)
 			},
 		},
 		&cobra.Command{

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,7 @@ import (
 	"github.com/comity-mesh/comity/internal/version"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store/retain"
 	"github.com/comity-mesh/comity/store/sqlitestore"
 	"github.com/comity-mesh/comity/zone-cp/internal/ads"
 	"github.com/comity-mesh/comity/zone-cp/internal/ca"
@@ -61,12 +63,13 @@ type zone struct {
 	xds       *ads.Server
 	fed       *fedclient.Client
 
-	proxies net.Listener
-	api     net.Listener
+	proxies  net.Listener
+	api      net.Listener
+	stopping chan struct{} // closed when the API stops
 }
 
-// serve runs the zone until ctx ends.
-func serve(ctx context.Context, s settings, logTo io.Writer) (err error) {
+// serve runs the zone until ctx ends. ready, when not nil, is told where its API listens.
+func serve(ctx context.Context, s settings, logTo io.Writer, ready func(apiAddress string)) (err error) {
 	l, made, err := initialise(s)
 	if err != nil {
 		return err
@@ -78,7 +81,7 @@ func serve(ctx context.Context, s settings, logTo io.Writer) (err error) {
 	if made {
 		log.InfoContext(ctx, "made the zone", "trust_domain", l.TrustDomain, "data_dir", s.DataDir)
 	}
-	z := &zone{life: l, cfg: s, log: log, metrics: telemetry.NewRegistry(program), health: &telemetry.Health{}}
+	z := &zone{life: l, cfg: s, log: log, metrics: telemetry.NewRegistry(program), health: &telemetry.Health{}, stopping: make(chan struct{})}
 	defer func() { err = errors.Join(err, z.close()) }()
 	if err := z.open(ctx); err != nil {
 		return err
@@ -102,10 +105,17 @@ func serve(ctx context.Context, s settings, logTo io.Writer) (err error) {
 			return err
 		}
 	}
+	web.RegisterOnShutdown(sync.OnceFunc(func() { close(z.stopping) }))
 	telemetry.CountUnserved(web, refused.WithLabelValues("api"))
 	log.InfoContext(ctx, "zone control plane", "version", version.Version, "trust_domain", l.TrustDomain,
 		"api", z.api.Addr().String(), "proxies", z.proxies.Addr().String(), "joined", z.fed.State().Joined())
+	if ready != nil {
+		ready(z.api.Addr().String())
+	}
 	return lifecycle.Run(ctx, log, stopWithin,
+		lifecycle.Component{Name: "retention", Run: func(ctx context.Context) error {
+			return retain.Run(ctx, z.store, retain.Policy(z.cfg.Retention), z.part("store"))
+		}},
 		lifecycle.Component{Name: "discovery", Run: func(ctx context.Context) error { return z.table.Run(ctx, z.store, z.Zone, z.part("discovery")) }},
 		lifecycle.Component{Name: "resolver", Run: z.resolver.Run},
 		lifecycle.Component{Name: "xds", Run: func(ctx context.Context) error { z.xds.Run(ctx); return nil }},
@@ -300,11 +310,11 @@ func adminTokenFile(s settings) string {
 }
 
 // keepAdminToken writes the first admin's token where only the operator reads it.
-func (z *zone) keepAdminToken(ctx context.Context, token string) error {
+func (z *zone) keepAdminToken(token string) error {
 	path := adminTokenFile(z.cfg)
 	if err := identity.WriteFileAtomic(path, []byte(token+"\n")); err != nil {
 		return fmt.Errorf("write the admin token: %w", err)
 	}
-	z.log.InfoContext(ctx, "made the first admin token", "file", path)
+	z.log.Info("made the first admin token", "file", path)
 	return nil
 }

@@ -53,7 +53,7 @@ type EnrolmentTokenRequest struct {
 	Role           mesh.Role `json:"role"` // sidecar or ingress
 	Namespace      string    `json:"namespace,omitempty"`
 	ServiceAccount string    `json:"serviceAccount,omitempty"`
-	Name           string    `json:"name,omitempty"`  // of an ingress; of a sidecar: only this workload, empty for any
+	Name           string    `json:"name,omitempty"`  // only this workload or ingress; empty for any
 	Limit          int       `json:"limit,omitempty"` // instances; 0 means 1
 	TTLSeconds     int       `json:"ttlSeconds,omitempty"`
 }

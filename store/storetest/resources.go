@@ -287,6 +287,21 @@ func testHistory(s *suite) {
 	if page, err := s.st.History(s.ctx, res("a", 0).Key, 1, 4); err != nil || len(page) != 1 || page[0].Revision != 3 {
 		s.Fatalf("second page %+v, %v", page, err)
 	}
+	if err := s.st.ForgetHistory(s.ctx, h[2].At); err != nil {
+		s.Fatal(err)
+	}
+	if kept, err := s.st.History(s.ctx, res("a", 0).Key, 0, 0); err != nil || len(kept) != 3 {
+		s.Fatalf("forgot too much: %+v, %v", kept, err)
+	}
+	if err := s.st.ForgetHistory(s.ctx, h[0].At.Add(time.Second)); err != nil {
+		s.Fatal(err)
+	}
+	if kept, err := s.st.History(s.ctx, res("a", 0).Key, 0, 0); err != nil || len(kept) != 0 {
+		s.Fatalf("forgot too little: %+v, %v", kept, err)
+	}
+	if _, err := s.st.Get(s.ctx, res("b", 0).Key); err != nil {
+		s.Fatal(err)
+	}
 }
 
 func testInvalid(s *suite) {

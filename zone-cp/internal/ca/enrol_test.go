@@ -1,6 +1,7 @@
 package ca_test
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -222,6 +223,34 @@ func TestEnrolIngress(t *testing.T) {
 	in, ok, err := r.Enrolled(t.Context(), p)
 	if err != nil || !ok || in.TokenID != tok.ID {
 		t.Errorf("instance %+v, %v, %v", in, ok, err)
+	}
+}
+
+// A token that names its proxy admits no other, whatever its role.
+func TestEnrolByName(t *testing.T) {
+	r := newRig(t)
+	c := r.pinned(t)
+	_, csr := newKey(t)
+	for _, spec := range []ca.TokenSpec{
+		{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: "web", Name: "web-1"},
+		{Role: mesh.RoleIngress, Name: "east-1"},
+	} {
+		spec.TTL, spec.Limit = time.Hour, 2
+		tok, err := r.CreateToken(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := mesh.ProxyID{Role: spec.Role, Namespace: spec.Namespace, Name: "other"}
+		_, err = c.Enrol(t.Context(), request(t, tok, c.exporter, csr, p))
+		wantCode(t, err, codes.PermissionDenied, ca.CodeTokenMismatch)
+		p.Name = spec.Name
+		if _, err := c.Enrol(t.Context(), request(t, tok, c.exporter, csr, p)); err != nil {
+			t.Errorf("%s: %v", p, err)
+		}
+	}
+	_, err := r.CreateToken(t.Context(), ca.TokenSpec{Role: mesh.RoleIngress, Name: "no/name", TTL: time.Hour, Limit: 1})
+	if !errors.Is(err, identity.ErrToken) {
+		t.Errorf("a token for no name: %v", err)
 	}
 }
 

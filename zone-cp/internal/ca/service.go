@@ -146,6 +146,8 @@ func (c *CA) admits(t Token, p mesh.ProxyID) error {
 		return refuse(CodeTokenMismatch, "the token is for role %s, not %s", t.Role, p.Role)
 	case t.Namespace != p.Namespace:
 		return refuse(CodeTokenMismatch, "the token is for namespace %q, not %q", t.Namespace, p.Namespace)
+	case t.Name != "" && t.Name != p.Name:
+		return refuse(CodeTokenMismatch, "the token is for %s, not %s", t.Name, p.Name)
 	case t.Revoked:
 		return refuse(CodeTokenRevoked, "the token was revoked")
 	case !c.cfg.Now().Before(t.Expires):

@@ -30,6 +30,7 @@ type TokenSpec struct {
 	Role           mesh.Role // sidecar or ingress
 	Namespace      string    // of a sidecar's workload
 	ServiceAccount string    // of a sidecar's workload
+	Name           string    // of the one workload or ingress that it admits; empty for any
 	TTL            time.Duration
 	Limit          int // how many instances may enrol with it
 }
@@ -41,6 +42,7 @@ type Token struct {
 	Role           mesh.Role         `json:"role"`
 	Namespace      string            `json:"namespace,omitempty"`
 	ServiceAccount string            `json:"serviceAccount,omitempty"`
+	Name           string            `json:"name,omitempty"`
 	Expires        time.Time         `json:"expires"`
 	Limit          int               `json:"limit"`
 	Used           int               `json:"used"`
@@ -63,6 +65,11 @@ func (c *CA) CreateToken(ctx context.Context, spec TokenSpec) (identity.EnrolTok
 	if spec.TTL < time.Minute || spec.TTL > maxTokenTTL {
 		return identity.EnrolToken{}, fmt.Errorf("%w: a lifetime of %s is not between 1 minute and 366 days", identity.ErrToken, spec.TTL)
 	}
+	if spec.Name != "" {
+		if err := mesh.CheckSubdomain(spec.Name); err != nil {
+			return identity.EnrolToken{}, fmt.Errorf("%w: name: %w", identity.ErrToken, err)
+		}
+	}
 	secret, err := identity.NewSecret()
 	if err != nil {
 		return identity.EnrolToken{}, err
@@ -84,7 +91,7 @@ func (c *CA) CreateToken(ctx context.Context, spec TokenSpec) (identity.EnrolTok
 		return identity.EnrolToken{}, err
 	}
 	rec := Token{
-		ID: id, Zone: t.Zone, Role: t.Role, Namespace: t.Namespace, ServiceAccount: t.ServiceAccount,
+		ID: id, Zone: t.Zone, Role: t.Role, Namespace: t.Namespace, ServiceAccount: t.ServiceAccount, Name: spec.Name,
 		Expires: t.Expires, Limit: t.Limit, PublicKey: pub, CreatedAt: now,
 	}
 	w, err := write(tokenKey+id, rec, 0)
@@ -95,7 +102,7 @@ func (c *CA) CreateToken(ctx context.Context, spec TokenSpec) (identity.EnrolTok
 		return identity.EnrolToken{}, fmt.Errorf("keep an enrolment token: %w", err)
 	}
 	c.cfg.Log.Info("made an enrolment token", "token", id, "role", t.Role, "namespace", t.Namespace,
-		"service_account", t.ServiceAccount, "limit", t.Limit, "expires", t.Expires)
+		"service_account", t.ServiceAccount, "name", spec.Name, "limit", t.Limit, "expires", t.Expires)
 	return t, nil
 }
 

@@ -1,0 +1,2 @@
+-- History is forgotten by age.
+CREATE INDEX history_at ON history (at);
