@@ -18,8 +18,9 @@ import (
 
 // Buckets of statuses (package mesh, status.go).
 const (
-	bucketZones  = "zones"
-	bucketStatus = "status/" // + zone
+	bucketZones     = "zones"
+	bucketStatus    = "status/"    // + zone
+	bucketRevisions = "revisions/" // + zone
 )
 
 // concerns reports whether a query selects a resource, labels aside.
@@ -260,6 +261,7 @@ func (s *server) progress(ctx context.Context, revision mesh.Revision) (*huma.St
 func (s *server) sendProgress(ctx context.Context, e *events, commit store.Commit, zones []string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	revisions := s.cfg.Store.WatchRecords(ctx, bucketRevisions)
 	statuses := s.cfg.Store.WatchRecords(ctx, bucketStatus)
 	sessions := s.cfg.Store.WatchRecords(ctx, bucketZones)
 	idle := time.NewTicker(keepAlive)
@@ -269,6 +271,7 @@ func (s *server) sendProgress(ctx context.Context, e *events, commit store.Commi
 	for {
 		var open bool
 		select {
+		case _, open = <-revisions:
 		case _, open = <-statuses:
 		case _, open = <-sessions:
 		case <-idle.C:
@@ -329,14 +332,27 @@ func (s *server) measure(ctx context.Context, commit store.Commit, zones []strin
 // stateOffline is of a zone that can't be waited for; it may come back at any time.
 const stateOffline = "Offline"
 
+// source names a revision of the store where resources were made.
+type source struct {
+	origin   mesh.Origin
+	revision mesh.Revision
+}
+
+// measureZone looks how far a commit is in one zone. What the zone says of the revision as a whole is
+// exact. Where it says nothing, or not of all the changes, their resources tell whether it is done: a newer
+// revision overtook this one on the way, or it is so old that the zone has forgotten.
 func (s *server) measureZone(ctx context.Context, commit store.Commit, zone string, zp *client.ZoneProgress) (concerned bool, err error) {
 	*zp = client.ZoneProgress{Zone: zone, State: string(mesh.StateApplied), Done: true}
+	parts := map[source][]store.Change{} // one, but for copies that arrived together
 	for _, ch := range commit.Changes {
-		if len(scope(ch.Resource, []string{zone})) == 0 {
-			continue
+		if len(scope(ch.Resource, []string{zone})) > 0 {
+			from := source{ch.Resource.Origin, ch.Resource.Changed}
+			parts[from] = append(parts[from], ch)
+			concerned = true
 		}
-		concerned = true
-		if err := s.measureOne(ctx, zp, ch); err != nil {
+	}
+	for from, changes := range parts {
+		if err := s.measurePart(ctx, zp, from, commit.At, changes); err != nil {
 			return false, err
 		}
 	}
@@ -351,14 +367,63 @@ func (s *server) measureZone(ctx context.Context, commit store.Commit, zone stri
 	return true, err
 }
 
-// measureOne adds one change to a zone's progress.
-func (s *server) measureOne(ctx context.Context, zp *client.ZoneProgress, ch store.Change) error {
-	pending := func() {
-		zp.Done = false
-		if zp.State != string(mesh.StateRejected) {
-			zp.State = string(mesh.StatePending)
+// measurePart adds a revision's changes to a zone's progress.
+func (s *server) measurePart(ctx context.Context, zp *client.ZoneProgress, from source, at time.Time, changes []store.Change) error {
+	word, found, err := s.revisionWord(ctx, zp.Zone, from, at)
+	if err != nil {
+		return err
+	}
+	if !found || word.Changes < len(changes) {
+		most := mesh.ResourceStatus{}
+		for _, ch := range changes {
+			if err := s.measureOne(ctx, zp, ch, &most); err != nil {
+				return err
+			}
+		}
+		if !found {
+			zp.Acked, zp.Total = zp.Acked+most.Acked, zp.Total+most.Total
+			return nil
 		}
 	}
+	zp.Acked, zp.Total = zp.Acked+word.Acked, zp.Total+word.Total
+	if word.State == mesh.StateRejected {
+		zp.State, zp.Message = string(word.State), why(mesh.ResourceStatus{Message: word.Message, Rejections: word.Rejections})
+		zp.Rejections = append(zp.Rejections, word.Rejections...)
+	}
+	if !word.Done {
+		behind(zp)
+	}
+	return nil
+}
+
+// behind notes that a zone is not done.
+func behind(zp *client.ZoneProgress) {
+	zp.Done = false
+	if zp.State != string(mesh.StateRejected) {
+		zp.State = string(mesh.StatePending)
+	}
+}
+
+// revisionWord reads what a zone says of a revision that was committed here at the time. What was written
+// before that is of an earlier life of the origin, with the same number.
+func (s *server) revisionWord(ctx context.Context, zone string, from source, at time.Time) (mesh.RevisionStatus, bool, error) {
+	var word mesh.RevisionStatus
+	rec, err := s.cfg.Store.GetRecord(ctx, bucketRevisions+zone, mesh.RevisionSlot(from.origin, from.revision))
+	if errors.Is(err, store.ErrNotFound) {
+		return word, false, nil
+	}
+	if err != nil {
+		return word, false, err
+	}
+	if err := json.Unmarshal(rec.Value, &word); err != nil {
+		return word, false, fmt.Errorf("revision %d in %s: %w", from.revision, zone, err)
+	}
+	return word, word.Origin == from.origin && word.Revision == from.revision && !rec.UpdatedAt.Before(at), nil
+}
+
+// measureOne adds what one resource's own status says of its change to a zone's progress. Its counts are of
+// the resource as it is now; most is the largest of several.
+func (s *server) measureOne(ctx context.Context, zp *client.ZoneProgress, ch store.Change, most *mesh.ResourceStatus) error {
 	var w mesh.ResourceStatus
 	rec, err := s.cfg.Store.GetRecord(ctx, bucketStatus+zp.Zone, ch.Resource.Key.String())
 	switch {
@@ -371,7 +436,7 @@ func (s *server) measureOne(ctx context.Context, zp *client.ZoneProgress, ch sto
 			}
 		}
 		if !ch.Deleted || s.cfg.Mode == ModeGlobal {
-			pending()
+			behind(zp)
 		}
 		return nil
 	case err != nil:
@@ -384,12 +449,14 @@ func (s *server) measureOne(ctx context.Context, zp *client.ZoneProgress, ch sto
 	switch {
 	case w.State == mesh.StateRejected && w.Wanted >= wanted:
 		zp.State, zp.Message, zp.Rejections = string(w.State), why(w), append(zp.Rejections, w.Rejections...)
-	case ch.Deleted || w.Applied < wanted:
-		pending()
+	case w.Applied < wanted:
+		behind(zp)
 		return nil
 	case w.Acked < w.Total:
-		pending()
+		behind(zp)
 	}
-	zp.Acked, zp.Total = zp.Acked+w.Acked, zp.Total+w.Total
+	if w.Total > most.Total {
+		*most = w
+	}
 	return nil
 }

@@ -3,6 +3,7 @@ package federation
 import (
 	"bytes"
 	"container/list"
+	"slices"
 	"sync"
 
 	"github.com/comity-mesh/comity/federation/federationpb"
@@ -10,10 +11,16 @@ import (
 
 // Buckets of a status book.
 const (
-	BucketStatus   = "status"   // mesh.ResourceStatus by mesh.Key.String
-	BucketProxies  = "proxies"  // mesh.ProxyStatus by mesh.ProxyID.String
-	BucketServices = "services" // a zone's own services; for display
+	BucketStatus    = "status"    // mesh.ResourceStatus by mesh.Key.String
+	BucketRevisions = "revisions" // mesh.RevisionStatus by mesh.RevisionSlot
+	BucketProxies   = "proxies"   // mesh.ProxyStatus by mesh.ProxyID.String
+	BucketServices  = "services"  // a zone's own services; for display
 )
+
+// Buckets lists them.
+func Buckets() []string {
+	return []string{BucketStatus, BucketRevisions, BucketProxies, BucketServices}
+}
 
 // StatusBook is what a zone has to report: the newest value of each key, in order of change. It
 // outlives sessions: after a reconnect only what changed since the last report that global stored is sent.
@@ -139,9 +146,7 @@ func checkReport(r *federationpb.StatusReport) error {
 		return violation("status report without an epoch")
 	}
 	for _, rec := range r.GetRecords() {
-		switch rec.GetBucket() {
-		case BucketStatus, BucketProxies, BucketServices:
-		default:
+		if !slices.Contains(Buckets(), rec.GetBucket()) {
 			return violation("status report of bucket %q", bounded(rec.GetBucket(), 64))
 		}
 		if rec.GetKey() == "" || len(rec.GetKey()) > 1024 || len(rec.GetValue()) > MaxStatusValue {

@@ -1,6 +1,9 @@
 package mesh
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Statuses are what was observed, never edited by users. They change often, so they live in a
 // store's records, one bucket per zone, and never touch the change log.
@@ -24,7 +27,9 @@ type ResourceStatus struct {
 	Applied Revision      `json:"applied"`
 	State   ResourceState `json:"state"`
 	Message string        `json:"message,omitempty"`
-	// Acked of Total: Total counts the connected proxies whose configuration this revision changed.
+	// Acked of Total: Total counts the connected proxies whose configuration the resource shapes, and those
+	// that have yet to let go of it; Acked those of them that run it as it is wanted. Both follow proxies that
+	// connect and leave.
 	Acked int `json:"acked"`
 	Total int `json:"total"`
 	// Rejections are what Envoys refused, at most 8.
@@ -87,4 +92,33 @@ type ProxyStatus struct {
 	LastError   string    `json:"lastError,omitempty"`
 	CertExpires time.Time `json:"certExpires,omitzero"`
 	ObservedAt  time.Time `json:"observedAt"`
+}
+
+// RevisionSlots is how many revisions of one origin a zone remembers the progress of.
+const RevisionSlots = 64
+
+// RevisionStatus is one zone's word about one revision: how far the proxies are whose configuration it
+// changed. Bucket "revisions/<zone>", keyed by RevisionSlot: a newer revision takes the place of one that
+// is RevisionSlots older, so a reader must compare Origin and Revision.
+type RevisionStatus struct {
+	Zone     string   `json:"zone"`
+	Origin   Origin   `json:"origin"`
+	Revision Revision `json:"revision"` // of the origin's store
+	// Changes counts the resources of the revision that the zone has taken, deleted or refused.
+	Changes int           `json:"changes"`
+	State   ResourceState `json:"state"` // StateApplied or StateRejected
+	Message string        `json:"message,omitempty"`
+	// Acked of Total: Total counts the distinct connected proxies whose configuration the revision changed.
+	// One that leaves before it has acknowledged no longer counts.
+	Acked int `json:"acked"`
+	Total int `json:"total"`
+	// Done says that nobody is waited for any more. A proxy that refused a part of it is not waited for.
+	Done       bool        `json:"done"`
+	Rejections []Rejection `json:"rejections,omitempty"` // at most 8
+	ObservedAt time.Time   `json:"observedAt"`
+}
+
+// RevisionSlot is where the status of an origin's revision is kept.
+func RevisionSlot(o Origin, r Revision) string {
+	return string(o) + "/" + strconv.FormatUint(uint64(r%RevisionSlots), 10)
 }

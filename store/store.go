@@ -121,7 +121,7 @@ type Records interface {
 func Recoverable(bucket string) bool {
 	kind, _, _ := strings.Cut(bucket, "/")
 	switch kind {
-	case "zones", "status", "status-positions", "proxies", "services":
+	case "zones", "status", "revisions", "status-positions", "proxies", "services":
 		return true
 	}
 	return bucket == "federation/cursors"
@@ -193,12 +193,13 @@ type Batch struct {
 // Created, Changed, CreatedAt, ChangedAt and Revision; whatever the caller put there is ignored, unless
 // Copy is set.
 type Write struct {
-	Resource mesh.Resource // for a delete only Key matters
+	Resource mesh.Resource // for a delete only Key matters, and Changed of a copy
 	Delete   bool
 	// IfRevision, when not nil: the resource's Revision in this store must equal it; 0 means "must not
 	// exist". Without it the last writer wins.
 	IfRevision *mesh.Revision
-	// Copy: the resource comes from its origin; everything but Revision is kept as given.
+	// Copy: the resource comes from its origin; everything but Revision is kept as given. For a delete Changed
+	// is the origin's revision that deleted it, 0 where that is not known.
 	Copy bool
 }
 
@@ -242,7 +243,8 @@ type Commit struct {
 	Changes []Change
 }
 
-// Change is one resource of a commit: as it became, or, for Deleted, as it last was.
+// Change is one resource of a commit: as it became, or, for Deleted, as it last was, but for Changed, which is
+// the origin's revision that deleted it.
 type Change struct {
 	Resource mesh.Resource
 	Deleted  bool

@@ -142,7 +142,7 @@ func (a *Applier) Apply(ctx context.Context, b federation.Batch) ([]federation.R
 		batch.Writes = append(batch.Writes, store.Write{Resource: r, Copy: true})
 	}
 	for _, k := range b.Deletes {
-		batch.Writes = append(batch.Writes, store.Write{Resource: mesh.Resource{Key: k}, Delete: true, Copy: true})
+		batch.Writes = append(batch.Writes, store.Write{Resource: mesh.Resource{Key: k, Changed: b.Cursor.Revision}, Delete: true, Copy: true})
 	}
 	if b.Snapshot {
 		extra, err := a.surplus(ctx, named, b.Keep)

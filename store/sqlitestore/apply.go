@@ -132,7 +132,7 @@ func (a *application) one(w store.Write) (store.ResultItem, error) {
 		if cur == nil {
 			return store.ResultItem{Outcome: store.Absent, Resource: mesh.Resource{Key: w.Resource.Key}}, nil
 		}
-		return store.ResultItem{Outcome: store.Deleted, Resource: *cur}, a.delete(*cur, body)
+		return store.ResultItem{Outcome: store.Deleted, Resource: *cur}, a.delete(*cur, body, w)
 	}
 	next := a.next(w, cur)
 	outcome := store.Updated
@@ -224,11 +224,15 @@ func (a *application) put(next mesh.Resource, before []byte) error {
 	return a.log(next, false, before, body)
 }
 
-func (a *application) delete(cur mesh.Resource, body []byte) error {
+func (a *application) delete(cur mesh.Resource, body []byte, w store.Write) error {
 	err := a.tx.modify("DELETE FROM resources WHERE origin = ? AND kind = ? AND namespace = ? AND name = ?",
 		string(cur.Origin), string(cur.Kind), cur.Namespace, cur.Name)
 	if err != nil {
 		return err
+	}
+	// The log says which revision of the origin deleted it.
+	if cur.Changed = a.revision; w.Copy && w.Resource.Changed != 0 {
+		cur.Changed = w.Resource.Changed
 	}
 	return a.log(cur, true, body, nil)
 }
@@ -239,7 +243,10 @@ func (a *application) log(res mesh.Resource, deleted bool, before, after []byte)
 	a.changes = append(a.changes, store.Change{Resource: res, Deleted: deleted})
 	body := after
 	if deleted {
-		body = before
+		var err error
+		if body, err = json.Marshal(res); err != nil {
+			return fmt.Errorf("%w: %w", store.ErrInvalid, err)
+		}
 	}
 	if err := a.tx.modify("INSERT INTO changes VALUES (?, ?, ?, ?)", int64(a.revision), seq, deleted, body); err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/federation/federationpb"
@@ -59,8 +61,9 @@ func (x *session) Status(ctx context.Context, r *federationpb.StatusReport) erro
 		}
 		proxies = true
 	}
-	for bucket, list := range writes {
-		if err := x.put(ctx, bucket, list); err != nil {
+	// In the order of their names: how far a revision is must be seen before what it made of its resources.
+	for _, bucket := range slices.Sorted(maps.Keys(writes)) {
+		if err := x.put(ctx, bucket, writes[bucket]); err != nil {
 			return err
 		}
 	}
@@ -112,6 +115,13 @@ func (x *session) statusRecord(rec *federationpb.StatusRecord) (store.RecordWrit
 		v.Zone = x.zone
 		x.proxies[rec.GetKey()] = v.Connected
 		doc = v
+	case federation.BucketRevisions:
+		var v mesh.RevisionStatus
+		if json.Unmarshal(rec.GetValue(), &v) != nil || rec.GetKey() != mesh.RevisionSlot(v.Origin, v.Revision) {
+			return w, false
+		}
+		v.Zone = x.zone
+		doc = v
 	default:
 		if !json.Valid(rec.GetValue()) {
 			return w, false
@@ -132,7 +142,7 @@ func (x *session) statusRecord(rec *federationpb.StatusRecord) (store.RecordWrit
 func (x *session) endInventory(ctx context.Context, writes map[string][]store.RecordWrite) error {
 	seen := x.full.seen
 	x.full = nil
-	for _, kind := range []string{federation.BucketStatus, federation.BucketProxies, federation.BucketServices} {
+	for _, kind := range federation.Buckets() {
 		recs, _, err := x.server.cfg.Store.ListRecords(ctx, BucketOf(kind, x.zone), "")
 		if err != nil {
 			return fmt.Errorf("read statuses of %s: %w", x.zone, err)

@@ -162,7 +162,7 @@ func (s *Server) forgetZone(ctx context.Context, zone, reason string) error {
 	if err := fedstore.ForgetStatements(ctx, s.cfg.Store, zone); err != nil {
 		return err
 	}
-	for _, kind := range []string{federation.BucketStatus, federation.BucketProxies, federation.BucketServices} {
+	for _, kind := range federation.Buckets() {
 		if err := clearBucket(ctx, s.cfg.Store, BucketOf(kind, zone)); err != nil {
 			return err
 		}

@@ -50,7 +50,10 @@ func newEvents() *events {
 }
 
 type (
-	ackKey        struct{ proxy mesh.ProxyID }
+	ackKey struct { // of a stream: an acknowledgement must not overtake the end of an older one
+		proxy mesh.ProxyID
+		since time.Time
+	}
 	connectionKey struct {
 		proxy mesh.ProxyID
 		since time.Time

@@ -350,7 +350,7 @@ func (st *stream) report() {
 	s.metrics.acks.Inc()
 	if f := s.conf.Observer.OnAck; f != nil {
 		id := st.id
-		s.events.add(ackKey{id}, func() { f(id, g.View, g.Revision) })
+		s.events.add(ackKey{id, st.since}, func() { f(id, g.View, g.Revision) })
 	}
 }
 

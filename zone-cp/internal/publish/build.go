@@ -88,7 +88,11 @@ func (p *Publisher) takeIn(b batch) map[mesh.Key]edit {
 		} else {
 			p.resources[k] = c.Resource
 		}
-		out[k] = edit{wanted: c.Resource.Changed, deleted: c.Deleted}
+		e := edit{wanted: c.Resource.Changed, deleted: c.Deleted}
+		if old, again := out[k]; again {
+			e.earlier = append(old.earlier, old.wanted)
+		}
+		out[k] = e
 	}
 	return out
 }
@@ -97,6 +101,7 @@ func (p *Publisher) takeIn(b batch) map[mesh.Key]edit {
 type edit struct {
 	wanted  mesh.Revision
 	deleted bool
+	earlier []mesh.Revision // revisions that wanted overtook before anything was built
 }
 
 // publishAll translates and builds every view, and publishes those that differ.
@@ -218,7 +223,6 @@ func (p *Publisher) assign(proxies []topology.Proxy, next map[snapshot.ViewKey]*
 		if _, ok := present[id]; !ok {
 			p.server.Unassign(id)
 			delete(p.assigned, id)
-			p.tracker.leave(id)
 			p.touched[id] = struct{}{}
 		}
 	}
@@ -308,9 +312,13 @@ func (p *Publisher) follow(changed map[mesh.Key]edit, blamed map[mesh.ProxyID]bl
 			}
 		}
 	}
+	p.countMembers(changed, blamed, now)
 	for k, c := range changed {
+		for _, r := range c.earlier {
+			p.tracker.revisions.follow(revisionKey{k.Origin, r}, k, p.cursor.Revision, concerned[k], now)
+		}
 		if c.deleted {
-			p.tracker.remove(k, p.cursor.Revision, concerned[k], now)
+			p.tracker.remove(k, c.wanted, p.cursor.Revision, concerned[k], now)
 			continue
 		}
 		state, message := stateOf(k)

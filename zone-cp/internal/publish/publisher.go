@@ -134,7 +134,11 @@ func (p *Publisher) Observer() ads.Observer {
 			p.inbox.put(func() { p.tracker.lift(string(l.View), l.Type.String()+" "+l.Name) })
 		},
 		OnConnect: func(x ads.Proxy) {
-			p.inbox.put(func() { p.connected[x.ID] = x; p.touched[x.ID] = struct{}{} })
+			p.inbox.put(func() {
+				p.connected[x.ID] = x
+				p.tracker.connect(x.ID, time.Now())
+				p.touched[x.ID] = struct{}{}
+			})
 		},
 		OnDisconnect: func(x ads.Proxy) {
 			p.inbox.put(func() {
@@ -142,7 +146,7 @@ func (p *Publisher) Observer() ads.Observer {
 					return // of an older stream
 				}
 				delete(p.connected, x.ID)
-				p.tracker.leave(x.ID)
+				p.tracker.leave(x.ID, time.Now())
 				p.touched[x.ID] = struct{}{}
 			})
 		},

@@ -23,6 +23,9 @@ import (
 // Buckets of the zone's statuses in its own store.
 func statusBucket(zone string) string { return federation.BucketStatus + "/" + zone }
 func proxyBucket(zone string) string  { return federation.BucketProxies + "/" + zone }
+func revisionBucket(zone string) string {
+	return federation.BucketRevisions + "/" + zone
+}
 
 // restoreStatuses reads what was known of resources before the zone stopped.
 func (p *Publisher) restoreStatuses(ctx context.Context) error {
@@ -51,6 +54,30 @@ func (p *Publisher) restoreStatuses(ctx context.Context) error {
 			p.touched[s.Proxy] = struct{}{}
 		}
 	}
+	return p.restoreRevisions(ctx)
+}
+
+// restoreRevisions reads how far revisions had come. Of those that were under way nobody will know any more
+// which proxies they concerned.
+func (p *Publisher) restoreRevisions(ctx context.Context) error {
+	list, _, err := p.cfg.Store.ListRecords(ctx, revisionBucket(p.cfg.Zone), "")
+	if err != nil {
+		return fmt.Errorf("read statuses: %w", err)
+	}
+	var lost []store.RecordWrite
+	for _, r := range list {
+		var s mesh.RevisionStatus
+		if json.Unmarshal(r.Value, &s) == nil && s.Done {
+			p.tracker.revisions.restore(s)
+		} else {
+			lost = append(lost, store.RecordWrite{Key: r.Key, Delete: true})
+		}
+	}
+	if len(lost) > 0 {
+		if _, err := p.cfg.Store.PutRecords(ctx, revisionBucket(p.cfg.Zone), lost...); err != nil {
+			return fmt.Errorf("forget revisions under way: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -65,10 +92,16 @@ func (p *Publisher) begin(now time.Time) {
 	p.tracker.forget(func(k mesh.Key) bool { _, ok := p.resources[k]; return ok })
 }
 
-// report hands on the statuses that changed: resources first, because somebody may be waiting for them.
+// report hands on the statuses that changed: revisions first, because somebody may be waiting for them, and
+// because a resource's status must not be seen before that of the revision that made it so.
 func (p *Publisher) report() {
 	now := time.Now()
-	for k, s := range p.tracker.take(now) {
+	resources := p.tracker.take(now)
+	for _, s := range p.tracker.takeRevisions(now) {
+		// Of a revision of the zone's own nobody asks global; there may be one for every workload that comes.
+		p.reports.tell(federation.BucketRevisions, mesh.RevisionSlot(s.Origin, s.Revision), s, false, s.Origin == mesh.OriginGlobal)
+	}
+	for k, s := range resources {
 		if s != nil && s.Total > 0 {
 			p.cfg.Log.Debug("acknowledged", "resource", k.String(), telemetry.KeyRevision, s.Wanted, "acked", s.Acked, "total", s.Total)
 		}
@@ -140,7 +173,10 @@ func newReporter(cfg Config) *reporter {
 	return &reporter{cfg: cfg, signal: make(chan struct{}, 1), pending: map[string]map[string][]byte{}}
 }
 
-func (r *reporter) set(bucket, key string, v any, gone bool) {
+func (r *reporter) set(bucket, key string, v any, gone bool) { r.tell(bucket, key, v, gone, true) }
+
+// tell keeps a value in the zone's own store and, where it is to go up, reports it to global.
+func (r *reporter) tell(bucket, key string, v any, gone, up bool) {
 	var value []byte
 	if !gone {
 		var err error
@@ -149,7 +185,9 @@ func (r *reporter) set(bucket, key string, v any, gone bool) {
 			return
 		}
 	}
-	r.cfg.Statuses.Set(bucket, key, value)
+	if up {
+		r.cfg.Statuses.Set(bucket, key, value)
+	}
 	r.mu.Lock()
 	name := bucket + "/" + r.cfg.Zone
 	if r.pending[name] == nil {
@@ -188,7 +226,8 @@ func (r *reporter) flush(ctx context.Context) error {
 	r.pending = map[string]map[string][]byte{}
 	r.mu.Unlock()
 	var failed error
-	for bucket, values := range pending {
+	for _, bucket := range slices.Sorted(maps.Keys(pending)) { // "revisions" before "status", as they were told
+		values := pending[bucket]
 		writes := make([]store.RecordWrite, 0, len(values))
 		for k, v := range values {
 			writes = append(writes, store.RecordWrite{Key: k, Value: v, Delete: v == nil})

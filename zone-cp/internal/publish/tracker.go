@@ -7,17 +7,21 @@ import (
 
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/snapshot"
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
 // maxRejections is how many refusals a status names (mesh.ResourceStatus).
 const maxRejections = 8
 
-// tracker follows every change of a resource to the proxies whose configuration it changed. It is
-// owned by the publisher's goroutine and knows no clock but what it is told.
+// tracker follows every change of a resource to the proxies whose configuration it changed, and every
+// revision, and counts who runs what. It is owned by the publisher's goroutine and knows no clock but what
+// it is told.
 type tracker struct {
-	zone    string
-	changes map[mesh.Key]*change
+	zone      string
+	members   *members
+	revisions *revisions
+	changes   map[mesh.Key]*change
 	// waiting indexes changes by the proxies that have not acknowledged them yet, so that an ACK
 	// costs what it settles and not what there is.
 	waiting map[mesh.ProxyID]map[mesh.Key]struct{}
@@ -48,7 +52,7 @@ type refusal struct {
 
 func newTracker(zone string) *tracker {
 	return &tracker{
-		zone: zone, changes: map[mesh.Key]*change{},
+		zone: zone, members: newMembers(), revisions: newRevisions(zone), changes: map[mesh.Key]*change{},
 		waiting: map[mesh.ProxyID]map[mesh.Key]struct{}{}, updated: map[mesh.Key]struct{}{}, blocked: map[string]map[mesh.Key]struct{}{},
 	}
 }
@@ -86,7 +90,7 @@ func stateOf(k mesh.Key) (mesh.ResourceState, string) {
 func (t *tracker) forget(present func(mesh.Key) bool) {
 	for k, c := range t.changes {
 		if !c.gone && c.status.Applied != 0 && !present(k) {
-			t.remove(k, 0, nil, time.Time{})
+			t.remove(k, 0, 0, nil, time.Time{})
 		}
 	}
 	// Global learns all of it anew: it may have been away as long.
@@ -112,11 +116,16 @@ func (t *tracker) apply(k mesh.Key, wanted, revision mesh.Revision, proxies []me
 		c.refused = old.refused
 	}
 	t.await(k, c, proxies, now)
+	t.revisions.follow(revisionKey{k.Origin, wanted}, k, revision, proxies, now)
 }
 
 // remove follows a deletion. The status stays until the proxies that it concerns have let go of the
-// resource: what is still somewhere is not gone.
-func (t *tracker) remove(k mesh.Key, revision mesh.Revision, proxies []mesh.ProxyID, now time.Time) {
+// resource: what is still somewhere is not gone. wanted is the origin's revision that deleted it, 0 where
+// nobody knows.
+func (t *tracker) remove(k mesh.Key, wanted, revision mesh.Revision, proxies []mesh.ProxyID, now time.Time) {
+	if wanted != 0 {
+		t.revisions.follow(revisionKey{k.Origin, wanted}, k, revision, proxies, now)
+	}
 	old := t.changes[k]
 	if old == nil {
 		return
@@ -159,6 +168,9 @@ func (t *tracker) settle(k mesh.Key, c *change) {
 // ack notes that the proxy has everything of its view up to the store's revision. What the view has in
 // quarantine it has not: a resource that shaped it stays unacknowledged there.
 func (t *tracker) ack(p mesh.ProxyID, view string, revision mesh.Revision, now time.Time) {
+	if !t.members.ack(p, view, revision, now) {
+		return // of a view that is no longer the proxy's
+	}
 	for k := range t.waiting[p] {
 		c := t.changes[k]
 		if _, blocked := t.blocked[view][k]; blocked || c.revision > revision || slices.ContainsFunc(c.refused, func(r refusal) bool { return r.view == view }) {
@@ -173,6 +185,23 @@ func (t *tracker) ack(p mesh.ProxyID, view string, revision mesh.Revision, now t
 	if len(t.waiting[p]) == 0 {
 		delete(t.waiting, p)
 	}
+	t.revisions.ack(p, revision, func(k mesh.Key, wanted mesh.Revision) (verdict, mesh.Rejection) { return t.judge(k, wanted, view) }, now)
+}
+
+// judge says what an acknowledgement of a view is worth to a resource as of its origin's revision. Of one
+// that was overtaken by a newer revision nothing is withheld any more.
+func (t *tracker) judge(k mesh.Key, wanted mesh.Revision, view string) (verdict, mesh.Rejection) {
+	if c := t.changes[k]; c != nil && c.status.Wanted == wanted {
+		for _, r := range c.refused {
+			if r.view == view || r.view == heldIn(snapshot.ViewKey(view)) {
+				return isRefused, r.Rejection
+			}
+		}
+	}
+	if _, blocked := t.blocked[view][k]; blocked {
+		return onTrial, mesh.Rejection{}
+	}
+	return inForce, mesh.Rejection{}
 }
 
 // refuse notes that the zone did not take a resource (or passes it over, where the state is Unknown):
@@ -187,16 +216,29 @@ func (t *tracker) refuse(k mesh.Key, wanted mesh.Revision, state mesh.ResourceSt
 		c.status.Applied = wanted
 	}
 	c.status.Wanted, c.status.State, c.status.Message, c.status.ObservedAt = wanted, state, message, now
+	if state == mesh.StateRejected {
+		t.revisions.refuse(revisionKey{k.Origin, wanted}, k, message, now)
+	}
 	t.updated[k] = struct{}{}
 }
 
-// leave notes that the proxy is gone: it counts neither as missing nor in the total any more.
-func (t *tracker) leave(p mesh.ProxyID) {
+// connect notes that a proxy has a new connection.
+func (t *tracker) connect(p mesh.ProxyID, now time.Time) { t.members.connect(p, now) }
+
+// leave notes that the proxy is not connected any more: it counts neither as missing nor in the total.
+func (t *tracker) leave(p mesh.ProxyID, now time.Time) {
+	t.members.disconnect(p, now)
+	t.forgo(p)
+}
+
+// forgo ends the waiting for a proxy.
+func (t *tracker) forgo(p mesh.ProxyID) {
 	for k := range t.waiting[p] {
 		delete(t.changes[k].missing, p)
 		t.updated[k] = struct{}{}
 	}
 	delete(t.waiting, p)
+	t.revisions.leave(p)
 }
 
 // reject notes that a proxy refused an Envoy resource that the keys shaped.
@@ -214,6 +256,7 @@ func (t *tracker) reject(keys []mesh.Key, view string, r mesh.Rejection, now tim
 		}
 		c.status.ObservedAt = now
 		t.updated[k] = struct{}{}
+		t.revisions.reject(revisionKey{k.Origin, c.status.Wanted}, k, r, now)
 	}
 }
 
@@ -270,10 +313,7 @@ const patience = 100 * time.Millisecond
 // again.
 func (t *tracker) take(now time.Time) map[mesh.Key]*mesh.ResourceStatus {
 	t.due = time.Time{}
-	if len(t.updated) == 0 {
-		return nil
-	}
-	out := make(map[mesh.Key]*mesh.ResourceStatus, len(t.updated))
+	out := map[mesh.Key]*mesh.ResourceStatus{}
 	for k := range t.updated {
 		c := t.changes[k]
 		switch {
@@ -284,20 +324,69 @@ func (t *tracker) take(now time.Time) map[mesh.Key]*mesh.ResourceStatus {
 			t.due = earliest(t.due, c.hold)
 			continue
 		default:
+			t.count(k, c)
 			s := c.current()
 			out[k] = &s
 		}
 		delete(t.updated, k)
+		delete(t.members.staleKeys, k)
 	}
+	t.takeStale(out, now)
 	return out
 }
 
-// current is the status with its counts.
+// takeStale adds the resources of which nothing but the counts has changed, some time after they did: that
+// proxies come and go nobody waits for, and it concerns every resource that shapes them.
+func (t *tracker) takeStale(out map[mesh.Key]*mesh.ResourceStatus, now time.Time) {
+	m := t.members
+	if len(m.stale) == 0 && len(m.staleKeys) == 0 {
+		return
+	}
+	if at := m.since.Add(lagLimit); now.Before(at) {
+		t.due = earliest(t.due, at)
+		return
+	}
+	for k := range m.takeStale() {
+		c := t.changes[k]
+		if _, told := out[k]; told || c == nil || c.gone {
+			continue
+		}
+		if _, later := t.updated[k]; !later && t.count(k, c) {
+			c.status.ObservedAt = now
+			s := c.current()
+			out[k] = &s
+		}
+	}
+}
+
+// takeRevisions returns the revisions to be told now; after take.
+func (t *tracker) takeRevisions(now time.Time) []mesh.RevisionStatus {
+	out, due := t.revisions.take(now)
+	t.due = earliest(t.due, due)
+	return out
+}
+
+// count brings the counts of a status up to date, and reports whether they have changed.
+func (t *tracker) count(k mesh.Key, c *change) bool {
+	acked, total := len(c.acked), len(c.acked)+len(c.missing)
+	switch {
+	case c.gone:
+	case len(t.members.views) == 0:
+		return false // nothing was built yet: what was known before a restart stays
+	default:
+		acked, total = t.members.count(k, c.missing, func(view string) bool {
+			v, _ := t.judge(k, c.status.Wanted, view)
+			return v != inForce
+		})
+	}
+	changed := acked != c.status.Acked || total != c.status.Total
+	c.status.Acked, c.status.Total = acked, total
+	return changed
+}
+
+// current is the status as it is told.
 func (c *change) current() mesh.ResourceStatus {
 	s := c.status
-	if c.missing != nil {
-		s.Acked, s.Total = len(c.acked), len(c.acked)+len(c.missing)
-	}
 	s.Rejections = nil
 	for _, r := range c.refused {
 		if len(s.Rejections) == maxRejections {

@@ -11,6 +11,7 @@ var (
 	authz = mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindAuthorizationPolicy, Namespace: "shop", Name: "pay"}
 	one   = mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "one"}
 	two   = mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "two"}
+	three = mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "three"}
 	now   = time.Unix(1_800_000_000, 0)
 	later = now.Add(patience)
 )
@@ -32,12 +33,39 @@ func expectCounts(t *testing.T, s mesh.ResourceStatus, state mesh.ResourceState,
 	}
 }
 
+// viewOf is the view that the proxies of these tests are assigned to.
+var viewOf = map[mesh.ProxyID]string{one: "v", two: "w", three: "w"}
+
+// connected is a tracker of proxies that run what there was before, which no resource has shaped.
+func connected(proxies ...mesh.ProxyID) *tracker {
+	tr := newTracker("east")
+	for _, p := range proxies {
+		tr.members.assign(p, viewOf[p], now)
+		tr.connect(p, now)
+		tr.ack(p, viewOf[p], 1, now)
+	}
+	tr.take(now.Add(time.Hour))
+	return tr
+}
+
+// shape says that keys, which were edited, shape the view.
+func shape(tr *tracker, view string, revision mesh.Revision, keys ...mesh.Key) {
+	set := map[mesh.Key]struct{}{}
+	for _, k := range keys {
+		set[k] = struct{}{}
+	}
+	tr.members.shape(view, set, set, revision, now)
+}
+
 func apply(tr *tracker, wanted, revision mesh.Revision, proxies ...mesh.ProxyID) {
+	for _, p := range proxies {
+		shape(tr, viewOf[p], revision, authz)
+	}
 	tr.apply(authz, wanted, revision, proxies, mesh.StateApplied, "", now)
 }
 
 func TestCountsAcknowledgements(t *testing.T) {
-	tr := newTracker("east")
+	tr := connected(one, two)
 	apply(tr, 7, 3, one, two)
 	s := status(t, tr)
 	expectCounts(t, s, mesh.StateApplied, 0, 2)
@@ -54,7 +82,7 @@ func TestCountsAcknowledgements(t *testing.T) {
 	if len(tr.take(later)) != 0 {
 		t.Fatal("it counted twice")
 	}
-	tr.ack(two, "v", 5, now) // several revisions in one
+	tr.ack(two, "w", 5, now) // several revisions in one
 	expectCounts(t, status(t, tr), mesh.StateApplied, 2, 2)
 	if len(tr.waiting) != 0 {
 		t.Fatal("somebody still waits")
@@ -62,27 +90,27 @@ func TestCountsAcknowledgements(t *testing.T) {
 }
 
 func TestProxyThatLeavesIsNotWaitedFor(t *testing.T) {
-	tr := newTracker("east")
+	tr := connected(one, two)
 	apply(tr, 7, 3, one, two)
 	tr.ack(one, "v", 3, now)
-	tr.leave(two)
+	tr.leave(two, now)
 	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 1)
 }
 
 func TestNewerChangeReplacesOlder(t *testing.T) {
-	tr := newTracker("east")
+	tr := connected(one, two)
 	apply(tr, 7, 3, one, two)
-	apply(tr, 8, 4, one)
-	tr.ack(two, "v", 4, now)
-	expectCounts(t, status(t, tr), mesh.StateApplied, 0, 1)
+	apply(tr, 8, 4, one) // for the other it means what it meant before
+	tr.ack(two, "w", 4, now)
+	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 2)
 }
 
 func TestRefusalStaysUntilItIsLifted(t *testing.T) {
-	tr := newTracker("east")
+	tr := connected(one, two)
 	apply(tr, 7, 3, one, two)
 	tr.reject([]mesh.Key{authz}, "v", mesh.Rejection{Proxy: one.String(), Resource: "route inbound", Error: "no"}, now)
 	tr.ack(one, "v", 3, now) // everything else of the view
-	tr.ack(two, "other", 3, now)
+	tr.ack(two, "w", 3, now)
 	s := status(t, tr)
 	expectCounts(t, s, mesh.StateRejected, 1, 2)
 	if len(s.Rejections) != 1 || s.Rejections[0].Error != "no" {
@@ -91,7 +119,7 @@ func TestRefusalStaysUntilItIsLifted(t *testing.T) {
 	apply(tr, 8, 4, one)
 	tr.lift("v", "route inbound")
 	tr.ack(one, "v", 4, now)
-	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 1)
+	expectCounts(t, status(t, tr), mesh.StateApplied, 2, 2)
 }
 
 func TestZoneRefuses(t *testing.T) {
@@ -106,7 +134,7 @@ func TestZoneRefuses(t *testing.T) {
 }
 
 func TestRestartKeepsCounts(t *testing.T) {
-	tr := newTracker("east")
+	tr := connected(one)
 	apply(tr, 7, 3, one)
 	tr.ack(one, "v", 3, now)
 	before := status(t, tr)
@@ -124,14 +152,14 @@ func TestRestartKeepsCounts(t *testing.T) {
 }
 
 func TestDeletionLastsUntilEverybodyLetGo(t *testing.T) {
-	tr := newTracker("east")
+	tr := connected(one, two)
 	apply(tr, 7, 3)
 	tr.take(later)
-	tr.remove(authz, 4, []mesh.ProxyID{one, two}, now)
+	tr.remove(authz, 8, 4, []mesh.ProxyID{one, two}, now)
 	expectCounts(t, status(t, tr), mesh.StateApplied, 0, 2)
 	tr.ack(one, "v", 4, now)
 	expectCounts(t, status(t, tr), mesh.StateApplied, 1, 2)
-	tr.ack(two, "v", 4, now)
+	tr.ack(two, "w", 4, now)
 	if s, told := tr.take(later)[authz]; !told || s != nil {
 		t.Fatalf("not told as gone: %+v", s)
 	}
@@ -141,7 +169,7 @@ func TestDeletionLastsUntilEverybodyLetGo(t *testing.T) {
 }
 
 func TestProgressIsHeldBackForAMoment(t *testing.T) {
-	tr := newTracker("east")
+	tr := connected(one, two)
 	apply(tr, 7, 3, one, two)
 	tr.ack(one, "v", 3, now)
 	if told := tr.take(now); len(told) != 0 || !tr.due.Equal(later) {
@@ -153,7 +181,7 @@ func TestProgressIsHeldBackForAMoment(t *testing.T) {
 	}
 	apply(tr, 9, 5, one, two)
 	tr.ack(one, "v", 5, now)
-	tr.ack(two, "v", 5, now)
+	tr.ack(two, "w", 5, now)
 	if s := tr.take(now)[authz]; s == nil {
 		t.Fatal("the end waited")
 	}

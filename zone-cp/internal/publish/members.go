@@ -1,0 +1,324 @@
+package publish
+
+import (
+	"time"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/snapshot"
+)
+
+// members knows, view by view, which proxies are connected, what they have acknowledged, and which mesh
+// resources shape what they run. An event costs what changes in the proxy's own view; what a resource's
+// counts are is found when they are to be told.
+type members struct {
+	views   map[string]*membership
+	shaped  map[mesh.Key]map[string]struct{} // the views that a resource shapes
+	proxies map[mesh.ProxyID]*member
+	// stale are views, and single resources, of which counts may have changed though no change of a resource
+	// is under way; since is when the first of them did.
+	stale     map[string]struct{}
+	staleKeys map[mesh.Key]struct{}
+	since     time.Time
+}
+
+// member is one proxy.
+type member struct {
+	view  string // empty while it is assigned to none
+	up    bool
+	fresh bool          // it has not acknowledged anything of its view in this connection
+	acked mesh.Revision // of the zone's store
+}
+
+// membership is one view.
+type membership struct {
+	up     map[mesh.ProxyID]*member // those connected
+	fresh  int                      // of them
+	need   map[mesh.Key]mesh.Revision
+	behind map[mesh.Key]int // of those neither fresh nor at what they need
+}
+
+func newMembers() *members {
+	return &members{
+		views: map[string]*membership{}, shaped: map[mesh.Key]map[string]struct{}{}, proxies: map[mesh.ProxyID]*member{},
+		stale: map[string]struct{}{}, staleKeys: map[mesh.Key]struct{}{},
+	}
+}
+
+func (m *members) proxy(id mesh.ProxyID) *member {
+	x := m.proxies[id]
+	if x == nil {
+		x = &member{}
+		m.proxies[id] = x
+	}
+	return x
+}
+
+func (m *members) view(name string) *membership {
+	v := m.views[name]
+	if v == nil {
+		v = &membership{up: map[mesh.ProxyID]*member{}, need: map[mesh.Key]mesh.Revision{}, behind: map[mesh.Key]int{}}
+		m.views[name] = v
+	}
+	return v
+}
+
+// touch notes that counts of the view's resources may have changed.
+func (m *members) touch(view string, now time.Time) {
+	m.begin(now)
+	m.stale[view] = struct{}{}
+}
+
+func (m *members) begin(now time.Time) {
+	if len(m.stale) == 0 && len(m.staleKeys) == 0 {
+		m.since = now
+	}
+}
+
+// knows reports whether the view's content was told (shape).
+func (m *members) knows(view string) bool { return m.views[view] != nil && len(m.views[view].need) > 0 }
+
+// assign moves a proxy to a view, of which it has acknowledged nothing.
+func (m *members) assign(id mesh.ProxyID, view string, now time.Time) {
+	x := m.proxy(id)
+	if x.view == view {
+		return
+	}
+	m.out(id, x, now)
+	x.view = view
+	m.in(id, x, now)
+}
+
+// unassign forgets a proxy's view, and the proxy if it is not connected.
+func (m *members) unassign(id mesh.ProxyID, now time.Time) {
+	if x := m.proxies[id]; x != nil {
+		m.out(id, x, now)
+		if x.view = ""; !x.up {
+			delete(m.proxies, id)
+		}
+	}
+}
+
+// connect begins a connection: until its first acknowledgement nothing is known of what the proxy runs.
+func (m *members) connect(id mesh.ProxyID, now time.Time) {
+	x := m.proxy(id)
+	m.out(id, x, now)
+	x.up = true
+	m.in(id, x, now)
+}
+
+func (m *members) disconnect(id mesh.ProxyID, now time.Time) {
+	x := m.proxies[id]
+	if x == nil {
+		return
+	}
+	m.out(id, x, now)
+	if x.up = false; x.view == "" {
+		delete(m.proxies, id)
+	}
+}
+
+func (m *members) in(id mesh.ProxyID, x *member, now time.Time) {
+	if x.up && x.view != "" {
+		x.fresh, x.acked = true, 0
+		v := m.view(x.view)
+		v.up[id] = x
+		v.fresh++
+		m.touch(x.view, now)
+	}
+}
+
+func (m *members) out(id mesh.ProxyID, x *member, now time.Time) {
+	if !x.up || x.view == "" {
+		return
+	}
+	v := m.view(x.view)
+	delete(v.up, id)
+	if x.fresh {
+		v.fresh--
+	} else {
+		for k := range v.behind {
+			if x.acked < v.need[k] {
+				v.less(k)
+			}
+		}
+	}
+	m.touch(x.view, now)
+}
+
+func (v *membership) less(k mesh.Key) {
+	if v.behind[k]--; v.behind[k] <= 0 {
+		delete(v.behind, k)
+	}
+}
+
+// ack notes that a proxy has everything of a view up to the store's revision. It reports false for a view
+// that is no longer the proxy's.
+func (m *members) ack(id mesh.ProxyID, view string, revision mesh.Revision, now time.Time) bool {
+	x := m.proxies[id]
+	if x == nil || !x.up || x.view != view {
+		return false
+	}
+	v := m.view(view)
+	switch {
+	case x.fresh:
+		x.fresh, x.acked = false, revision
+		v.fresh--
+		for k, need := range v.need {
+			if revision < need {
+				v.behind[k]++
+			}
+		}
+		m.touch(view, now)
+	case revision > x.acked:
+		for k := range v.behind {
+			if need := v.need[k]; x.acked < need && need <= revision {
+				v.less(k)
+				m.begin(now)
+				m.staleKeys[k] = struct{}{}
+			}
+		}
+		x.acked = revision
+	}
+	return true
+}
+
+// shape sets which resources shape a view. Those that were edited are as they are since the revision, as is
+// what is new in the view.
+func (m *members) shape(view string, keys, edited map[mesh.Key]struct{}, revision mesh.Revision, now time.Time) {
+	v := m.view(view)
+	for k := range v.need {
+		if _, still := keys[k]; !still {
+			delete(v.need, k)
+			delete(v.behind, k)
+			m.unshape(k, view, now)
+		}
+	}
+	for k := range keys {
+		_, had := v.need[k]
+		if _, changed := edited[k]; had && !changed {
+			continue
+		}
+		v.need[k] = revision
+		delete(v.behind, k)
+		for _, x := range v.up {
+			if !x.fresh && x.acked < revision {
+				v.behind[k]++
+			}
+		}
+		if !had {
+			if m.shaped[k] == nil {
+				m.shaped[k] = map[string]struct{}{}
+			}
+			m.shaped[k][view] = struct{}{}
+		}
+		m.begin(now)
+		m.staleKeys[k] = struct{}{}
+	}
+}
+
+func (m *members) unshape(k mesh.Key, view string, now time.Time) {
+	if delete(m.shaped[k], view); len(m.shaped[k]) == 0 {
+		delete(m.shaped, k)
+	}
+	m.begin(now)
+	m.staleKeys[k] = struct{}{}
+}
+
+// drop forgets a view to which nobody is assigned any more.
+func (m *members) drop(view string, now time.Time) {
+	if v := m.views[view]; v != nil {
+		for k := range v.need {
+			m.unshape(k, view, now)
+		}
+		delete(m.views, view)
+		delete(m.stale, view)
+	}
+}
+
+// takeStale names the resources whose counts may have changed, and forgets that.
+func (m *members) takeStale() map[mesh.Key]struct{} {
+	out := m.staleKeys
+	for name := range m.stale {
+		if v := m.views[name]; v != nil {
+			for k := range v.need {
+				out[k] = struct{}{}
+			}
+		}
+	}
+	m.staleKeys = map[mesh.Key]struct{}{}
+	clear(m.stale)
+	return out
+}
+
+// count counts the connected proxies that a resource shapes, and those of them that have acknowledged it
+// as it is. What is withheld from a view (refused there, or not yet proven good) nobody in it has.
+// missing are proxies that a change of the resource is on its way to: where it no longer shapes them,
+// they count until they have let go.
+func (m *members) count(k mesh.Key, missing map[mesh.ProxyID]struct{}, withheld func(view string) bool) (acked, total int) {
+	for name := range m.shaped[k] {
+		v := m.views[name]
+		total += len(v.up)
+		if !withheld(name) {
+			acked += len(v.up) - v.fresh - v.behind[k]
+		}
+	}
+	for id := range missing {
+		x := m.proxies[id]
+		if x == nil || !x.up || x.view == "" {
+			continue
+		}
+		need, shaped := m.view(x.view).need[k]
+		switch {
+		case !shaped:
+			total++
+		case !x.fresh && x.acked >= need && !withheld(x.view):
+			acked--
+		}
+	}
+	return acked, total
+}
+
+// countMembers brings the tracker's members up to what was just published. It costs a look at every proxy
+// and view; only views that changed are read.
+func (p *Publisher) countMembers(changed map[mesh.Key]edit, blamed map[mesh.ProxyID]blame, now time.Time) {
+	m := p.tracker.members
+	for id, view := range p.assigned {
+		m.assign(id, string(view), now)
+	}
+	for id, x := range m.proxies {
+		if _, ok := p.assigned[id]; !ok && x.view != "" {
+			m.unassign(id, now)
+			p.tracker.forgo(id)
+		}
+	}
+	edited := map[snapshot.ViewKey]map[mesh.Key]struct{}{}
+	for id, b := range blamed {
+		view := p.assigned[id]
+		if edited[view] == nil {
+			edited[view] = map[mesh.Key]struct{}{}
+		}
+		for k := range changed {
+			if _, ok := b[k]; ok {
+				edited[view][k] = struct{}{}
+			}
+		}
+	}
+	for key, v := range p.views {
+		e, differs := edited[key]
+		if !differs && m.knows(string(key)) {
+			continue
+		}
+		keys := map[mesh.Key]struct{}{}
+		for _, r := range v.resources {
+			for _, k := range r.Sources {
+				keys[k] = struct{}{}
+			}
+		}
+		m.shape(string(key), keys, e, p.cursor.Revision, now)
+	}
+	for name := range m.views {
+		if p.views[snapshot.ViewKey(name)] == nil {
+			m.drop(name, now)
+		}
+	}
+}
