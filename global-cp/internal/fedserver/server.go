@@ -114,23 +114,6 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	return err
 }
 
-// disconnectAll makes the statuses tell the truth after a crash: nobody is connected to a server that just started.
-func (s *Server) disconnectAll(ctx context.Context) error {
-	recs, _, err := s.cfg.Store.ListRecords(ctx, BucketZones, "")
-	if err != nil {
-		return fmt.Errorf("read the zones' statuses: %w", err)
-	}
-	for _, r := range recs {
-		var z mesh.ZoneStatus
-		if json.Unmarshal(r.Value, &z) == nil && z.Connected {
-			if err := s.setZone(ctx, r.Key, func(z *mesh.ZoneStatus) { z.Connected = false }); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // goodbye ends every session; zones come back soon.
 func (s *Server) goodbye() {
 	s.mu.Lock()

@@ -58,6 +58,9 @@ func (s *Server) watchZones(ctx context.Context, w store.Watcher) error {
 		if err != nil {
 			return fmt.Errorf("watch zones: %w", err)
 		}
+		if err := s.lag(ctx, c); err != nil {
+			return err
+		}
 		for _, ch := range c.Changes {
 			r := ch.Resource
 			if !ch.Deleted || r.Kind != mesh.KindZone || r.Origin != mesh.OriginGlobal {
