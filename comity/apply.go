@@ -67,12 +67,8 @@ how long that took.`,
 				return err
 			}
 			took := time.Since(begin)
-			for _, z := range last.Zones {
-				if z.State == "Offline" {
-					s.say("zone %s is not connected; it gets the revision when it comes back", z.Zone)
-				}
-			}
-			if err := s.showApplied(res, dryRun, fmt.Sprintf("; %d/%d proxies in %d/%d zones, %d ms", last.Acked, last.Total, zonesDone(last), len(last.Zones), took.Milliseconds())); err != nil {
+			s.sayAway(last)
+			if err := s.showApplied(res, dryRun, progressed(last, took)); err != nil {
 				return err
 			}
 			return rejected(last)
@@ -86,6 +82,20 @@ how long that took.`,
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
 	must(cmd.MarkFlagRequired("filename"))
 	return cmd
+}
+
+// progressed is what is said of a revision that is everywhere.
+func progressed(p client.Progress, took time.Duration) string {
+	return fmt.Sprintf("; %d/%d proxies in %d/%d zones, %d ms", p.Acked, p.Total, zonesDone(p), len(p.Zones), took.Milliseconds())
+}
+
+// sayAway names the zones that were not waited for.
+func (s *shell) sayAway(p client.Progress) {
+	for _, z := range p.Zones {
+		if z.State == "Offline" {
+			s.say("zone %s is not connected; it gets the revision when it comes back", z.Zone)
+		}
+	}
 }
 
 // await follows a revision until all zones are done.
@@ -204,11 +214,18 @@ func expand(path string, recursive bool) ([]string, error) {
 func (s *shell) deleteCommand() *cobra.Command {
 	var sel selection
 	var files []string
-	var ignoreMissing bool
+	var (
+		ignoreMissing bool
+		wait          bool
+		timeout       time.Duration
+	)
 	cmd := &cobra.Command{
-		Use:               "delete TYPE NAME... | TYPE/NAME... | -f FILE",
-		Short:             "Delete resources",
-		Example:           "  comity delete authorizationpolicy/cart-to-pay -n shop\n  comity delete -f shop.yaml",
+		Use:   "delete TYPE NAME... | TYPE/NAME... | -f FILE",
+		Short: "Delete resources",
+		Long: `delete removes resources one after the other, each as a revision of its own.
+
+With --wait it stays until every connected proxy whose configuration that changes has let go of them.`,
+		Example:           "  comity delete authorizationpolicy/cart-to-pay -n shop --wait\n  comity delete -f shop.yaml",
 		ValidArgsFunction: s.completeRefs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(files) > 0) == (len(args) > 0) {
@@ -236,14 +253,26 @@ func (s *shell) deleteCommand() *cobra.Command {
 				}
 			}
 			for _, one := range refs {
-				err := r.Delete(cmd.Context(), one.kind, one.namespace, one.name)
+				begin := time.Now()
+				revision, err := r.Delete(cmd.Context(), one.kind, one.namespace, one.name)
 				if ignoreMissing && fault.ExitCode(err) == fault.ExitNotFound {
 					continue
 				}
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(s.out, "%s/%s deleted\n", one.kind.Singular, one.name)
+				tail := ""
+				if wait {
+					ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+					last, err := s.await(ctx, r, revision)
+					cancel()
+					if err != nil {
+						return err
+					}
+					s.sayAway(last)
+					tail = fmt.Sprintf(" (rev %d%s)", revision, progressed(last, time.Since(begin)))
+				}
+				fmt.Fprintf(s.out, "%s/%s deleted%s\n", one.kind.Singular, one.name, tail)
 			}
 			return nil
 		},
@@ -251,5 +280,7 @@ func (s *shell) deleteCommand() *cobra.Command {
 	sel.flags(cmd)
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "delete what these documents name")
 	cmd.Flags().BoolVar(&ignoreMissing, "ignore-not-found", false, "what is not there is no error")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until every proxy that it concerns has acknowledged")
+	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "with --wait: how long for each")
 	return cmd
 }

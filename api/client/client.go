@@ -136,9 +136,19 @@ func (c *Client) Get(ctx context.Context, kind policy.KindInfo, namespace, name,
 	return out, err
 }
 
-// Delete removes one object of the answering store's own origin.
-func (c *Client) Delete(ctx context.Context, kind policy.KindInfo, namespace, name string) error {
-	return c.do(ctx, request{method: http.MethodDelete, path: path(kind, namespace, name)}, nil)
+// Delete removes one object of the answering store's own origin, and returns the revision that did.
+func (c *Client) Delete(ctx context.Context, kind policy.KindInfo, namespace, name string) (mesh.Revision, error) {
+	res, err := c.send(ctx, request{method: http.MethodDelete, path: path(kind, namespace, name)})
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	revision, err := strconv.ParseUint(res.Header.Get("Comity-Revision"), 10, 63)
+	if err != nil {
+		return 0, &fault.Error{Code: "API-ANSWER", What: "the answer of " + c.base.Host + " is not what this program expects", Err: err,
+			Try: "compare comity version with the server's"}
+	}
+	return mesh.Revision(revision), nil
 }
 
 func originQuery(origin string) url.Values {

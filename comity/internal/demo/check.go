@@ -291,7 +291,7 @@ func (d *Demo) checkChange(ctx context.Context) ([]string, error) {
 		return facts, errors.New("the reason does not name the policy")
 	}
 	allow, err := d.change(ctx, live, http.StatusOK, func() (mesh.Revision, error) {
-		if err := d.global.Delete(ctx, kind, namespace, "check-no-hello"); err != nil {
+		if _, err := d.global.Delete(ctx, kind, namespace, "check-no-hello"); err != nil {
 			return 0, err
 		}
 		page, err := d.global.List(ctx, kind, client.ListOptions{Limit: 1})
@@ -419,7 +419,7 @@ func (d *Demo) checkGlobalRestart(ctx context.Context) ([]string, error) {
 		return facts, fmt.Errorf("the first change after the restart: %w", err)
 	}
 	kind, _ := policy.Lookup("authorizationpolicies")
-	if err := d.global.Delete(ctx, kind, namespace, "check-no-hello"); err != nil {
+	if _, err := d.global.Delete(ctx, kind, namespace, "check-no-hello"); err != nil {
 		return facts, err
 	}
 	if back, err = d.zoneStatuses(ctx); err != nil {
