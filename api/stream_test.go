@@ -194,6 +194,79 @@ func TestStatusAndProgress(t *testing.T) {
 	e.want(e.call("GET", "/api/v1/proxies?zone=mars", ""), 404, api.CodeNotFound)
 }
 
+// What a zone says of a revision as a whole counts, not what its resources add up to.
+func TestProgressOfARevision(t *testing.T) {
+	e := start(t, nil)
+	e.want(e.call("POST", "/api/v1/zones", zone("east")), 201, "")
+	e.record("zones", "east", mesh.ZoneStatus{Joined: true, Connected: true})
+	word := func(revision mesh.Revision, changes, acked, total int, done bool, more ...mesh.Rejection) {
+		t.Helper()
+		state := mesh.StateApplied
+		if len(more) > 0 {
+			state = mesh.StateRejected
+		}
+		e.record("revisions/east", mesh.RevisionSlot(mesh.OriginGlobal, revision), mesh.RevisionStatus{
+			Origin: mesh.OriginGlobal, Revision: revision, Changes: changes, State: state, Acked: acked, Total: total, Done: done, Rejections: more,
+		})
+	}
+	told := func(name string, revision mesh.Revision, acked, total int) {
+		t.Helper()
+		e.record("status/east", "global/Service/shop/"+name, mesh.ResourceStatus{Wanted: revision, Applied: revision, State: mesh.StateApplied, Acked: acked, Total: total})
+	}
+	last := func(s *stream) string {
+		t.Helper()
+		for {
+			if ev := s.want("progress", ""); strings.Contains(ev.data[:30], `"done":true`) {
+				return ev.data
+			}
+		}
+	}
+
+	word(2, 2, 9, 9, true) // of an earlier life of global
+	e.want(e.call("POST", "/api/v1/_apply", "["+service("a", "")+","+service("b", "")+"]"), 200, "")
+	batch := e.stream("/api/v1/_status?revision=2")
+	batch.want("progress", `"acked":0,"total":0`)
+	word(2, 2, 1, 3, false)
+	batch.want("progress", `"acked":1,"total":3`)
+	word(2, 2, 3, 3, true)
+	if got := last(batch); !strings.Contains(got, `"acked":3,"total":3`) {
+		t.Errorf("batch: %s", got)
+	}
+	told("a", 2, 3, 3)
+	told("b", 2, 2, 2)
+
+	// A deletion ends with those who let go of it.
+	e.want(e.call("DELETE", services+"/a", ""), 200, "")
+	word(3, 1, 2, 3, false)
+	deletion := e.stream("/api/v1/_status?revision=3")
+	deletion.want("progress", `"done":false`)
+	word(3, 1, 3, 3, true)
+	if got := last(deletion); !strings.Contains(got, `"acked":3,"total":3`) {
+		t.Errorf("deletion: %s", got)
+	}
+
+	// Where a newer revision takes the place, and where only a part was heard of, the resources tell.
+	word(3+mesh.RevisionSlots, 1, 7, 7, true)
+	if got := last(e.stream("/api/v1/_status?revision=2")); !strings.Contains(got, `"acked":3,"total":3`) {
+		t.Errorf("overtaken: %s", got)
+	}
+	word(2, 1, 1, 1, true)
+	if got := last(e.stream("/api/v1/_status?revision=2")); !strings.Contains(got, `"acked":1,"total":1`) {
+		t.Errorf("in part: %s", got)
+	}
+
+	// Who refuses is not waited for, the others are.
+	e.want(e.call("POST", "/api/v1/_apply", "["+service("b", `"l":"1"`)+"]"), 200, "")
+	no := mesh.Rejection{Proxy: "sidecar~shop~w", Resource: "cluster x", Error: "no"}
+	word(4, 1, 0, 2, false, no)
+	refused := e.stream("/api/v1/_status?revision=4")
+	refused.want("progress", `"done":false,"state":"Rejected"`)
+	word(4, 1, 1, 2, true, no)
+	if got := last(refused); !strings.Contains(got, `"acked":1,"total":2`) || !strings.Contains(got, "sidecar~shop~w refused cluster x: no") {
+		t.Errorf("refused: %s", got)
+	}
+}
+
 func TestClientFits(t *testing.T) {
 	e := start(t, nil)
 	c, err := client.New(client.Config{Server: e.url, Token: e.token})

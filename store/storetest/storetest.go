@@ -30,6 +30,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		"invalid calls":                testInvalid,
 		"watch from anywhere":          testWatch,
 		"watch cursors":                testCursors,
+		"watch deletions":              testDeletions,
 		"watch ends":                   testWatchEnds,
 		"watchers among writers":       testWatchersAmongWriters,
 		"slow watcher is compacted":    testSlowWatcher,

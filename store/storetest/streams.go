@@ -46,6 +46,34 @@ func testWatch(s *suite) {
 	}
 }
 
+// A deletion says which revision of the origin it is, to who watches live and to who reads the log.
+func testDeletions(s *suite) {
+	s.put("a", 1)
+	live := s.watch(s.head())
+	copied := res("b", 1)
+	copied.Changed = 40
+	s.delete("a")
+	s.apply(store.Batch{Writes: []store.Write{{Resource: copied, Copy: true}}})
+	gone := mesh.Resource{Key: copied.Key, Changed: 41}
+	s.apply(store.Batch{Writes: []store.Write{{Resource: gone, Delete: true, Copy: true}}})
+	s.apply(store.Batch{Writes: []store.Write{{Resource: copied, Copy: true}}})
+	s.apply(store.Batch{Writes: []store.Write{{Resource: mesh.Resource{Key: copied.Key}, Delete: true, Copy: true}}})
+	for _, w := range []watch{live, s.watch(mesh.Cursor{Incarnation: s.head().Incarnation, Revision: 1})} {
+		for _, want := range []mesh.Revision{2, 40, 41, 40, 6} {
+			c, err := w.Next(s.ctx)
+			if err != nil {
+				s.Fatal(err)
+			}
+			if r := c.Changes[0].Resource; r.Changed != want || len(r.Spec) == 0 {
+				s.Fatalf("revision %d: %s changed at %d, want %d; spec %s", c.Cursor.Revision, r.Name, r.Changed, want, r.Spec)
+			}
+		}
+	}
+	if h, err := s.st.History(s.ctx, res("a", 1).Key, 1, 0); err != nil || h[0].Before == nil || h[0].Before.Changed != 1 {
+		s.Fatalf("history %+v, %v", h, err)
+	}
+}
+
 func testCursors(s *suite) {
 	for i := range 4 {
 		s.put("a", i)
