@@ -58,7 +58,26 @@ func adminToken(t *testing.T, s settings) string {
 	return strings.TrimSpace(string(text))
 }
 
-func call(t *testing.T, method, url, token, body string) *http.Response {
+// answer is a response, read.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func call(t *testing.T, method, url, token, body string) answer {
+	t.Helper()
+	resp := open(t, method, url, token, body)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, string(text)}
+}
+
+// open is for answers that go on; the caller closes them.
+func open(t *testing.T, method, url, token, body string) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
@@ -74,7 +93,6 @@ func call(t *testing.T, method, url, token, body string) *http.Response {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = resp.Body.Close() })
 	return resp
 }
 
@@ -110,23 +128,19 @@ func TestTheZonesOwnRoutes(t *testing.T) {
 		{"POST", "_join", admin, `{"token":"x"}`, 422},
 	} {
 		r := call(t, x.method, "http://"+at+"/api/v1/"+x.path, x.token, x.body)
-		if r.StatusCode != x.status {
-			text, _ := io.ReadAll(r.Body)
-			t.Errorf("%s %s %.60s: %d, not %d: %s", x.method, x.path, x.body, r.StatusCode, x.status, text)
+		if r.status != x.status {
+			t.Errorf("%s %s %.60s: %d, not %d: %s", x.method, x.path, x.body, r.status, x.status, r.body)
 		}
-		if r.Header.Get("X-Content-Type-Options") != "nosniff" || r.Header.Get("Cache-Control") != "no-store" {
-			t.Errorf("%s %s: headers %v", x.method, x.path, r.Header)
+		if r.header.Get("X-Content-Type-Options") != "nosniff" || r.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s %s: headers %v", x.method, x.path, r.header)
 		}
-		if form := r.Header.Get("Content-Type"); r.StatusCode >= 400 && form != "application/problem+json" {
-			t.Errorf("%s %s: %d as %s", x.method, x.path, r.StatusCode, form)
+		if form := r.header.Get("Content-Type"); r.status >= 400 && form != "application/problem+json" {
+			t.Errorf("%s %s: %d as %s", x.method, x.path, r.status, form)
 		}
 	}
-	doc, err := io.ReadAll(call(t, "GET", "http://"+at+"/openapi.json", "", "").Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	doc := call(t, "GET", "http://"+at+"/openapi.json", "", "").body
 	for _, path := range []string{"/api/v1/_join", "/api/v1/_zone", "/api/v1/enrolmenttokens"} {
-		if !strings.Contains(string(doc), `"`+path+`"`) {
+		if !strings.Contains(doc, `"`+path+`"`) {
 			t.Errorf("%s is not in /openapi.json", path)
 		}
 	}
@@ -140,9 +154,10 @@ func TestTheZonesOwnRoutes(t *testing.T) {
 func TestStopsWithAWatcher(t *testing.T) {
 	s := testSettings(t)
 	at, stop := run(t, s)
-	r := call(t, "GET", "http://"+at+"/api/v1/services?watch=true", adminToken(t, s), "")
+	r := open(t, "GET", "http://"+at+"/api/v1/services?watch=true", adminToken(t, s), "")
+	defer r.Body.Close()
 	in := bufio.NewScanner(r.Body)
-	if r.StatusCode != 200 || !in.Scan() {
+	if r.StatusCode != http.StatusOK || !in.Scan() {
 		t.Fatalf("%d %q", r.StatusCode, in.Text())
 	}
 	began := time.Now()
