@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"errors"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -103,15 +104,20 @@ func NewStream(suspects Suspects) *Stream {
 	return &Stream{suspects: suspects}
 }
 
-// Suspects ends the stream and returns what the next one of the proxy must not take for granted:
-// responses that were refused, and those without an answer, which may have been.
+// Suspects returns what the next stream of the proxy must not take for granted: responses that were
+// refused, and those without an answer, which may have been. They are a copy, because a stream that was
+// closed may still be given a generation that was on its way.
 func (s *Stream) Suspects() Suspects {
 	for t := range s.types {
 		for _, f := range s.types[t].sent {
 			s.suspect(Type(t), f.frame)
 		}
 	}
-	return s.suspects
+	out := make(Suspects, len(s.suspects))
+	for t, names := range s.suspects {
+		out[t] = maps.Clone(names)
+	}
+	return out
 }
 
 // Ready reports whether there is a configuration to answer from.
