@@ -71,7 +71,7 @@ how long that took.`,
 			if err := s.showApplied(res, dryRun, progressed(last, took)); err != nil {
 				return err
 			}
-			return rejected(last)
+			return r.rejected(cmd.Context(), last, res.Items)
 		},
 	}
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "file or folder with YAML or JSON, \"-\" for standard input; may be repeated")

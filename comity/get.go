@@ -269,7 +269,7 @@ func summarise(statuses []mesh.ResourceStatus) summary {
 			sum.message = st.Zone + ": " + st.Message
 		}
 		for _, r := range st.Rejections {
-			sum.message = st.Zone + ": " + r.Proxy + " refused " + r.Resource
+			sum.message = st.Zone + ": " + r.Proxy + " refused " + r.Resource + ": " + r.Error
 		}
 	}
 	switch {

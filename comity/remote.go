@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -154,22 +155,31 @@ func behind(p client.Progress) string {
 	return strings.Join(out, ", ")
 }
 
-// rejected is the error of a revision that somebody refused, nil otherwise.
-func rejected(p client.Progress) error {
-	var lines []string
-	for _, z := range p.Zones {
-		if z.State == string(mesh.StateRejected) && len(z.Rejections) == 0 {
-			lines = append(lines, z.Zone+": "+z.Message)
-		}
-		for _, r := range z.Rejections {
-			lines = append(lines, fmt.Sprintf("%s: %s refused %s: %s", z.Zone, r.Proxy, r.Resource, r.Error))
-		}
-	}
-	if lines == nil {
+// rejected is the error of a revision that somebody refused, nil otherwise. It names the resources at fault by
+// their own statuses: of a batch, the others are in force.
+func (r *remote) rejected(ctx context.Context, p client.Progress, items []client.ApplyItem) error {
+	refused := slices.ContainsFunc(p.Zones, func(z client.ZoneProgress) bool {
+		return z.State == string(mesh.StateRejected) || len(z.Rejections) > 0
+	})
+	if !refused {
 		return nil
 	}
-	return &fault.Error{Code: "APPLY-REJECTED", What: fmt.Sprintf("revision %d was refused somewhere; the last good configuration stays in force there", p.Revision),
-		Cause: strings.Join(lines, "\n"), Try: "comity describe the resource", Exit: fault.ExitFailure}
+	var lines []string
+	for _, it := range items {
+		kind, ok := policy.Lookup(string(it.Kind))
+		if !ok {
+			continue
+		}
+		o, err := r.Get(ctx, kind, it.Namespace, it.Name, "")
+		if err != nil {
+			return err
+		}
+		if sum := summarise(resourceStatuses(o)); sum.state == "Rejected" {
+			lines = append(lines, refName(it.Kind, it.Name)+": "+clean(sum.message))
+		}
+	}
+	return &fault.Error{Code: "APPLY-REJECTED", What: fmt.Sprintf("a part of revision %d was refused; there, what was last good stays in force", p.Revision),
+		Cause: strings.Join(lines, "\n"), Try: "comity describe what is named above", Docs: "docs/cli.md", Exit: fault.ExitFailure}
 }
 
 func zonesDone(p client.Progress) int {
