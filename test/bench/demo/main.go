@@ -51,7 +51,10 @@ func run(ctx context.Context, bin string, changes int, idle time.Duration) error
 	if err := d.measureIdle(ctx, idle); err != nil {
 		return err
 	}
-	return d.measureChanges(ctx, changes)
+	if err := d.measureChanges(ctx, "policy", deny, changes); err != nil {
+		return err
+	}
+	return d.measureChanges(ctx, "route", route, changes)
 }
 
 func figure(name, text string, value float64, unit string) {
@@ -78,7 +81,7 @@ type running struct {
 }
 
 func start(ctx context.Context, bin, dir string) (*running, error) {
-	// Two shoppers at one order in ten seconds: as good as idle, and enough to see the first crossing.
+	// Two shoppers at one order a second: as good as idle, and enough to see the first crossing.
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "comity"), "demo", "--dir", dir, "--rate", "1")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 30 * time.Second
@@ -158,24 +161,37 @@ func (d *running) measureIdle(ctx context.Context, span time.Duration) error {
 	return nil
 }
 
+// deny is a policy of the whole namespace: it concerns every sidecar that serves something.
 const deny = `apiVersion: mesh.comity.dev/v1alpha1
 kind: AuthorizationPolicy
-metadata: {namespace: shop, name: bench-%s}
+metadata: {namespace: shop, name: bench}
 spec:
   action: Deny
   rules:
   - to: [{paths: [/bench-%d]}]
 `
 
-// measureChanges changes a policy of the whole namespace, which concerns every sidecar, and times each
-// from the REST answer to the last acknowledgement.
-func (d *running) measureChanges(ctx context.Context, n int) error {
+// route is a route that every sidecar knows.
+const route = `apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {namespace: shop, name: bench}
+spec:
+  parentRefs: [{group: "", kind: Service, name: cart}]
+  rules:
+  - matches: [{headers: [{name: x-bench, value: "%d"}]}]
+    backendRefs: [{name: cart, port: 8080}]
+  - backendRefs: [{name: cart, port: 8080}]
+`
+
+// measureChanges changes a document n times, one after the other, and times each from the REST answer to the
+// last acknowledgement.
+func (d *running) measureChanges(ctx context.Context, what, document string, n int) error {
 	var commit, ack []float64
 	acked := 0
 	before := usageOf(d.cmd.Process.Pid)
 	for i := range n {
 		begin := time.Now()
-		res, err := d.global.Apply(ctx, fmt.Appendf(nil, deny, "all", i), client.ApplyOptions{})
+		res, err := d.global.Apply(ctx, fmt.Appendf(nil, document, i), client.ApplyOptions{})
 		if err != nil {
 			return err
 		}
@@ -197,10 +213,10 @@ func (d *running) measureChanges(ctx context.Context, n int) error {
 	}
 	slices.Sort(commit)
 	slices.Sort(ack)
-	fmt.Printf("  %d changes of a policy that concerns %d Envoys in 3 zones; load average %s\n", n, acked, load())
-	figure("policy-rest-p50", "REST call, p50", at(commit, 50), "ms")
-	figure("policy-last-ack-p50", "REST answer to last ACK, p50", at(ack, 50), "ms")
-	figure("policy-last-ack-p99", "REST answer to last ACK, p99", at(ack, 99), "ms")
+	fmt.Printf("  %d changes of a %s that concerns %d Envoys in 3 zones; load average %s\n", n, what, acked, load())
+	figure(what+"-rest-p50", "REST call, p50", at(commit, 50), "ms")
+	figure(what+"-last-ack-p50", "REST answer to last ACK, p50", at(ack, 50), "ms")
+	figure(what+"-last-ack-p99", "REST answer to last ACK, p99", at(ack, 99), "ms")
 	return nil
 }
 
