@@ -49,7 +49,7 @@ func startEnvoy(t *testing.T, first ...envoy.Resource) *realEnvoy {
 	t.Helper()
 	binary, err := envoybin.Path()
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err) // make tools installs it
 	}
 	e := &realEnvoy{t: t, h: newHarness(t), id: mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "web"}}
 	e.h.Assign(e.id, "v")
