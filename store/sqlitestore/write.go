@@ -216,7 +216,7 @@ func (s *Store) runOne(tx *txn, r *request) {
 }
 
 func (tx *txn) exec(query string, args ...any) error {
-	stmt, err := tx.compiled.of(tx.ctx, query)
+	stmt, err := tx.compiled.of(tx.ctx, query) //nolint:sqlclosecheck // kept for the next call; the store closes it
 	if err != nil {
 		return classify(err)
 	}
@@ -233,7 +233,7 @@ func (tx *txn) modify(query string, args ...any) error {
 }
 
 func (tx *txn) row(query string, args []any, into ...any) (found bool, err error) {
-	stmt, err := tx.compiled.of(tx.ctx, query)
+	stmt, err := tx.compiled.of(tx.ctx, query) //nolint:sqlclosecheck // kept for the next call; the store closes it
 	if err != nil {
 		return false, classify(err)
 	}

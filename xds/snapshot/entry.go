@@ -6,9 +6,10 @@ import (
 	"sync"
 	"weak"
 
+	"sync/atomic"
+
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
-	"sync/atomic"
 
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/envoy"

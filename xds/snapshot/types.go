@@ -52,9 +52,5 @@ func (t Type) String() string { return typeWords[t] }
 // wildcard reports whether Envoy asks for everything of the type rather than for names.
 func (t Type) wildcard() bool { return t == Cluster || t == Listener }
 
-// gated reports whether updates of the type may name clusters (or be named by those that do), and so
-// wait for the ACK of the clusters.
-func (t Type) gated() bool { return t == Listener || t == Route || t == Extension }
-
 // ViewKey names a view: proxies with the same key get the same resources.
 type ViewKey string

@@ -327,7 +327,7 @@ func (d *Demo) change(ctx context.Context, live *liveConnection, want int, do fu
 	for {
 		code, text, err := live.hello(ctx)
 		if err != nil {
-			_ = <-acks // the request is what failed
+			<-acks //nolint:errcheck // the request is what failed
 			return ch, fmt.Errorf("on the live connection: %w", err)
 		}
 		if code == want {
@@ -337,7 +337,7 @@ func (d *Demo) change(ctx context.Context, live *liveConnection, want int, do fu
 			return ch, err
 		}
 		if time.Now().After(deadline) {
-			_ = <-acks // the request is what failed
+			<-acks //nolint:errcheck // the request is what failed
 			return ch, fmt.Errorf("requests still answer %d after 10 s", code)
 		}
 	}

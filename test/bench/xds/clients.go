@@ -112,6 +112,8 @@ func (f *fleet) expect(t int) error {
 
 func (f *fleet) until(ok func() bool) error {
 	deadline := time.Now().Add(2 * time.Minute)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
 	for !ok() {
 		if err := f.failed.Load(); err != nil {
 			return *err
@@ -119,7 +121,7 @@ func (f *fleet) until(ok func() bool) error {
 		if time.Now().After(deadline) {
 			return errors.New("the clients' responses did not arrive within two minutes")
 		}
-		time.Sleep(2 * time.Millisecond)
+		<-tick.C
 	}
 	return nil
 }
@@ -174,7 +176,7 @@ func (f *fleet) client(ctx context.Context, i int, again bool, ready func()) err
 	var once sync.Once
 	defer once.Do(ready)
 	conn, err := grpc.NewClient(f.conf.address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithReadBufferSize(2<<10), grpc.WithSharedWriteBuffer(true), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{})))
+		grpc.WithReadBufferSize(2<<10), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{})))
 	if err != nil {
 		return err
 	}

@@ -200,6 +200,8 @@ type traffic struct {
 func quiet(server *child, n int64) (usage, error) {
 	var last usage
 	deadline := time.Now().Add(2 * time.Minute)
+	tick := time.NewTicker(40 * time.Millisecond)
+	defer tick.Stop()
 	for same := 0; ; {
 		var u usage
 		if err := server.ask("usage", &u); err != nil {
@@ -216,7 +218,7 @@ func quiet(server *child, n int64) (usage, error) {
 		if time.Now().After(deadline) {
 			return u, fmt.Errorf("server took %d requests and is not quiet after two minutes", u.Received)
 		}
-		time.Sleep(40 * time.Millisecond)
+		<-tick.C
 	}
 }
 

@@ -3,16 +3,15 @@ package main
 import (
 	"bytes"
 	"os"
+	"slices"
 	"testing"
 )
 
 // TestMain lets the test's program be the clients' process too.
 func TestMain(m *testing.M) {
-	for _, arg := range os.Args {
-		if arg == "-role" {
-			main()
-			return
-		}
+	if slices.Contains(os.Args, "-role") {
+		main()
+		return
 	}
 	os.Exit(m.Run())
 }

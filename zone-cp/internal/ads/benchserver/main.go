@@ -74,7 +74,7 @@ func run(kind string, clusters int) error {
 	case "comity":
 		s, err = newComity(ctx, world)
 	case "linear":
-		s, err = newLinear(ctx, world)
+		s = newLinear(ctx, world)
 		options = append(options, grpc.ForceServerCodecV2(encoding.GetCodecV2(grpcproto.Name)))
 	default:
 		err = fmt.Errorf("unknown kind %q", kind)
@@ -282,7 +282,7 @@ type linear struct {
 	caches map[string]*cache.LinearCache
 }
 
-func newLinear(ctx context.Context, world *generated) (*linear, error) {
+func newLinear(ctx context.Context, world *generated) *linear {
 	l := &linear{caches: make(map[string]*cache.LinearCache)}
 	mux := &cache.MuxCache{
 		Classify:      func(r *cache.Request) string { return r.GetTypeUrl() },
@@ -300,7 +300,7 @@ func newLinear(ctx context.Context, world *generated) (*linear, error) {
 		l.caches[t.URL()], mux.Caches[t.URL()] = c, c
 	}
 	l.srv = xds.NewServer(ctx, mux, nil)
-	return l, nil
+	return l
 }
 
 func (l *linear) register(g *grpc.Server) {
