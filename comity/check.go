@@ -87,7 +87,14 @@ func (s *shell) showFindings(all []finding, short bool, failOn string) error {
 
 func (r *remote) check(ctx context.Context) ([]finding, error) {
 	var all []finding
+	atZone, err := r.atZone(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, k := range policy.Kinds() {
+		if k.Kind == mesh.KindZone && atZone {
+			continue // how zones are is known to global
+		}
 		objects, err := r.ListAll(ctx, k, client.ListOptions{})
 		if err != nil {
 			return nil, err
@@ -138,6 +145,10 @@ func checkResource(o client.Object) finding {
 	switch sum.state {
 	case "Rejected":
 		f.Level, f.Message, f.Try = "error", "refused: "+sum.message, "comity describe "+refName(o.Kind, o.Metadata.Name)
+	case "Programmed":
+		if sum.message != "" {
+			f.Level, f.Message, f.Try = "warning", sum.message, "comity describe "+refName(o.Kind, o.Metadata.Name)
+		}
 	case "Pending":
 		f.Level, f.Message = "warning", fmt.Sprintf("on its way: %d of %d zones, %d/%d proxies", sum.zonesApplied, sum.zones, sum.acked, sum.total)
 	}

@@ -85,7 +85,7 @@ func (t target) resolve(term terminal) (endpoint, error) {
 	if e.server == "" {
 		return endpoint{}, &fault.Error{Code: "CLI-NO-SERVER", What: "no control plane is named", Exit: fault.ExitUsage,
 			Cause: "there is no --server, no COMITY_SERVER and no context in " + path,
-			Try:   "with a demo running: eval \"$(comity demo env)\"; otherwise comity --server http://127.0.0.1:7400 --token-file FILE ...", Docs: "comity help contexts"}
+			Try:   "with a demo running: eval \"$(bin/comity demo env)\"; otherwise comity --server http://127.0.0.1:7400 --token-file FILE ...", Docs: "comity help contexts"}
 	}
 	if file := firstOf(t.tokenFile, term.getenv("COMITY_TOKEN_FILE"), ctx.TokenFile); file != "" && (e.token == "" || t.tokenFile != "") {
 		text, err := os.ReadFile(file)

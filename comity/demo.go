@@ -23,12 +23,12 @@ func (s *shell) demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Run a mesh of three zones on this machine, with real Envoys and a shop in them",
 		Long: `demo runs global, three zones that join it, their ingresses, and a small shop with a real Envoy beside each
-of its workloads, all on loopback addresses, without root. Ctrl-C ends everything; nothing is left but its folder.
+of its workloads, all on loopback addresses, without root. Ctrl-C ends everything; nothing is left but its folder (.demo).
 
 With --check it plays a story instead: requests across zones, refusals, a change of permission, global
 killed and started again. It prints each step with its figures and ends with 0 only if every step held.`,
 		Example: `  comity demo
-  eval "$(comity demo env)"; comity get zones      # in another terminal
+  eval "$(bin/comity demo env)"; comity get zones      # in another terminal
   comity demo status -o json
   comity demo down`,
 		Args: cobra.NoArgs,
@@ -80,13 +80,13 @@ func (s *shell) runDemo(ctx context.Context, o demo.Options, check bool) error {
 	}
 	fmt.Fprintf(s.out, `
   In another terminal, in this folder:
-    eval "$(comity demo env)"              # comity speaks with this demo's global
+    eval "$(%s demo env)"          # puts comity into PATH and points it at this demo's global
     comity get zones; comity get proxies; comity get authorizationpolicies
     comity describe authorizationpolicy/cart-to-pay -n shop
     comity --context onprem get workloads  # a zone answers for itself
     comity demo status -o json; comity demo down
 
-`)
+`, os.Args[0])
 	return s.liveLine(ctx, o.Dir)
 }
 
@@ -198,6 +198,7 @@ func (s *shell) demoEnv(o *demo.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			fmt.Fprintln(s.out, "unset COMITY_SERVER COMITY_TOKEN COMITY_TOKEN_FILE COMITY_CA_FILE COMITY_CONTEXT")
 			fmt.Fprintf(s.out, "export COMITY_CONFIG=%q\nexport PATH=%q:\"$PATH\"\n", demo.ConfigFile(dir), filepath.Dir(exe))
 			return nil
 		},

@@ -108,6 +108,13 @@ func (s *shell) getCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(objects) > 0 && objects[0].Kind == mesh.KindZone && (s.output == formatTable || s.output == formatWide) {
+				if there, err := r.atZone(cmd.Context()); err != nil {
+					return err
+				} else if there {
+					return s.showNeighbours(objects, !noHeaders)
+				}
+			}
 			if len(objects) > 0 && objects[0].Kind == mesh.KindWorkload && (s.output == formatTable || s.output == formatWide) {
 				return s.showWorkloads(cmd.Context(), r, objects, !noHeaders)
 			}
@@ -145,6 +152,17 @@ func (s *shell) getProxies(ctx context.Context, r *remote, sel selection, header
 	if s.output == formatName {
 		return nil
 	}
+	return t.write(s.out, s.output, headers)
+}
+
+// showNeighbours lists zones as a zone knows them: how they are is known to global.
+func (s *shell) showNeighbours(objects []client.Object, headers bool) error {
+	t := table{columns: []string{"NAME", "CLOUD", "REGION", "MAY SPEAK FOR", "AGE"}}
+	for _, o := range objects {
+		z := decodeInto[policy.Zone](o.Spec)
+		t.rows = append(t.rows, []string{o.Metadata.Name, z.Cloud, z.Region, strings.Join(z.Namespaces, ","), age(o.Metadata.CreationTimestamp)})
+	}
+	s.say("as this zone knows them; whether they are connected is known to global")
 	return t.write(s.out, s.output, headers)
 }
 

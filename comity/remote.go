@@ -52,6 +52,15 @@ func (r *remote) fetch(ctx context.Context, args []string, sel selection) (objec
 	return objects, len(refs) == 1, nil
 }
 
+// atZone reports whether the control plane is a zone's.
+func (r *remote) atZone(ctx context.Context) (bool, error) {
+	var who struct {
+		Mode string `json:"mode"`
+	}
+	err := r.Fetch(ctx, "/whoami", &who)
+	return who.Mode == "zone", err
+}
+
 func (sel selection) namespaceFilter() string {
 	if sel.all {
 		return ""

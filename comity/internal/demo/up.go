@@ -46,10 +46,12 @@ type Demo struct {
 	procs *procs
 	begin time.Time
 
-	global  *client.Client
-	atZone  map[string]*client.Client
-	infos   map[string]Info // of sidecars and ingresses, by process name
-	infosMu sync.Mutex
+	global *client.Client
+	atZone map[string]*client.Client
+	infos  map[string]Info // of sidecars and ingresses, by process name
+	// customers are the shoppers' processes, not started before the shop is open.
+	customers map[string][]string
+	infosMu   sync.Mutex
 }
 
 // Info is what a sidecar or an ingress writes of itself.
@@ -64,11 +66,11 @@ type Info struct {
 // Up starts everything and returns when a request has crossed zones. On error it has stopped what it
 // started.
 func Up(ctx context.Context, o Options) (*Demo, error) {
-	d := &Demo{opts: o, begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}}
+	d := &Demo{opts: o, begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}, customers: map[string][]string{}}
 	if err := d.prepare(); err != nil {
 		return nil, err
 	}
-	steps := []func(context.Context) error{d.startControlPlanes, d.joinZones, d.startDataplane, d.awaitCrossZone}
+	steps := []func(context.Context) error{d.startControlPlanes, d.joinZones, d.startDataplane, d.openShop, d.awaitCrossZone}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			d.Down(ctx)
@@ -341,16 +343,30 @@ func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) er
 	if err := d.procs.run(w.name, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, d.program("sidecar"), "run", "--config", cfg); err != nil {
 		return err
 	}
-	if w.app != "shopper" {
-		if err := d.procs.run(w.name+"-app", nil, app...); err != nil {
-			return err
-		}
+	if w.app == "shopper" {
+		d.infosMu.Lock()
+		d.customers[w.name+"-app"] = app
+		d.infosMu.Unlock()
 		return d.awaitInfo(ctx, w.name)
 	}
-	if err := d.awaitInfo(ctx, w.name); err != nil {
+	if err := d.procs.run(w.name+"-app", nil, app...); err != nil {
 		return err
 	}
-	return d.procs.run(w.name+"-app", nil, app...)
+	return d.awaitInfo(ctx, w.name)
+}
+
+// openShop lets the shoppers in when the shop is whole: an order before that would fail, and have its endpoints
+// ejected for half a minute.
+func (d *Demo) openShop(ctx context.Context) error {
+	if err := d.awaitReach(ctx); err != nil {
+		return err
+	}
+	for name, argv := range d.customers {
+		if err := d.procs.run(name, nil, argv...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // awaitCrossZone waits for the first order whose trail visited another zone.
@@ -374,9 +390,6 @@ func (d *Demo) awaitCrossZone(ctx context.Context) error {
 			return fmt.Errorf("no order of %s crossed zones: %w (last failure: %s)", s.name, err, last)
 		}
 	}
-	if err := d.awaitReach(ctx); err != nil {
-		return err
-	}
 	st, err := d.shopper(ctx, d.shoppers()[0])
 	if err != nil {
 		return err
@@ -385,8 +398,8 @@ func (d *Demo) awaitCrossZone(ctx context.Context) error {
 	return nil
 }
 
-// awaitReach waits until each shopper's zone has learnt of ledger, which is in another zone and which a
-// shopper may not use: the refusal can only come from there.
+// awaitReach waits until each shopper's zone serves web, and has learnt of ledger, which is in another zone and
+// which a shopper may not use: the refusal can only come from there.
 func (d *Demo) awaitReach(ctx context.Context) error {
 	c := &http.Client{Timeout: 5 * time.Second}
 	for _, s := range d.shoppers() {
@@ -394,10 +407,15 @@ func (d *Demo) awaitReach(ctx context.Context) error {
 		err := poll(ctx, 30*time.Second, func() (bool, error) {
 			code, text, err := d.viaSidecar(ctx, c, s.name, http.MethodPost, "ledger.shop.svc.clusterset.local", "/entry", "{}")
 			got = fmt.Sprintf("%d %s", code, text)
-			return err == nil && code == http.StatusForbidden, nil
+			if err != nil || code != http.StatusForbidden {
+				return false, nil
+			}
+			code, text, err = d.viaSidecar(ctx, c, s.name, http.MethodGet, "web.shop.svc.clusterset.local", "/hello", "")
+			got = fmt.Sprintf("%d %s", code, text)
+			return err == nil && code == http.StatusOK, nil
 		})
 		if err != nil {
-			return fmt.Errorf("%s does not reach ledger: %w (it got %s)", s.name, err, got)
+			return fmt.Errorf("%s does not reach web and ledger: %w (it got %s)", s.name, err, got)
 		}
 	}
 	return nil
