@@ -18,8 +18,9 @@ LDFLAGS := -X $(MODULE)/internal/version.Version=$(VERSION) -X $(MODULE)/interna
 # Builds name their version with LDFLAGS, so Go need not ask Git for its own (which fails in a clone of another user).
 export GOFLAGS += -buildvcs=false
 
-# Tests start real Envoys and control planes: packages run two at a time so that each has a core.
-TEST_FLAGS    ?=
+# Tests start real Envoys and control planes: packages run two at a time so that each has a core. Some build the
+# programs that they run, which Go's cache of test results does not see: hence -count=1.
+TEST_FLAGS    ?= -count=1
 TEST_PARALLEL ?= 2
 TEST_TIMEOUT  ?= 15m
 PACKAGES      ?= ./...

@@ -81,7 +81,7 @@ func (s *shell) tokenEnrol() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create-enrol",
 		Short: "Make a token with which sidecars or an ingress enrol, at their zone",
-		Example: `  comity --context west token create-enrol -n shop --service-account pay --limit 3
+		Example: `  comity --context west token create-enrol -n shop --service-account pay --labels app=pay --limit 3
   comity --context west token create-enrol --ingress main`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -107,6 +107,7 @@ func (s *shell) tokenEnrol() *cobra.Command {
 	f.StringVarP(&req.Namespace, "namespace", "n", "default", "namespace of the workloads")
 	f.StringVar(&req.ServiceAccount, "service-account", "", "service account of the workloads: their identity")
 	f.StringVar(&req.Name, "name", "", "only the workload of this name")
+	f.StringToStringVarP(&req.Labels, "labels", "l", nil, "labels of the workloads, as app=pay: Services select by them, so they say for which services a workload may answer")
 	f.StringVar(&ingress, "ingress", "", "the ingress of this name instead of a workload")
 	f.IntVar(&req.Limit, "limit", 1, "how many instances may enrol with it")
 	f.DurationVar(&ttl, "for", time.Hour, "how long it may be used")

@@ -73,6 +73,8 @@ func TestValidate(t *testing.T) {
 		"route weights":       {mesh.KindHTTPRoute, "shop", "web", route(`{"backendRefs":[{"name":"a","port":80,"weight":0}]}`), []string{"/spec/rules/0/backendRefs invalid"}},
 		"authz":               {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Allow","rules":[{"from":[{"identities":["spiffe://a.example/ns/shop/sa/web"],"zones":["east"]}],"to":[{"methods":["GET"],"paths":["/pay/*"]}]}]}`, nil},
 		"authz empty source":  {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Allow","rules":[{"from":[{}],"to":[{}]}]}`, []string{"/spec/rules/0/from/0 required", "/spec/rules/0/to/0 required"}},
+		"authz empty from":    {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Allow","rules":[{"from":[]}]}`, []string{"/spec/rules/0 invalid"}},
+		"authz dead path":     {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Deny","rules":[{"to":[{"paths":["/%70riv*","/a//b","/w/./x","/x/.."]}]}]}`, []string{"/spec/rules/0/to/0/paths/0 invalid", "/spec/rules/0/to/0/paths/1 invalid", "/spec/rules/0/to/0/paths/2 invalid", "/spec/rules/0/to/0/paths/3 invalid"}},
 		"authz comma":         {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Allow","rules":[{"from":[{"identities":["spiffe://a.example/ns/shop,b"]}]}]}`, []string{"/spec/rules/0/from/0/identities/0 invalid"}},
 		"authz bare domain":   {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Deny","rules":[{"from":[{"identities":["spiffe://a.example"],"serviceAccounts":["x"]}]}]}`, []string{"/spec/rules/0/from/0/identities/0 invalid", "/spec/rules/0/from/0/namespaces required"}},
 		"authz action":        {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"allow"}`, []string{"/spec/action invalid"}},

@@ -31,6 +31,10 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 	r.atMost("/spec/rules", len(p.Rules), maxRules)
 	for i, rule := range p.Rules {
 		at := ptr("/spec/rules", i)
+		// An empty list from a template must not mean "everybody".
+		if rule.From != nil && len(rule.From) == 0 || rule.To != nil && len(rule.To) == 0 {
+			r.invalid(at, "a `from` or `to` that is given must not be empty; leave it out to match everything")
+		}
 		r.atMost(at+"/from", len(rule.From), maxRules)
 		for j, s := range rule.From {
 			validateSource(r, ptr(at+"/from", j), s)
@@ -100,6 +104,15 @@ func validateOperation(r *report, at string, o Operation) {
 	r.values(at+"/paths", o.Paths, func(p string) error {
 		if !cleanPath(p) {
 			return fmt.Errorf("%q must begin with / and be plain ASCII without spaces, ? and #", clip(p))
+		}
+		// Sidecars normalise what they receive, so such a path could never match, and a Deny of it would be none.
+		for _, bad := range []string{"//", "/./", "/../", "%"} {
+			if strings.Contains(p, bad) {
+				return fmt.Errorf("%q must not contain %q: paths are compared in their plain form", clip(p), bad)
+			}
+		}
+		if strings.HasSuffix(p, "/.") || strings.HasSuffix(p, "/..") {
+			return fmt.Errorf("%q must not end with a dot segment", clip(p))
 		}
 		if i := strings.IndexByte(p, '*'); i >= 0 && i < len(p)-1 {
 			return fmt.Errorf("%q: * is understood at the end only", clip(p))

@@ -106,7 +106,7 @@ func (z *zone) copies(ctx context.Context) (int, error) {
 // enrolmentToken makes a token with which sidecars or an ingress get their identity.
 func (z *zone) enrolmentToken(ctx context.Context, in client.EnrolmentTokenRequest) (client.EnrolmentToken, error) {
 	spec := ca.TokenSpec{
-		Role: in.Role, Namespace: in.Namespace, ServiceAccount: in.ServiceAccount, Name: in.Name,
+		Role: in.Role, Namespace: in.Namespace, ServiceAccount: in.ServiceAccount, Name: in.Name, Labels: in.Labels,
 		TTL: time.Duration(in.TTLSeconds) * time.Second, Limit: in.Limit,
 	}
 	if spec.TTL == 0 {

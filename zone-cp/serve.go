@@ -17,7 +17,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/federation"
@@ -282,7 +284,11 @@ func listen(ctx context.Context, key, addr string) (net.Listener, error) {
 
 // attend serves the stream of an enrolled proxy.
 func (z *zone) attend(caller ca.Caller, stream enrolpb.Enrolment_AttendServer) error {
-	peer := vm.Peer{Proxy: caller.Proxy, Identity: caller.ID.String()}
+	in, _, err := z.ca.Enrolled(stream.Context(), caller.Proxy)
+	if err != nil {
+		return status.Error(codes.Unavailable, "the zone can't read its registrations now; come back")
+	}
+	peer := vm.Peer{Proxy: caller.Proxy, Identity: caller.ID.String(), Labels: in.Labels}
 	if rest, ok := strings.CutPrefix(caller.ID.Path(), "/ns/"+caller.Proxy.Namespace+"/sa/"); ok && caller.Proxy.Role == mesh.RoleSidecar {
 		peer.ServiceAccount = rest
 	}

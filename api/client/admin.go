@@ -53,9 +53,11 @@ type EnrolmentTokenRequest struct {
 	Role           mesh.Role `json:"role"` // sidecar or ingress
 	Namespace      string    `json:"namespace,omitempty"`
 	ServiceAccount string    `json:"serviceAccount,omitempty"`
-	Name           string    `json:"name,omitempty"`  // only this workload or ingress; empty for any
-	Limit          int       `json:"limit,omitempty"` // instances; 0 means 1
-	TTLSeconds     int       `json:"ttlSeconds,omitempty"`
+	Name           string    `json:"name,omitempty"` // only this workload or ingress; empty for any
+	// Labels of the workloads; Services select by them, so they say for which services a workload may answer.
+	Labels     map[string]string `json:"labels,omitempty"`
+	Limit      int               `json:"limit,omitempty"` // instances; 0 means 1
+	TTLSeconds int               `json:"ttlSeconds,omitempty"`
 }
 
 // EnrolmentToken is the answer; Token is shown this once.

@@ -70,6 +70,11 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
+// ErrLost: the database is gone, but its life file says that there was one. Beginning with an empty one would
+// look to everybody as if all had been deleted.
+var ErrLost = errors.New("the database is gone, though the life file beside it says that there was one: put it back, " +
+	"or remove the life file to begin with an empty one")
+
 // Open opens the database at path, creating it (mode 0600) if there is none, and brings its schema
 // up to date. ctx bounds the opening only. A database in use by another process, of a newer
 // release, or that is no database is an error.
@@ -101,6 +106,9 @@ func Open(ctx context.Context, path string, opts Options) (_ *Store, err error) 
 	}
 	if s.life, err = openLife(path+".life", opts.Boot); err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && s.life.id != "" {
+		return nil, ErrLost
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

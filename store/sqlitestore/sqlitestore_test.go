@@ -333,3 +333,24 @@ func TestPowerLossIsAnotherIncarnation(t *testing.T) {
 		t.Errorf("after an orderly shutdown of the machine: %v, was %v", got, before)
 	}
 }
+
+func TestLostDatabaseIsNotReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	s := open(t, path, sqlitestore.Options{})
+	mustPut(t, s, "a", "{}")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlitestore.Open(t.Context(), path, sqlitestore.Options{}); !errors.Is(err, sqlitestore.ErrLost) {
+		t.Fatalf("an empty store began in its place: %v", err)
+	}
+	if err := os.Remove(path + ".life"); err != nil {
+		t.Fatal(err)
+	}
+	if got := head(t, open(t, path, sqlitestore.Options{})); got.Revision != 0 {
+		t.Errorf("after the operator's word: %v", got)
+	}
+}

@@ -340,7 +340,7 @@ type workload struct {
 // workload starts the sidecar of a workload whose service account and label app are its name.
 func (z *zone) workload(name string) *workload {
 	z.t.Helper()
-	p := z.startProxy("sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name}, map[string]any{
+	p := z.startProxy("sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name, Labels: map[string]string{"app": name}}, map[string]any{
 		"namespace": "shop", "labels": map[string]string{"app": name}, "address": "127.0.0.1", "inboundPort": freePort(z.t), "outboundPort": freePort(z.t),
 	})
 	w := &workload{proxy: p, zone: z}

@@ -132,6 +132,9 @@ func httpApp(t *testing.T, h2 bool) uint16 {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "Grpc-Status")
+		if r.Header.Get("x_forwarded_client_cert") != "" {
+			fmt.Fprint(w, "the caller's own word about itself arrived ")
+		}
 		fmt.Fprintf(w, "%s %s %s caller=%s", r.Method, r.URL.Path, r.Proto, r.Header.Get("X-Forwarded-Client-Cert"))
 		w.Header().Set("Grpc-Status", "0")
 	})
@@ -199,6 +202,7 @@ func try(t *testing.T, c *http.Client, method string, port uint16, host, path st
 	}
 	req.Host = host
 	req.Header.Set("X-Forwarded-Client-Cert", "URI=spiffe://one.example/ns/shop/sa/liar")
+	req.Header.Set("x_forwarded_client_cert", "URI=spiffe://one.example/ns/shop/sa/liar") // the same, to a CGI application
 	resp, err := c.Do(req)
 	if err != nil {
 		return answer{}, err
@@ -220,6 +224,9 @@ func expect(t *testing.T, a answer, status int, parts ...string) {
 	t.Helper()
 	if a.status != status {
 		t.Errorf("status %d, not %d: %s", a.status, status, a.body)
+	}
+	if strings.Contains(a.body, "own word") {
+		t.Error(a.body)
 	}
 	for _, p := range parts {
 		if !strings.Contains(a.body, p) {

@@ -114,7 +114,8 @@ func (b *messages) request(r ir.RequestMatch) *xdsmatcherv3.Matcher_MatcherList_
 	if len(r.Methods) > 0 {
 		var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
 		for _, m := range r.Methods {
-			ways = append(ways, b.single(b.header(":method"), exact(m)))
+			// In any case: HTTP/2 lets "Delete" through, and many an application takes it for DELETE.
+			ways = append(ways, b.single(b.header(":method"), sameWord(m)))
 		}
 		all = append(all, or(ways))
 	}
@@ -202,6 +203,10 @@ func not(p *xdsmatcherv3.Matcher_MatcherList_Predicate) *xdsmatcherv3.Matcher_Ma
 
 func exact(s string) *xdsmatcherv3.StringMatcher {
 	return &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: s}}
+}
+
+func sameWord(s string) *xdsmatcherv3.StringMatcher {
+	return &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: s}, IgnoreCase: true}
 }
 
 func prefixed(s string) *xdsmatcherv3.StringMatcher {

@@ -21,11 +21,19 @@ import (
 	"github.com/comity-mesh/comity/xds/ir"
 )
 
+// callerLookAlikes are the other spellings of x-forwarded-client-cert: what reads headers the CGI way takes '-' and
+// '_' for the same, and would believe a caller's own word about who it is.
+var callerLookAlikes = []string{
+	"x_forwarded-client-cert", "x-forwarded_client-cert", "x-forwarded-client_cert", "x_forwarded_client-cert",
+	"x_forwarded-client_cert", "x-forwarded_client_cert", "x_forwarded_client_cert",
+}
+
 func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 	m := &routev3.RouteConfiguration{Name: t.Name}
 	for _, h := range t.Hosts {
 		v := &routev3.VirtualHost{Name: h.Name, Domains: h.Domains, RetryPolicy: b.retry(h.Retry)}
 		if h.Authorization != nil {
+			v.RequestHeadersToRemove = callerLookAlikes
 			v.TypedPerFilterConfig = map[string]*anypb.Any{
 				rbacFilter: b.any(&rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Matcher: b.authorize(*h.Authorization)}}),
 			}

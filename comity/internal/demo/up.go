@@ -304,7 +304,7 @@ func (d *Demo) startIngress(ctx context.Context, zone, index int, z zonePlan) er
 }
 
 func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) error {
-	tok, err := d.atZone[z.name].CreateEnrolmentToken(ctx, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: namespace, ServiceAccount: w.app})
+	tok, err := d.atZone[z.name].CreateEnrolmentToken(ctx, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: namespace, ServiceAccount: w.app, Labels: map[string]string{"app": w.app}})
 	if err != nil {
 		return fmt.Errorf("enrolment token of %s: %w", w.name, err)
 	}
@@ -317,7 +317,7 @@ func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) er
 		return err
 	}
 	config := map[string]any{
-		"name": w.name, "namespace": namespace, "labels": map[string]string{"app": w.app},
+		"name": w.name, "namespace": namespace,
 		"address": w.host, "inboundPort": portInbound, "outboundPort": outbound, "appAddress": w.host,
 		"dataDir": d.path(z.name, w.name), "runDir": d.runDir(w.name), "writeInfo": d.infoFile(w.name),
 		"metrics": map[string]any{"address": addr(w.host, portMetrics)},

@@ -115,7 +115,7 @@ func (s *service) enrol(ctx context.Context, p mesh.ProxyID, r *enrolpb.EnrolReq
 	if err != nil {
 		return nil, refuse(CodeMalformed, "%v", err)
 	}
-	in := Instance{Proxy: p, ID: id.String(), TokenID: token.ID, Key: spki, EnrolledAt: c.cfg.Now()}
+	in := Instance{Proxy: p, ID: id.String(), TokenID: token.ID, Key: spki, EnrolledAt: c.cfg.Now(), Labels: token.Labels}
 	replaced, err := c.use(ctx, token.ID, in, func(t Token) error { return c.admits(t, p) })
 	if err != nil {
 		return nil, err

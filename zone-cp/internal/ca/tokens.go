@@ -31,8 +31,11 @@ type TokenSpec struct {
 	Namespace      string    // of a sidecar's workload
 	ServiceAccount string    // of a sidecar's workload
 	Name           string    // of the one workload or ingress that it admits; empty for any
-	TTL            time.Duration
-	Limit          int // how many instances may enrol with it
+	// Labels of the workloads it admits. Services select by labels, so they decide for whom a workload may answer:
+	// the zone gives them, a sidecar can't claim others.
+	Labels map[string]string
+	TTL    time.Duration
+	Limit  int // how many instances may enrol with it
 }
 
 // Token is what the zone keeps of an enrolment token: nothing that could enrol.
@@ -43,6 +46,7 @@ type Token struct {
 	Namespace      string            `json:"namespace,omitempty"`
 	ServiceAccount string            `json:"serviceAccount,omitempty"`
 	Name           string            `json:"name,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
 	Expires        time.Time         `json:"expires"`
 	Limit          int               `json:"limit"`
 	Used           int               `json:"used"`
@@ -58,6 +62,8 @@ type Instance struct {
 	TokenID    string       `json:"tokenId"`
 	Key        []byte       `json:"key"` // SubjectPublicKeyInfo, DER
 	EnrolledAt time.Time    `json:"enrolledAt"`
+	// Labels are those of the token.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // CreateToken makes an enrolment token. Its secret is only in the returned value: show Text once.
@@ -91,7 +97,7 @@ func (c *CA) CreateToken(ctx context.Context, spec TokenSpec) (identity.EnrolTok
 		return identity.EnrolToken{}, err
 	}
 	rec := Token{
-		ID: id, Zone: t.Zone, Role: t.Role, Namespace: t.Namespace, ServiceAccount: t.ServiceAccount, Name: spec.Name,
+		ID: id, Zone: t.Zone, Role: t.Role, Namespace: t.Namespace, ServiceAccount: t.ServiceAccount, Name: spec.Name, Labels: spec.Labels,
 		Expires: t.Expires, Limit: t.Limit, PublicKey: pub, CreatedAt: now,
 	}
 	w, err := write(tokenKey+id, rec, 0)

@@ -35,6 +35,8 @@ type Peer struct {
 	Proxy          mesh.ProxyID
 	Identity       string // SPIFFE ID
 	ServiceAccount string // of a sidecar
+	// Labels that the zone gave with the enrolment token. Services select by them.
+	Labels map[string]string
 }
 
 // Stream is the zone's end of Enrolment.Attend; the generated server stream fits.
@@ -130,7 +132,12 @@ func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (
 		if err != nil {
 			return codeInvalid, err
 		}
-		return "", s.workload(spec, r.Workload.GetLabels())
+		for k, v := range r.Workload.GetLabels() {
+			if have, ok := peer.Labels[k]; !ok || have != v {
+				return codeNotAllowed, fmt.Errorf("the label %.64q=%.64q was not given with the enrolment token: labels decide for which services a workload answers", k, v)
+			}
+		}
+		return "", s.workload(spec, peer.Labels)
 	case *enrolpb.AgentReport_Ingress:
 		if peer.Proxy.Role != mesh.RoleIngress {
 			return codeNotAllowed, fmt.Errorf("a %s is no ingress", peer.Proxy.Role)
