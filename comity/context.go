@@ -88,7 +88,7 @@ func (t target) resolve(term terminal) (endpoint, error) {
 			Try:   "with a demo running: eval \"$(bin/comity demo env)\"; otherwise comity --server http://127.0.0.1:7400 --token-file FILE ...", Docs: "comity help contexts"}
 	}
 	if file := firstOf(t.tokenFile, term.getenv("COMITY_TOKEN_FILE"), ctx.TokenFile); file != "" && (e.token == "" || t.tokenFile != "") {
-		text, err := os.ReadFile(file)
+		text, err := readSmall(file)
 		if err != nil {
 			return endpoint{}, &fault.Error{Code: "CLI-TOKEN", What: "can't read the token file", Err: err, Exit: fault.ExitUsage}
 		}
@@ -97,9 +97,24 @@ func (t target) resolve(term terminal) (endpoint, error) {
 	return e, nil
 }
 
+// readSmall reads a file that a person wrote, at most 1 MiB of it.
+func readSmall(path string) ([]byte, error) {
+	const limit = 1 << 20
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && len(text) > limit {
+		err = errors.New(path + " is larger than 1 MiB")
+	}
+	return text, err
+}
+
 func readCLIConfig(path string) (cliConfig, error) {
 	var cfg cliConfig
-	text, err := os.ReadFile(path)
+	text, err := readSmall(path)
 	if err != nil {
 		return cfg, err
 	}
