@@ -85,6 +85,10 @@ func validateMetadata(r *report, info KindInfo, res mesh.Resource) {
 		if err := checkQualified(k); err != nil {
 			r.add(FieldError{Pointer: ptr("/metadata/annotations", clip(k)), Code: CodeInvalid, Message: err.Error()})
 		}
+		// Misspelt, it would be ignored, and the resource would reach every zone.
+		if strings.HasPrefix(k, "mesh.comity.dev/") && k != mesh.AnnotationZones {
+			r.add(FieldError{Pointer: ptr("/metadata/annotations", clip(k)), Code: CodeUnsupported, Message: "there is no such annotation of Comity's", Choices: []string{mesh.AnnotationZones}})
+		}
 	}
 	if total > maxAnnotationBytes {
 		r.add(FieldError{Pointer: "/metadata/annotations", Code: CodeTooLarge, Message: fmt.Sprintf("%d bytes; at most %d are allowed", total, maxAnnotationBytes)})
