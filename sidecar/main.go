@@ -21,7 +21,7 @@ type settings struct {
 	TokenFile    string               `json:"tokenFile" usage:"file with the enrolment token, - for standard input; default: COMITY_ENROL_TOKEN"`
 	Namespace    string               `json:"namespace" usage:"namespace of the workload; default: the token's"`
 	Name         string               `json:"name" usage:"name of the workload"`
-	Labels       map[string]string    `json:"labels" usage:"labels by which Services select the workload"`
+	Labels       map[string]string    `json:"labels" usage:"labels that the enrolment token must have given; Services select by all of the token's, whether named here or not"`
 	Address      string               `json:"address" usage:"IP address by which the zone reaches this machine; default: the one from which the zone is reached"`
 	InboundPort  uint16               `json:"inboundPort" usage:"port for mTLS from the zone; 0: any free one"`
 	OutboundPort int                  `json:"outboundPort" usage:"port on loopback for HTTP by host name; 0: any free one, -1: none"`

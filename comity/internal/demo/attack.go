@@ -53,11 +53,6 @@ func forged(ctx context.Context, addr, sni, identity string) (string, error) {
 	return how, err
 }
 
-// unexported asks an ingress for a service that its zone does not offer.
-func unexported(ctx context.Context, addr, sni string) (string, error) {
-	return tlsRequest(ctx, addr, sni, nil)
-}
-
 // tlsRequest reports how the peer refused. It does not verify the peer: an attacker would not either, and
 // what is under test is the peer's verification of the caller.
 func tlsRequest(ctx context.Context, addr, sni string, cert *tls.Certificate) (string, error) {

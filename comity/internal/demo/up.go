@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -153,7 +154,7 @@ func (d *Demo) startControlPlanes(ctx context.Context) error {
 	if err := d.startGlobal(ctx); err != nil {
 		return err
 	}
-	d.done("global control plane", begin, "embedded SQLite store (one file; production: docs/architecture.md)")
+	d.done("global control plane", begin, "embedded SQLite store")
 	begin = time.Now()
 	g, gctx := errgroup.WithContext(ctx)
 	for i, z := range d.zones {
@@ -223,7 +224,7 @@ func (d *Demo) joinZones(ctx context.Context) error {
 		}
 		docs = append(docs, doc, []byte("---\n"))
 	}
-	if _, err := d.global.Apply(ctx, join(append(docs, shopYAML)), client.ApplyOptions{Reason: "comity demo"}); err != nil {
+	if _, err := d.global.Apply(ctx, slices.Concat(append(docs, shopYAML)...), client.ApplyOptions{Reason: "comity demo"}); err != nil {
 		return fmt.Errorf("apply the shop: %w", err)
 	}
 	g, gctx := errgroup.WithContext(ctx)
@@ -244,14 +245,6 @@ func (d *Demo) joinZones(ctx context.Context) error {
 	}
 	d.done("aws-east, gcp-west, onprem joined", begin, "by one-time token; mTLS, deny by default, 4 permissions")
 	return nil
-}
-
-func join(docs [][]byte) []byte {
-	var out []byte
-	for _, doc := range docs {
-		out = append(out, doc...)
-	}
-	return out
 }
 
 // startDataplane starts ingresses, applications and sidecars of all zones, and waits until their Envoys
