@@ -15,11 +15,14 @@ const (
 	BucketRevisions = "revisions" // mesh.RevisionStatus by mesh.RevisionSlot
 	BucketProxies   = "proxies"   // mesh.ProxyStatus by mesh.ProxyID.String
 	BucketServices  = "services"  // a zone's own services; for display
+	BucketFailover  = "failover"  // mesh.FailoverStatus by <namespace>/<service>
+	BucketLinks     = "links"     // mesh.LinkStatus by the other zone's name
+	BucketTraffic   = "traffic"   // mesh.TrafficStatus by <namespace>/<service>/<other zone>
 )
 
 // Buckets lists them.
 func Buckets() []string {
-	return []string{BucketStatus, BucketRevisions, BucketProxies, BucketServices}
+	return []string{BucketStatus, BucketRevisions, BucketProxies, BucketServices, BucketFailover, BucketLinks, BucketTraffic}
 }
 
 // StatusBook is what a zone has to report: the newest value of each key, in order of change. It

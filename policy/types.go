@@ -25,6 +25,23 @@ type Zone struct {
 	Namespaces []string `json:"namespaces,omitempty"`
 	// TrustDomain is pinned at join; setting it before join restricts which one may join.
 	TrustDomain mesh.TrustDomain `json:"trustDomain,omitempty"`
+	// Drain moves traffic away from the zone: every zone lowers its share, evenly over the given time, to nothing.
+	Drain *Drain `json:"drain,omitempty"`
+	// Revoked ends all trust in the zone, wherever this is read, for good: it can only be removed with the Zone.
+	Revoked *Revocation `json:"revoked,omitempty"`
+}
+
+// Drain takes a zone out of use without a failed request.
+type Drain struct {
+	// Over is how long the share falls to nothing; default 0s, at once.
+	Over gatewayv1.Duration `json:"over,omitempty"`
+	// Reason is for people.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Revocation says why a zone is not trusted any more.
+type Revocation struct {
+	Reason string `json:"reason,omitempty"`
 }
 
 // MeshConfig holds the defaults of the whole mesh. Only the one named "default" counts.

@@ -121,7 +121,7 @@ type Records interface {
 func Recoverable(bucket string) bool {
 	kind, _, _ := strings.Cut(bucket, "/")
 	switch kind {
-	case "zones", "status", "revisions", "status-positions", "proxies", "services":
+	case "zones", "status", "revisions", "status-positions", "proxies", "services", "failover", "links", "traffic":
 		return true
 	}
 	return bucket == "federation/cursors"
