@@ -218,7 +218,7 @@ items:
 	}
 	y := []string{"Content-Type", "application/yaml"}
 	dry := e.want(e.call("POST", "/api/v1/_apply?dryRun=All", docs, y...), 200, "")
-	if !strings.Contains(dry.body, `"revision":0`) || !strings.Contains(dry.body, `"dryRun":true`) || told != 0 {
+	if !strings.Contains(dry.body, `"revision":0`) || !strings.Contains(dry.body, `"dryRun":true`) || !strings.Contains(dry.body, `"object":{`) || told != 0 {
 		t.Fatalf("dry run %s", dry.body)
 	}
 	r := apply(docs, append(y, "Idempotency-Key", "k")...)

@@ -390,7 +390,12 @@ func (s *server) applyMany(ctx context.Context, contentType string, body []byte,
 	}
 	out := client.ApplyResult{Revision: r.Revision, DryRun: b.DryRun, Replayed: r.Replayed, Items: []client.ApplyItem{}}
 	for _, it := range r.Items {
-		out.Items = append(out.Items, client.ApplyItem{Kind: it.Resource.Kind, Namespace: it.Resource.Namespace, Name: it.Resource.Name, Outcome: string(it.Outcome)})
+		item := client.ApplyItem{Kind: it.Resource.Kind, Namespace: it.Resource.Namespace, Name: it.Resource.Name, Outcome: string(it.Outcome)}
+		if b.DryRun {
+			o := toObject(it.Resource)
+			item.Object = &o
+		}
+		out.Items = append(out.Items, item)
 	}
 	return reply(http.StatusOK, nil, out)
 }

@@ -17,10 +17,7 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 )
 
-const (
-	completionTimeout = time.Second
-	maxDocuments      = 8 << 20 // what the API takes in one request
-)
+const maxDocuments = 8 << 20 // what the API takes in one request
 
 func (s *shell) applyCommand() *cobra.Command {
 	var (
@@ -74,14 +71,20 @@ how long that took.`,
 			return r.rejected(cmd.Context(), last, res.Items)
 		},
 	}
-	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "file or folder with YAML or JSON, \"-\" for standard input; may be repeated")
-	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "folders with their subfolders")
+	documentFlags(cmd, &files, &recursive)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "check and show what would happen, change nothing")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until every proxy that it concerns has acknowledged")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "with --wait: how long")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
 	must(cmd.MarkFlagRequired("filename"))
 	return cmd
+}
+
+// documentFlags are those of every command that reads documents.
+func documentFlags(cmd *cobra.Command, files *[]string, recursive *bool) {
+	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "file or folder with YAML or JSON, \"-\" for standard input; may be repeated")
+	cmd.Flags().BoolVarP(recursive, "recursive", "R", false, "folders with their subfolders")
+	must(cmd.MarkFlagFilename("filename", "yaml", "yml", "json"))
 }
 
 // progressed is what is said of a revision that is everywhere.
@@ -253,6 +256,9 @@ With --wait it stays until every connected proxy whose configuration that change
 				}
 			}
 			for _, one := range refs {
+				if one.kind.Namespaced && one.namespace == "" {
+					one.namespace = "default"
+				}
 				begin := time.Now()
 				revision, err := r.Delete(cmd.Context(), one.kind, one.namespace, one.name)
 				if ignoreMissing && fault.ExitCode(err) == fault.ExitNotFound {
@@ -277,8 +283,9 @@ With --wait it stays until every connected proxy whose configuration that change
 			return nil
 		},
 	}
-	sel.flags(cmd)
+	s.selectionFlags(cmd, &sel, `"default"`)
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "delete what these documents name")
+	must(cmd.MarkFlagFilename("filename", "yaml", "yml", "json"))
 	cmd.Flags().BoolVar(&ignoreMissing, "ignore-not-found", false, "what is not there is no error")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until every proxy that it concerns has acknowledged")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "with --wait: how long for each")

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -18,13 +20,16 @@ func (s *shell) describeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "describe TYPE NAME... | TYPE/NAME...",
 		Short:             "Show resources with everything that is known of their state in each zone",
-		Example:           "  comity describe authorizationpolicy/cart-to-pay -n shop",
+		Example:           "  comity describe authorizationpolicy/cart-to-pay\n  comity describe zone west\n  comity describe proxy/web-1 -n shop",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: s.completeRefs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := s.remote()
 			if err != nil {
 				return err
+			}
+			if isProxies(args[0]) {
+				return s.describeProxies(cmd.Context(), r, args, sel)
 			}
 			objects, single, err := r.fetch(cmd.Context(), args, sel)
 			if err != nil {
@@ -37,21 +42,29 @@ func (s *shell) describeCommand() *cobra.Command {
 				if i > 0 {
 					fmt.Fprintln(s.out)
 				}
-				if err := describe(s.out, o); err != nil {
+				if err := s.describe(cmd.Context(), r, o); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	}
-	sel.flags(cmd)
+	s.selectionFlags(cmd, &sel, everywhere)
 	return cmd
 }
 
-func describe(w io.Writer, o client.Object) error {
-	field := func(name, format string, a ...any) {
+// fieldWriter writes "Name:  text" lines.
+type fieldWriter func(name, format string, a ...any)
+
+func fields(w io.Writer) fieldWriter {
+	return func(name, format string, a ...any) {
 		fmt.Fprintf(w, "%-14s %s\n", name+":", clean(fmt.Sprintf(format, a...)))
 	}
+}
+
+func (s *shell) describe(ctx context.Context, r *remote, o client.Object) error {
+	w := s.out
+	field := fields(w)
 	field("Name", "%s", o.Metadata.Name)
 	if o.Metadata.Namespace != "" {
 		field("Namespace", "%s", o.Metadata.Namespace)
@@ -77,13 +90,18 @@ func describe(w io.Writer, o client.Object) error {
 	}
 	fmt.Fprintf(w, "Spec:\n  %s\n", strings.ReplaceAll(strings.TrimSpace(cleanLines(string(spec))), "\n", "\n  "))
 	if o.Kind == mesh.KindZone {
+		if there, err := r.atZone(ctx); err != nil {
+			return err
+		} else if there {
+			return r.describeFromZone(ctx, field, o.Metadata.Name)
+		}
 		describeZone(field, zoneStatus(o))
 		return nil
 	}
 	return describeZones(w, resourceStatuses(o))
 }
 
-func describeZone(field func(name, format string, a ...any), z client.ZoneObjectStatus) {
+func describeZone(field fieldWriter, z client.ZoneObjectStatus) {
 	field("State", "%s", zoneState(z))
 	if z.Message != "" {
 		field("Message", "%s", z.Message)
@@ -100,6 +118,66 @@ func describeZone(field func(name, format string, a ...any), z client.ZoneObject
 	for _, in := range z.Ingresses {
 		field("Ingress", "%s at %s, ports %v", in.ID, in.Host, in.Ports)
 	}
+}
+
+// zoneWord is what a zone says of itself (GET /api/v1/_zone).
+type zoneWord struct {
+	Zone        string           `json:"zone"`
+	TrustDomain mesh.TrustDomain `json:"trustDomain"`
+	Incarnation mesh.Incarnation `json:"incarnation"`
+	Revision    mesh.Revision    `json:"revision"`
+	Proxies     string           `json:"proxies"`
+	Global      struct {
+		Endpoints []string    `json:"endpoints"`
+		JoinedAt  time.Time   `json:"joinedAt"`
+		Expires   time.Time   `json:"expires"`
+		Connected bool        `json:"connected"`
+		Since     time.Time   `json:"since"`
+		Down      mesh.Cursor `json:"down"`
+		LastError string      `json:"lastError"`
+	} `json:"global"`
+	Others []struct {
+		Zone        string           `json:"zone"`
+		TrustDomain mesh.TrustDomain `json:"trustDomain"`
+		Sequence    uint64           `json:"bundleSequence"`
+		LeaseUntil  time.Time        `json:"leaseUntil"`
+	} `json:"others"`
+}
+
+// describeFromZone says what a zone knows: of itself how it stands to global, of another how long that one's word
+// holds.
+func (r *remote) describeFromZone(ctx context.Context, field fieldWriter, name string) error {
+	var z zoneWord
+	if err := r.Fetch(ctx, "/_zone", &z); err != nil {
+		return err
+	}
+	if name == z.Zone {
+		g := z.Global
+		switch {
+		case g.JoinedAt.IsZero():
+			field("State", "has not joined global")
+		case g.Connected:
+			field("State", "Connected to global at %s for %s", strings.Join(g.Endpoints, ", "), age(g.Since))
+		default:
+			field("State", "Offline: %s; the zone goes on by itself", firstOf(g.LastError, "no session with global yet"))
+		}
+		field("Incarnation", "%s", z.Incarnation)
+		field("Trust domain", "%s", z.TrustDomain)
+		field("Certificate", "toward global, ends in %s", until(g.Expires))
+		field("Configuration", "revision %d of global, applied as revision %d here", g.Down.Revision, z.Revision)
+		field("Proxies", "enrol at %s", z.Proxies)
+		return nil
+	}
+	for _, o := range z.Others {
+		if o.Zone == name {
+			field("State", "known to zone %s by its statements; whether it is connected is known to global", z.Zone)
+			field("Trust domain", "%s (bundle sequence %d)", o.TrustDomain, o.Sequence)
+			field("Believed", "for another %s unless its word is renewed", until(o.LeaseUntil))
+			return nil
+		}
+	}
+	field("State", "unknown here: zone %s holds no statement of it; whether it is connected is known to global", z.Zone)
+	return nil
 }
 
 func describeZones(w io.Writer, zones []mesh.ResourceStatus) error {

@@ -20,19 +20,24 @@ type selection struct {
 	all                         bool
 }
 
-func (sel *selection) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&sel.namespace, "namespace", "n", "", "namespace (default: all when listing, \"default\" for a name)")
+// selectionFlags adds the flags of a selection; without says what holds without a namespace.
+func (s *shell) selectionFlags(cmd *cobra.Command, sel *selection, without string) {
+	cmd.Flags().StringVarP(&sel.namespace, "namespace", "n", "", "namespace (default: "+without+")")
 	cmd.Flags().StringVar(&sel.origin, "origin", "", "only resources made there: \"global\" or a zone")
+	must(cmd.RegisterFlagCompletionFunc("namespace", s.completeNamespace))
+	must(cmd.RegisterFlagCompletionFunc("origin", s.completeOrigin))
 }
 
-// ref is one resource named on the command line.
+// everywhere is what a selection without a namespace means to commands that only read.
+const everywhere = "all; a name must then be in one only"
+
+// ref is one resource named on the command line, or with an empty name all of a kind.
 type ref struct {
 	kind            policy.KindInfo
-	namespace, name string
+	namespace, name string // namespace empty: not said, or the kind has none
 }
 
-// parseRefs reads "TYPE", "TYPE NAME..." or "TYPE/NAME..."; a name may carry its namespace: ns/name is
-// written TYPE/NAME -n NS.
+// parseRefs reads "TYPE", "TYPE NAME..." or "TYPE/NAME..."; the namespace of names is that of -n.
 func parseRefs(args []string, sel selection) ([]ref, error) {
 	kindOf := func(word string) (policy.KindInfo, error) {
 		k, ok := policy.Lookup(word)
@@ -41,6 +46,7 @@ func parseRefs(args []string, sel selection) ([]ref, error) {
 			for _, k := range policy.Kinds() {
 				known = append(known, k.Plural)
 			}
+			known = append(known, proxiesWord)
 			return k, &fault.Error{Code: "CLI-KIND", What: fmt.Sprintf("there is no kind %q", word), Exit: fault.ExitUsage,
 				Cause: "this program knows " + strings.Join(known, ", "), Try: "comity get zones"}
 		}
@@ -51,8 +57,6 @@ func parseRefs(args []string, sel selection) ([]ref, error) {
 		ns := sel.namespace
 		if !k.Namespaced {
 			ns = ""
-		} else if ns == "" {
-			ns = "default"
 		}
 		out = append(out, ref{kind: k, namespace: ns, name: name})
 	}
@@ -93,7 +97,7 @@ func (s *shell) getCommand() *cobra.Command {
   comity get authorizationpolicies -n shop -o wide
   comity get service/pay -n shop -o yaml
   comity get workloads -l app=web
-  comity get proxies`,
+  comity get proxies -n shop -o wide`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: s.completeRefs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -101,8 +105,8 @@ func (s *shell) getCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if args[0] == "proxies" || args[0] == "proxy" {
-				return s.getProxies(cmd.Context(), r, sel, !noHeaders)
+			if isProxies(args[0]) {
+				return s.getProxies(cmd.Context(), r, args, sel, !noHeaders)
 			}
 			objects, single, err := r.fetch(cmd.Context(), args, sel)
 			if err != nil {
@@ -121,38 +125,11 @@ func (s *shell) getCommand() *cobra.Command {
 			return s.show(objects, single, !noHeaders)
 		},
 	}
-	sel.flags(cmd)
+	s.selectionFlags(cmd, &sel, everywhere)
 	cmd.Flags().StringVarP(&sel.selector, "selector", "l", "", "only resources with these labels, as app=web,tier=front")
 	cmd.Flags().BoolVarP(&sel.all, "all-namespaces", "A", false, "all namespaces (the default when listing)")
 	cmd.Flags().BoolVar(&noHeaders, "no-headers", false, "no column names")
 	return cmd
-}
-
-func (s *shell) getProxies(ctx context.Context, r *remote, sel selection, headers bool) error {
-	list, err := r.Proxies(ctx, sel.origin)
-	if err != nil {
-		return err
-	}
-	if done, err := writeValue(s.out, s.output, list); done {
-		return err
-	}
-	t := table{columns: []string{"ZONE", "PROXY", "CONNECTED", "HEALTHY", "REVISION", "NACKS", "CERT", "IDENTITY", "ENVOY", "LAST ERROR"}, wide: 3}
-	for _, p := range list {
-		name := string(p.Proxy.Role) + "/" + p.Proxy.Name
-		if p.Proxy.Namespace != "" {
-			name = p.Proxy.Namespace + "/" + p.Proxy.Name
-		}
-		if s.output == formatName {
-			fmt.Fprintln(s.out, clean(p.Zone+"/"+p.Proxy.String()))
-			continue
-		}
-		t.rows = append(t.rows, []string{p.Zone, name, yesNo(p.Connected), yesNo(p.Healthy), fmt.Sprint(p.Applied), fmt.Sprint(p.Nacks),
-			until(p.CertExpires), p.Identity, p.Version, p.LastError})
-	}
-	if s.output == formatName {
-		return nil
-	}
-	return t.write(s.out, s.output, headers)
 }
 
 // showNeighbours lists zones as a zone knows them: how they are is known to global.
@@ -300,32 +277,4 @@ func summarise(statuses []mesh.ResourceStatus) summary {
 		sum.state = "Programmed"
 	}
 	return sum
-}
-
-// completeRefs completes kinds, then the names of what there is.
-func (s *shell) completeRefs(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-	if len(args) == 0 {
-		out := []string{"proxies"}
-		for _, k := range policy.Kinds() {
-			out = append(out, k.Plural)
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp
-	}
-	r, err := s.remote()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-	defer cancel()
-	objects, _, err := r.fetch(ctx, args[:1], selection{})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var out []string
-	for _, o := range objects {
-		if strings.HasPrefix(o.Metadata.Name, toComplete) {
-			out = append(out, o.Metadata.Name)
-		}
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,7 +16,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	cmd := newRoot(terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv})
-	if err := cmd.ExecuteContext(ctx); err != nil {
+	err := cmd.ExecuteContext(ctx)
+	if errors.Is(err, errDiffers) {
+		os.Exit(exitDiffers)
+	}
+	if err != nil {
 		os.Exit(fault.Print(os.Stderr, asFault(err)))
 	}
 }

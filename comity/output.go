@@ -76,6 +76,15 @@ func clean(s string) string {
 	}, s)
 }
 
+// short is the beginning of a text that would make a table too wide; -o wide and describe have all of it.
+func short(s string) string {
+	const limit = 48
+	if r := []rune(s); len(r) > limit {
+		return string(r[:limit-1]) + "…"
+	}
+	return s
+}
+
 // writeValue prints v as JSON or YAML; it reports false for the other formats.
 func writeValue(w io.Writer, f format, v any) (bool, error) {
 	switch f {

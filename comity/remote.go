@@ -43,13 +43,42 @@ func (r *remote) fetch(ctx context.Context, args []string, sel selection) (objec
 			list, err := r.ListAll(ctx, one.kind, client.ListOptions{Namespace: sel.namespaceFilter(), Origin: sel.origin, Selector: sel.selector})
 			return list, false, err
 		}
-		o, err := r.Get(ctx, one.kind, one.namespace, one.name, sel.origin)
+		o, err := r.find(ctx, one, sel.origin)
 		if err != nil {
 			return nil, false, err
 		}
 		objects = append(objects, o)
 	}
 	return objects, len(refs) == 1, nil
+}
+
+// find gets one resource. Where no namespace is said it is looked for in all of them, and must be in one only.
+func (r *remote) find(ctx context.Context, one ref, origin string) (client.Object, error) {
+	if !one.kind.Namespaced || one.namespace != "" {
+		return r.Get(ctx, one.kind, one.namespace, one.name, origin)
+	}
+	list, err := r.ListAll(ctx, one.kind, client.ListOptions{Origin: origin, Contains: one.name})
+	if err != nil {
+		return client.Object{}, err
+	}
+	var namespaces []string
+	for _, o := range list {
+		if o.Metadata.Name == one.name && !slices.Contains(namespaces, o.Metadata.Namespace) {
+			namespaces = append(namespaces, o.Metadata.Namespace)
+		}
+	}
+	switch len(namespaces) {
+	case 0:
+		return client.Object{}, notFound("there is no %s %q in any namespace", one.kind.Singular, one.name)
+	case 1:
+		return r.Get(ctx, one.kind, namespaces[0], one.name, origin)
+	}
+	slices.Sort(namespaces)
+	return client.Object{}, usage("%s %q is in several namespaces: say -n with one of %s", one.kind.Singular, one.name, strings.Join(namespaces, ", "))
+}
+
+func notFound(format string, args ...any) error {
+	return &fault.Error{Code: "CLI-NOT-FOUND", What: fmt.Sprintf(format, args...), Exit: fault.ExitNotFound, Try: "comity get with the kind alone lists what there is"}
 }
 
 // atZone reports whether the control plane is a zone's.

@@ -26,7 +26,9 @@ func newRoot(term terminal) *cobra.Command {
 		Long: `comity speaks with the REST API of global and of each zone.
 
 Data goes to standard output, talk to standard error. Exit codes: 0 fine, 1 failure, 2 usage, 3 not found,
-4 conflict, 5 not authenticated or not allowed, 6 unreachable or timed out, 7 a check failed.`,
+4 conflict, 5 not authenticated or not allowed, 6 unreachable or timed out, 7 a check failed.
+
+Completion of commands, kinds and names: source <(comity completion bash), or see comity completion --help.`,
 		Version:       version.String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -45,13 +47,16 @@ Data goes to standard output, talk to standard error. Exit codes: 0 fine, 1 fail
 	f.StringVar(&s.target.caFile, "ca-file", "", "PEM roots that an https server must chain to (COMITY_CA_FILE)")
 	f.VarP(&s.output, "output", "o", "one of "+strings.Join(formats, ", "))
 	f.BoolVarP(&s.quiet, "quiet", "q", false, "no talk on standard error")
+	must(root.RegisterFlagCompletionFunc("context", s.completeContext))
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 
 	root.AddCommand(
-		s.getCommand(), s.describeCommand(), s.applyCommand(), s.deleteCommand(),
-		s.zoneCommand(), s.tokenCommand(), s.checkCommand(), s.demoCommand(), s.versionCommand(),
+		s.getCommand(), s.describeCommand(), s.diffCommand(), s.applyCommand(), s.deleteCommand(),
+		s.zoneCommand(), s.tokenCommand(), s.checkCommand(), s.demoCommand(), s.completionCommand(), s.versionCommand(),
 		contextsHelp(),
 	)
+	root.CompletionOptions.DisableDefaultCmd = true // ours has no more than what is tested
+	completeNothing(root)
 	return root
 }
 

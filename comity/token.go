@@ -57,6 +57,7 @@ func (s *shell) tokenJoin() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use: "create-join ZONE", Short: "Make a token with which a zone may join, at global", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: s.completeZone,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := s.remote()
 			if err != nil {
@@ -112,6 +113,7 @@ func (s *shell) tokenEnrol() *cobra.Command {
 	f.IntVar(&req.Limit, "limit", 1, "how many instances may enrol with it")
 	f.DurationVar(&ttl, "for", time.Hour, "how long it may be used")
 	f.StringVar(&out, "token-out", "", "write the token to this file (mode 0600) instead of standard output")
+	must(cmd.RegisterFlagCompletionFunc("namespace", s.completeNamespace))
 	return cmd
 }
 
@@ -161,5 +163,6 @@ func (s *shell) tokenRevoke() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&zone, "zone", "", "the token is a join token of this zone")
+	must(cmd.RegisterFlagCompletionFunc("zone", s.completeZone))
 	return cmd
 }

@@ -195,9 +195,7 @@ func (s *shell) zoneList() *cobra.Command {
 func (s *shell) zoneDescribe() *cobra.Command {
 	return &cobra.Command{
 		Use: "describe NAME", Short: "Show everything that is known of a zone", Args: cobra.ExactArgs(1),
-		ValidArgsFunction: func(cmd *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-			return s.completeRefs(cmd, []string{"zones"}, toComplete)
-		},
+		ValidArgsFunction: s.completeZone,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := s.remote()
 			if err != nil {
@@ -210,7 +208,7 @@ func (s *shell) zoneDescribe() *cobra.Command {
 			if s.output != formatTable && s.output != formatWide {
 				return s.show(objects, single, true)
 			}
-			return describe(s.out, objects[0])
+			return s.describe(cmd.Context(), r, objects[0])
 		},
 	}
 }

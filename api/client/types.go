@@ -82,6 +82,8 @@ type ApplyItem struct {
 	Namespace string    `json:"namespace,omitempty"`
 	Name      string    `json:"name"`
 	Outcome   string    `json:"outcome"` // created, configured, unchanged
+	// Object is what a dry run would make of the document: without status, and at the revision that is there now.
+	Object *Object `json:"object,omitempty"`
 }
 
 // Changed reports whether the apply changed anything.

@@ -151,7 +151,7 @@ var doors = []door{
 	{"github.com/knadh/koanf", []string{"internal/config"},
 		"parts get typed values; how they were read is one leaf's business"},
 	{"pgregory.net/rapid", []string{"store/storetest", "federation/fedtest"}, "for tests and the suites they share"},
-	{"github.com/rogpeppe/go-internal", nil, "for tests"},
+	{"github.com/rogpeppe/go-internal", []string{"comity"}, "for tests; comity diff shows differences with its package diff"},
 	{"github.com/google/go-cmp", []string{"store/storetest", "federation/fedtest", "xds/topology/topologytest", "internal/golden"}, "for tests and the suites they share"},
 	{"testing", []string{"store/storetest", "federation/fedtest", "xds/topology/topologytest", "internal/golden"},
 		"a program that links `testing` has a test's flags and none of its honesty"},
