@@ -103,6 +103,11 @@ func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, e
 		}
 		res.Spec = spec
 		w := store.Write{Resource: res}
+		bad, err := s.checkChange(ctx, res)
+		if err != nil {
+			return nil, err
+		}
+		wrong = append(wrong, fieldsAt(d.at, bad)...)
 		if v := d.obj.Metadata.ResourceVersion; v != "" {
 			rev, err := strconv.ParseUint(v, 10, 63)
 			if err != nil {
@@ -120,6 +125,18 @@ func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, e
 		return nil, invalid(wrong)
 	}
 	return writes, nil
+}
+
+// checkChange reports what a write may not make of what is there.
+func (s *server) checkChange(ctx context.Context, res mesh.Resource) ([]policy.FieldError, error) {
+	if res.Kind != mesh.KindZone {
+		return nil, nil
+	}
+	old, err := s.cfg.Store.Get(ctx, res.Key)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return policy.ValidateChange(old, res), err
 }
 
 // unknownZones reports scopes that name zones which neither exist nor are made by the same request.

@@ -18,6 +18,7 @@ const (
 	KindMeshConfig          Kind = "MeshConfig"
 	KindWorkload            Kind = "Workload"
 	KindAuthorizationPolicy Kind = "AuthorizationPolicy"
+	KindFailoverPolicy      Kind = "FailoverPolicy"
 
 	KindService       Kind = "Service"       // core, v1
 	KindServiceExport Kind = "ServiceExport" // multicluster.x-k8s.io/v1beta1

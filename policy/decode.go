@@ -25,7 +25,7 @@ const (
 // case, a field given twice, a value of the wrong type, or more than MaxSpecBytes or MaxSpecDepth are
 // refused with an *InvalidError whose pointers begin with "/spec". A null is as if the field were not
 // there; an empty spec is an empty object. The result is a pointer to the kind's type: *Zone,
-// *MeshConfig, *Service, *Workload, *ServiceExport, *HTTPRoute or *AuthorizationPolicy.
+// *MeshConfig, *Service, *Workload, *ServiceExport, *HTTPRoute, *AuthorizationPolicy or *FailoverPolicy.
 //
 // Decode does not say whether the values make sense; Validate does.
 func Decode(kind mesh.Kind, spec json.RawMessage) (any, error) {

@@ -71,6 +71,12 @@ func Kinds() []KindInfo {
 			Summary: "Allows or denies requests by who asks and what is asked.",
 			newSpec: func() any { return new(AuthorizationPolicy) }, validate: as(validateAuthorizationPolicy),
 		},
+		{
+			Kind: mesh.KindFailoverPolicy, APIVersion: APIVersion, Plural: "failoverpolicies", Singular: "failoverpolicy",
+			Short: []string{"fp"}, Namespaced: true, MadeAt: MadeAnywhere,
+			Summary: "Says which zones serve a service, in which order, and when traffic moves.",
+			newSpec: func() any { return new(FailoverPolicy) }, validate: as(validateFailoverPolicy),
+		},
 	}
 }
 

@@ -79,6 +79,18 @@ func TestValidate(t *testing.T) {
 		"authz bare domain":   {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"Deny","rules":[{"from":[{"identities":["spiffe://a.example"],"serviceAccounts":["x"]}]}]}`, []string{"/spec/rules/0/from/0/identities/0 invalid", "/spec/rules/0/from/0/namespaces required"}},
 		"authz action":        {mesh.KindAuthorizationPolicy, "shop", "p", `{"action":"allow"}`, []string{"/spec/action invalid"}},
 		"authz mesh targeted": {mesh.KindAuthorizationPolicy, policy.SystemNamespace, "p", `{"action":"Deny","targetRef":{"kind":"Service","name":"x"}}`, []string{"/spec/targetRef unsupported"}},
+		"zone drained":        {mesh.KindZone, "", "east", `{"drain":{"over":"1m30s","reason":"new kernel"},"revoked":{"reason":"stolen"}}`, nil},
+		"zone drained badly":  {mesh.KindZone, "", "east", `{"drain":{"over":"25h","reason":"a\nb"},"revoked":{"reason":"a\u0000"}}`, []string{"/spec/drain/over out_of_range", "/spec/drain/reason invalid", "/spec/revoked/reason invalid"}},
+		"drained for ever":    {mesh.KindZone, "", "east", `{"drain":{"over":"-1s"}}`, []string{"/spec/drain/over invalid"}},
+		"detection":           {mesh.KindMeshConfig, "", "default", `{"detection":{"connectTimeout":"300ms","retry":{"attempts":0,"perTryTimeout":"250ms","hedge":true},"panicPercent":0},"trust":{"lease":"72h","afterLease":"Keep"}}`, nil},
+		"detection limits":    {mesh.KindMeshConfig, "", "default", `{"detection":{"connectTimeout":"1ms","retry":{"attempts":11,"hedge":true,"backOff":{"base":"1s"}},"outlier":{"localFailures":0,"maxEjectionPercent":101},"keepalive":{"interval":"1"},"probe":{"failures":0}},"trust":{"lease":"1s","afterLease":"Maybe"}}`, []string{"/spec/detection/connectTimeout out_of_range", "/spec/detection/retry/attempts out_of_range", "/spec/detection/retry/perTryTimeout required", "/spec/detection/retry/backOff/max invalid", "/spec/detection/outlier/localFailures out_of_range", "/spec/detection/outlier/maxEjectionPercent out_of_range", "/spec/detection/keepalive/interval invalid", "/spec/detection/probe/failures out_of_range", "/spec/trust/lease out_of_range", "/spec/trust/afterLease invalid"}},
+		"failover":            {mesh.KindFailoverPolicy, "shop", "p", `{"targetRef":{"kind":"Service","name":"pay"},"mode":"Armed","active":"b","tiers":[{"name":"a","zones":[{"local":true}]},{"name":"b","zones":[{"zone":"east","weight":80},{"cloud":"gcp"}]}],"threshold":70,"dwell":"10s","failbackDelay":"0s"}`, nil},
+		"failover default":    {mesh.KindFailoverPolicy, policy.SystemNamespace, "p", `{}`, nil},
+		"failover implicit":   {mesh.KindFailoverPolicy, "shop", "p", `{"mode":"Armed","active":"mesh"}`, nil},
+		"failover active":     {mesh.KindFailoverPolicy, "shop", "p", `{"active":"elsewhere"}`, []string{"/spec/active invalid", "/spec/active invalid"}},
+		"failover tiers":      {mesh.KindFailoverPolicy, "shop", "p", `{"mode":"auto","tiers":[{"name":"a","zones":[{},{"zone":"east","local":true},{"zone":"west","weight":0}]},{"name":"a","zones":[{"zone":"west"}]},{"zones":[]}],"threshold":0,"dwell":"2h"}`, []string{"/spec/mode invalid", "/spec/threshold out_of_range", "/spec/dwell out_of_range", "/spec/tiers/0/zones/0 required", "/spec/tiers/0/zones/1 invalid", "/spec/tiers/0/zones/2/weight out_of_range", "/spec/tiers/1/name duplicate", "/spec/tiers/1/zones/0 duplicate", "/spec/tiers/2/name required", "/spec/tiers/2/zones required"}},
+		"failover no tiers":   {mesh.KindFailoverPolicy, "shop", "p", `{"tiers":[]}`, []string{"/spec/tiers required"}},
+		"failover mesh":       {mesh.KindFailoverPolicy, policy.SystemNamespace, "p", `{"targetRef":{"kind":"Service","name":"x"}}`, []string{"/spec/targetRef unsupported"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := policy.Validate(resource(t, c.kind, c.ns, c.name, c.spec))
@@ -86,6 +98,19 @@ func TestValidate(t *testing.T) {
 				t.Errorf("field errors (-want +got):\n%s%+v", diff, got)
 			}
 		})
+	}
+}
+
+// A revocation is for good.
+func TestValidateChange(t *testing.T) {
+	revoked, not := resource(t, mesh.KindZone, "", "east", `{"revoked":{}}`), resource(t, mesh.KindZone, "", "east", `{}`)
+	if got := found(policy.ValidateChange(revoked, not)); !cmp.Equal(got, []string{"/spec/revoked invalid"}) {
+		t.Errorf("taken back: %v", got)
+	}
+	for _, c := range [][2]mesh.Resource{{not, revoked}, {revoked, revoked}, {not, not}} {
+		if got := policy.ValidateChange(c[0], c[1]); got != nil {
+			t.Errorf("%s to %s: %+v", c[0].Spec, c[1].Spec, got)
+		}
 	}
 }
 

@@ -215,12 +215,13 @@ func PoliciesFor(policies []Authorization, service ServiceRef) Policies {
 
 // Targets reports whether one policy applies to the service.
 func Targets(p Authorization, service ServiceRef) bool {
-	if p.Spec == nil {
-		return false
-	}
-	t, ns := p.Spec.TargetRef, p.Resource.Namespace
+	return p.Spec != nil && targets(p.Spec.TargetRef, p.Resource.Namespace, service)
+}
+
+// targets reports whether a policy of a namespace with the target applies to the service.
+func targets(t *TargetRef, namespace string, service ServiceRef) bool {
 	if t == nil {
-		return ns == SystemNamespace || ns == service.Namespace
+		return namespace == SystemNamespace || namespace == service.Namespace
 	}
-	return ns == service.Namespace && t.Group == "" && t.Kind == "Service" && t.Name == service.Name
+	return namespace == service.Namespace && t.Group == "" && t.Kind == "Service" && t.Name == service.Name
 }

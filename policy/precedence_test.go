@@ -97,3 +97,40 @@ func TestPoliciesFor(t *testing.T) {
 		t.Errorf("deny:\n%s", diff)
 	}
 }
+
+// The most specific policy decides alone; of equals a zone's own, then the older, and the others are told.
+func TestFailoverFor(t *testing.T) {
+	made := func(origin mesh.Origin, ns, name, target string, created mesh.Revision) policy.Failover {
+		f := policy.Failover{Spec: &policy.FailoverPolicy{}}
+		f.Resource.Key = mesh.Key{Origin: origin, Kind: mesh.KindFailoverPolicy, Namespace: ns, Name: name}
+		f.Resource.Created = created
+		if target != "" {
+			f.Spec.TargetRef = &policy.TargetRef{Kind: "Service", Name: target}
+		}
+		return f
+	}
+	all := []policy.Failover{
+		made(mesh.OriginGlobal, policy.SystemNamespace, "mesh", "", 1),
+		made(mesh.OriginGlobal, "shop", "all", "", 2),
+		made(mesh.OriginGlobal, "shop", "pay-old", "pay", 3),
+		made("east", "shop", "pay-zone", "pay", 9),
+		made(mesh.OriginGlobal, "shop", "pay-new", "pay", 7),
+	}
+	for service, want := range map[policy.ServiceRef]string{
+		{Namespace: "shop", Name: "pay"}:  "pay-zone, not pay-old pay-new",
+		{Namespace: "shop", Name: "cart"}: "all, not",
+		{Namespace: "bank", Name: "pay"}:  "mesh, not",
+	} {
+		won, losers := policy.FailoverFor(all, service)
+		got := won.Resource.Name + ", not"
+		for _, k := range losers {
+			got += " " + k.Name
+		}
+		if got != want {
+			t.Errorf("%v: %s, want %s", service, got, want)
+		}
+	}
+	if won, _ := policy.FailoverFor(all[1:], policy.ServiceRef{Namespace: "bank", Name: "pay"}); won != nil {
+		t.Errorf("a policy of another namespace applies: %v", won.Resource.Key)
+	}
+}

@@ -25,7 +25,8 @@ type Zone struct {
 	Namespaces []string `json:"namespaces,omitempty"`
 	// TrustDomain is pinned at join; setting it before join restricts which one may join.
 	TrustDomain mesh.TrustDomain `json:"trustDomain,omitempty"`
-	// Drain moves traffic away from the zone: every zone lowers its share, evenly over the given time, to nothing.
+	// Drain moves traffic away from the zone: every zone lowers its share, evenly over the given time, to
+	// nothing. Taken away, the share comes back over the same time.
 	Drain *Drain `json:"drain,omitempty"`
 	// Revoked ends all trust in the zone, wherever this is read, for good: it can only be removed with the Zone.
 	Revoked *Revocation `json:"revoked,omitempty"`
@@ -50,6 +51,10 @@ type MeshConfig struct {
 	DefaultAuthorization DefaultAuthorization `json:"defaultAuthorization,omitempty"`
 	// AccessLog, when set, makes every proxy log requests as JSON lines to the named target.
 	AccessLog *AccessLog `json:"accessLog,omitempty"`
+	// Detection is how proxies find out that somebody does not answer.
+	Detection *Detection `json:"detection,omitempty"`
+	// Trust is how long zones believe each other when global is away.
+	Trust *Trust `json:"trust,omitempty"`
 }
 
 // DefaultAuthorization is Allow or Deny.

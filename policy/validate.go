@@ -6,6 +6,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
+	"unicode"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/comity-mesh/comity/mesh"
 )
@@ -55,6 +59,22 @@ func Validate(res mesh.Resource) []FieldError {
 		info.validate(r, res, spec)
 	}
 	return r.fields
+}
+
+// ValidateChange reports what may not be made of a resource that is there: both were validated on their own.
+func ValidateChange(old, res mesh.Resource) []FieldError {
+	if res.Kind != mesh.KindZone {
+		return nil
+	}
+	was, errOld := DecodeAs[Zone](old)
+	is, errNew := DecodeAs[Zone](res)
+	if errOld == nil && errNew == nil && was.Revoked != nil && is.Revoked == nil {
+		return []FieldError{{
+			Pointer: "/spec/revoked", Code: CodeInvalid, Message: "a revocation can't be taken back",
+			Hint: "keep it; to let the machines back in, remove the zone and join them as a new one",
+		}}
+	}
+	return nil
 }
 
 func validateMetadata(r *report, info KindInfo, res mesh.Resource) {
@@ -156,6 +176,37 @@ func (r *report) checked(at, value string, check func(string) error) {
 	}
 	if err := check(value); err != nil {
 		r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: err.Error()})
+	}
+}
+
+// text checks what is written for people and shown on one line.
+func (r *report) text(at, s string) {
+	if len(s) > 128 {
+		r.add(FieldError{Pointer: at, Code: CodeTooLarge, Message: "at most 128 bytes are allowed"})
+	}
+	if strings.ContainsFunc(s, unicode.IsControl) {
+		r.invalid(at, "must not contain control characters")
+	}
+}
+
+// duration checks a duration that may be left out.
+func (r *report) duration(at string, d gatewayv1.Duration, least, most time.Duration) {
+	if d == "" {
+		return
+	}
+	t, err := parseDuration(d)
+	switch {
+	case err != nil:
+		r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: fmt.Sprintf("%q is no duration", clip(string(d))), Hint: "write it as 250ms, 10s, 5m or 1h30m"})
+	case t < least || t > most:
+		r.add(FieldError{Pointer: at, Code: CodeOutOfRange, Message: fmt.Sprintf("must be from %s to %s", short(least), short(most))})
+	}
+}
+
+// number checks a number that may be left out.
+func (r *report) number(at string, n *uint32, least, most uint32) {
+	if n != nil && (*n < least || *n > most) {
+		r.add(FieldError{Pointer: at, Code: CodeOutOfRange, Message: fmt.Sprintf("must be from %d to %d", least, most)})
 	}
 }
 

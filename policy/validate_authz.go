@@ -17,16 +17,7 @@ const (
 )
 
 func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationPolicy) {
-	if t := p.TargetRef; t != nil {
-		if t.Group != "" {
-			r.add(FieldError{Pointer: "/spec/targetRef/group", Code: CodeUnsupported, Message: fmt.Sprintf("group %q can't be targeted", clip(t.Group)), Hint: "leave it out: a Service is of the core group"})
-		}
-		r.oneOf("/spec/targetRef/kind", t.Kind, "Service")
-		r.checked("/spec/targetRef/name", t.Name, mesh.CheckLabel)
-		if res.Namespace == SystemNamespace {
-			r.add(FieldError{Pointer: "/spec/targetRef", Code: CodeUnsupported, Message: "policies in " + SystemNamespace + " are for the whole mesh", Hint: "move the policy to the namespace of the service"})
-		}
-	}
+	validateTargetRef(r, res, p.TargetRef)
 	r.oneOf("/spec/action", string(p.Action), string(Allow), string(Deny))
 	r.atMost("/spec/rules", len(p.Rules), maxRules)
 	for i, rule := range p.Rules {
@@ -46,6 +37,21 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 		if r.full() {
 			return
 		}
+	}
+}
+
+// validateTargetRef checks what a policy applies to; t may be nil.
+func validateTargetRef(r *report, res mesh.Resource, t *TargetRef) {
+	if t == nil {
+		return
+	}
+	if t.Group != "" {
+		r.add(FieldError{Pointer: "/spec/targetRef/group", Code: CodeUnsupported, Message: fmt.Sprintf("group %q can't be targeted", clip(t.Group)), Hint: "leave it out: a Service is of the core group"})
+	}
+	r.oneOf("/spec/targetRef/kind", t.Kind, "Service")
+	r.checked("/spec/targetRef/name", t.Name, mesh.CheckLabel)
+	if res.Namespace == SystemNamespace {
+		r.add(FieldError{Pointer: "/spec/targetRef", Code: CodeUnsupported, Message: "policies in " + SystemNamespace + " are for the whole mesh", Hint: "move the policy to the namespace of the service"})
 	}
 }
 

@@ -6,21 +6,13 @@ import (
 	"net/netip"
 	"path"
 	"strings"
-	"unicode"
+	"time"
 
 	"github.com/comity-mesh/comity/mesh"
 )
 
 func validateZone(r *report, _ mesh.Resource, z *Zone) {
-	if len(z.DisplayName) > 128 {
-		r.add(FieldError{Pointer: "/spec/displayName", Code: CodeTooLarge, Message: "at most 128 bytes are allowed"})
-	}
-	for _, c := range z.DisplayName {
-		if unicode.IsControl(c) {
-			r.invalid("/spec/displayName", "must not contain control characters")
-			break
-		}
-	}
+	r.text("/spec/displayName", z.DisplayName)
 	if z.Cloud != "" {
 		r.checked("/spec/cloud", z.Cloud, mesh.CheckLabel)
 	}
@@ -44,6 +36,13 @@ func validateZone(r *report, _ mesh.Resource, z *Zone) {
 		}
 		seen[ns] = true
 	}
+	if z.Drain != nil {
+		r.duration("/spec/drain/over", z.Drain.Over, 0, 24*time.Hour)
+		r.text("/spec/drain/reason", z.Drain.Reason)
+	}
+	if z.Revoked != nil {
+		r.text("/spec/revoked/reason", z.Revoked.Reason)
+	}
 }
 
 func validateMeshConfig(r *report, res mesh.Resource, c *MeshConfig) {
@@ -61,6 +60,13 @@ func validateMeshConfig(r *report, res mesh.Resource, c *MeshConfig) {
 			}
 			return nil
 		})
+	}
+	if c.Detection != nil {
+		validateDetection(r, *c.Detection)
+	}
+	if c.Trust != nil {
+		r.duration("/spec/trust/lease", c.Trust.Lease, time.Minute, 365*24*time.Hour)
+		r.oneOf("/spec/trust/afterLease", string(c.Trust.AfterLease), "", string(Distrust), string(Keep))
 	}
 }
 
