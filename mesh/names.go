@@ -87,6 +87,11 @@ func (p ServicePort) SNISuffix() string {
 	return strings.Join([]string{strconv.Itoa(int(p.Port)), p.Service, p.Namespace, p.Zone, "mesh"}, ".")
 }
 
+// PeerSNI is the server name by which an ingress of zone `source` reaches the agent beside an ingress of
+// `zone`: <source zone>.peer.<zone>.mesh. Like SNI's, the first label only selects the filter chain. It
+// never meets a service's server name, which has two labels more.
+func PeerSNI(source, zone string) string { return source + ".peer." + zone + ".mesh" }
+
 // Host names of services, for applications.
 //
 //	<service>.<namespace>.svc.clusterset.local   wherever the service is (MCS)

@@ -76,6 +76,8 @@ type Ingress struct {
 	Host    string   `json:"host"`              // IP address or DNS name
 	Ports   []uint16 `json:"ports"`             // lanes
 	Source  string   `json:"source,omitempty"`  // how the address was learned: "declared", "loadbalancer", "node"
+	// Peers: its agent answers the ingresses of other zones (PeerSNI), so that silence says something.
+	Peers bool `json:"peers,omitempty"`
 }
 
 // ProxyStatus is a zone's word about one proxy. Bucket "proxies/<zone>", keyed by ProxyID.String.

@@ -58,4 +58,6 @@ type Remote struct {
 type RemoteIngress struct {
 	mesh.Ingress
 	Addresses []string // IP addresses; the last good answer of the resolver
+	// Unreachable: every ingress of this zone that probes it finds nobody there. No word is none against it.
+	Unreachable bool
 }

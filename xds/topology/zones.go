@@ -86,7 +86,7 @@ func (b *builder) place(zone string) mesh.Locality {
 func usableIngresses(list []RemoteIngress) []RemoteIngress {
 	var out []RemoteIngress
 	for _, i := range list {
-		n := RemoteIngress{Ingress: i.Ingress}
+		n := RemoteIngress{Ingress: i.Ingress, Unreachable: i.Unreachable}
 		for _, a := range i.Addresses {
 			if ip, err := netip.ParseAddr(a); err == nil && ip.Zone() == "" && !ip.IsUnspecified() && !ip.IsMulticast() {
 				n.Addresses = append(n.Addresses, ip.Unmap().String())

@@ -52,7 +52,8 @@ func (tr *Translator) upstreamListeners(w *topology.Workload) []ir.Listener {
 	return out
 }
 
-// lanes are the ingress's listeners: a chain per exported port, chosen by what server names end with.
+// lanes are the ingress's listeners: a chain per exported port, chosen by what server names end with, and
+// one per zone whose ingresses may speak to the agent.
 func (tr *Translator) lanes(g topology.IngressProxy) []ir.Listener {
 	var chains []ir.Chain
 	var sources ir.Sources
@@ -67,8 +68,10 @@ func (tr *Translator) lanes(g topology.IngressProxy) []ir.Listener {
 			},
 		})
 	}
+	peers, from := tr.peerChains()
+	chains, sources = append(chains, peers...), append(sources, from...)
 	if len(chains) == 0 {
-		return nil // Envoy refuses a listener without chains; nothing is exported, so nothing listens
+		return nil // Envoy refuses a listener without chains; nothing is exported and nobody is known, so nothing listens
 	}
 	var out []ir.Listener
 	for _, port := range g.BindPorts {

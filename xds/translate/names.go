@@ -34,6 +34,9 @@ func inboundName(n topology.ServiceName, port uint16, source string) string {
 	return "inbound/" + clusterName(n, port) + "/" + source
 }
 
+// peerName is `peer/<source zone>`: the way of another zone's ingresses to the agent.
+func peerName(source string) string { return "peer/" + source }
+
 // trustName is the secret by which the servers of a trust domain are recognised, peersName that for its
 // clients, tcpPeersName that for the clients whom a TCP port accepts.
 func trustName(td mesh.TrustDomain) string { return "td/" + string(td) }
