@@ -361,7 +361,7 @@ func TestHostileInput(t *testing.T) {
 		"alias bomb":        {bomb.String(), "application/yaml", 400, api.CodeMalformed},
 		"merge key":         {"a: &x {b: c}\nd: {<<: *x}", "application/yaml", 400, api.CodeMalformed},
 		"deep YAML":         {strings.Repeat("[", 20_000), "application/yaml", 400, api.CodeMalformed},
-		"wide YAML":         {"[" + strings.Repeat("a,", 1<<20) + "]", "application/yaml", 400, api.CodeMalformed},
+		"wide YAML":         {"[" + strings.Repeat("a,", 1<<20) + "]", "application/yaml", 413, api.CodeTooLarge},
 		"not YAML":          {"a: [", "application/yaml", 400, api.CodeMalformed},
 		"infinite":          {"kind: .inf", "application/yaml", 400, api.CodeMalformed},
 		"large YAML":        {strings.Repeat("# comment\n", 500_000), "application/yaml", 413, api.CodeTooLarge},

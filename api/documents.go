@@ -24,7 +24,7 @@ const (
 	maxYAML      = 4 << 20 // a parsed node costs many times its text
 	maxDocuments = 2000
 	maxDocument  = policy.MaxSpecBytes + 128<<10
-	maxYAMLNodes = 500_000
+	maxYAMLNodes = 250_000
 )
 
 // document is one object of a request with the pointer of where it lies in it.
@@ -69,7 +69,7 @@ func decodeMany(contentType string, body []byte) ([]document, error) {
 			return nil, err
 		}
 		if flat = append(flat, items...); len(flat) > maxDocuments {
-			return nil, fail(http.StatusRequestEntityTooLarge, CodeTooLarge, "apply them in parts", "more than %d objects", maxDocuments)
+			return nil, tooMany("objects")
 		}
 	}
 	if len(flat) == 0 {
@@ -129,7 +129,7 @@ func split(contentType string, body []byte) ([]raw, error) {
 // expand opens arrays and Lists, one level deep.
 func expand(d raw) ([]raw, error) {
 	text := bytes.TrimSpace(d.json)
-	at, items := d.at, []json.RawMessage(nil)
+	at, items := d.at, bounded(nil)
 	switch {
 	case bytes.HasPrefix(text, []byte("[")):
 		if err := json.Unmarshal(text, &items); err != nil {
@@ -137,8 +137,8 @@ func expand(d raw) ([]raw, error) {
 		}
 	case bytes.HasPrefix(text, []byte("{")):
 		var list struct {
-			Kind  string            `json:"kind"`
-			Items []json.RawMessage `json:"items"`
+			Kind  string  `json:"kind"`
+			Items bounded `json:"items"`
 		}
 		// A document that isn't even shaped like this is reported with its pointer later.
 		if err := json.Unmarshal(text, &list); err != nil || !strings.HasSuffix(list.Kind, "List") || list.Items == nil {
@@ -148,6 +148,9 @@ func expand(d raw) ([]raw, error) {
 	default:
 		return []raw{d}, nil
 	}
+	if len(items) > maxDocuments {
+		return nil, tooMany("objects")
+	}
 	out := make([]raw, 0, len(items))
 	for i, it := range items {
 		out = append(out, raw{at: at + "/" + strconv.Itoa(i), json: it})
@@ -155,11 +158,43 @@ func expand(d raw) ([]raw, error) {
 	return out, nil
 }
 
+func tooMany(what string) error {
+	return fail(http.StatusRequestEntityTooLarge, CodeTooLarge, "apply them in parts", "more than %d %s", maxDocuments, what)
+}
+
+// bounded is an array of which no more is taken apart than one element beyond the limit: 8 MiB of "{}," would
+// cost a hundred times that otherwise.
+type bounded []json.RawMessage
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (b *bounded) UnmarshalJSON(data []byte) error {
+	*b = nil
+	if string(data) == "null" {
+		return nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if t, err := dec.Token(); err != nil || t != json.Delim('[') {
+		return errors.Join(errors.New("not an array"), err)
+	}
+	*b = bounded{}
+	for dec.More() && len(*b) <= maxDocuments {
+		var item json.RawMessage
+		if err := dec.Decode(&item); err != nil {
+			return err
+		}
+		*b = append(*b, item)
+	}
+	return nil
+}
+
 // splitYAML reads YAML documents. Aliases are refused rather than expanded: a few lines of them can
 // stand for terabytes, and manifests don't need them.
 func splitYAML(body []byte) ([]raw, error) {
 	if len(body) > maxYAML {
 		return nil, fail(http.StatusRequestEntityTooLarge, CodeTooLarge, "send JSON, or apply in parts", "more than %d bytes of YAML", maxYAML)
+	}
+	if marks(body) > maxYAMLNodes {
+		return nil, fail(http.StatusRequestEntityTooLarge, CodeTooLarge, "send JSON, or apply in parts", "YAML of more than %d values", maxYAMLNodes)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(body))
 	var out []raw
@@ -173,7 +208,7 @@ func splitYAML(body []byte) ([]raw, error) {
 			return nil, fail(http.StatusBadRequest, CodeMalformed, "", "not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
 		}
 		if i > maxDocuments {
-			return nil, fail(http.StatusRequestEntityTooLarge, CodeTooLarge, "apply them in parts", "more than %d documents", maxDocuments)
+			return nil, tooMany("documents")
 		}
 		b := yamlToJSON{}
 		if err := b.node(&node, 0); err != nil {
@@ -184,6 +219,24 @@ func splitYAML(body []byte) ([]raw, error) {
 			out = append(out, raw{at: "/" + strconv.Itoa(i), json: json.RawMessage(text)})
 		}
 	}
+}
+
+// marks counts the bytes before which, or after which, a YAML value can begin or end: there are hardly more values than
+// marks, so that what is too much is refused before anything is built of it. Marks within a text count too.
+func marks(body []byte) int {
+	n := 0
+	for i, c := range body {
+		switch c {
+		case ',', '[', '{', ':':
+			n++
+		case '-', '?':
+			// An entry of a block sequence; within a word, or in a line of dashes, it is not.
+			if i+1 == len(body) || body[i+1] == ' ' || body[i+1] == '\n' || body[i+1] == '\r' || body[i+1] == '\t' {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // yamlToJSON writes a node as JSON without building values in between.

@@ -69,6 +69,8 @@ const (
 	// Back-off between sessions: quick at first, because most interruptions are restarts.
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 15 * time.Second
+	// steady is how long a session lasts that went well.
+	steady = 5 * time.Second
 	// Ended for good, as far as global is concerned; an operator may still change its mind.
 	refusedRetry = time.Minute
 	// renewRetry is how often a renewal that failed is tried again.
@@ -110,10 +112,7 @@ func (c *Client) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { c.keepFresh(ctx) })
-	retry := &backoff.ExponentialBackOff{
-		InitialInterval: firstRetry, RandomizationFactor: 0.5, Multiplier: 1.7, MaxInterval: lastRetry,
-	}
-	retry.Reset()
+	retry := newRetries()
 	for ctx.Err() == nil {
 		if !c.cred.State().Joined() {
 			select {
@@ -128,13 +127,7 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		}
 		c.fail(ctx, err, established)
-		wait := retry.NextBackOff()
-		if established {
-			retry.Reset()
-			if time.Since(began) > firstRetry {
-				wait = retry.NextBackOff()
-			}
-		}
+		wait := retry.after(time.Since(began))
 		if e, ok := errors.AsType[*federation.EndedError](err); ok {
 			switch {
 			case e.RetryAfter > 0:
@@ -150,6 +143,27 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// retries says how long to wait between sessions.
+type retries struct{ backoff *backoff.ExponentialBackOff }
+
+func newRetries() retries {
+	r := retries{&backoff.ExponentialBackOff{
+		InitialInterval: firstRetry, RandomizationFactor: 0.5, Multiplier: 1.7, MaxInterval: lastRetry,
+	}}
+	r.backoff.Reset()
+	return r
+}
+
+// after is how long to wait after a session, or an attempt at one, of that length. Only one that went well for
+// a while makes the next wait short: what stops a session each time it has begun (a zone's disk that is full, say) is
+// not helped by haste.
+func (r retries) after(lasted time.Duration) time.Duration {
+	if lasted >= steady {
+		r.backoff.Reset()
+	}
+	return r.backoff.NextBackOff()
 }
 
 func (c *Client) fail(ctx context.Context, err error, established bool) {
