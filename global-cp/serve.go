@@ -25,6 +25,7 @@ import (
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/internal/version"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store/ready"
 	"github.com/comity-mesh/comity/store/retain"
 	"github.com/comity-mesh/comity/store/sqlitestore"
 )
@@ -42,7 +43,7 @@ type addresses struct{ API, Federation string }
 type parts struct {
 	settings settings
 	log      *slog.Logger
-	store    *sqlitestore.Store
+	store    *ready.Store
 	trust    *trust.Authority
 	fed      *fedserver.Server
 	tokens   *api.Tokens
@@ -112,11 +113,12 @@ func listen(ctx context.Context, key, addr string) (net.Listener, error) {
 // open reads what lasts: store and authority.
 func (p *parts) open(ctx context.Context) error {
 	s := p.settings
-	var err error
-	if p.store, err = sqlitestore.Open(ctx, s.storeFile(), sqlitestore.Options{Log: p.log}); err != nil {
+	engine, err := sqlitestore.Open(ctx, s.storeFile(), sqlitestore.Options{Log: p.log})
+	if err != nil {
 		return &fault.Error{Code: "GLOBAL-STORE", What: "the store can't be opened", Err: err,
 			Try: "look whether another global-cp runs on " + s.DataDir, Docs: "docs/configuration.md"}
 	}
+	p.store = ready.Watch(engine, nil)
 	p.trust, err = trust.Open(trust.Options{Dir: s.authorityDir(), KeyFile: s.sealingKeyFile(), TrustDomain: mesh.TrustDomain(s.TrustDomain)})
 	if err != nil {
 		return errors.Join(&fault.Error{Code: "GLOBAL-AUTHORITY", What: "global's certificate authority can't be opened", Err: err,
@@ -152,10 +154,7 @@ func (p *parts) assemble(at addresses) error {
 		return err
 	}
 	health := &telemetry.Health{}
-	health.Require("store", func(ctx context.Context) error {
-		_, err := p.store.Head(ctx)
-		return err
-	})
+	health.Require("store", p.store.Check)
 	observed := telemetry.Handler(health, p.metrics)
 	mux := http.NewServeMux()
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {

@@ -31,6 +31,7 @@ import (
 	"github.com/comity-mesh/comity/internal/version"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store/ready"
 	"github.com/comity-mesh/comity/store/retain"
 	"github.com/comity-mesh/comity/store/sqlitestore"
 	"github.com/comity-mesh/comity/zone-cp/internal/ads"
@@ -55,7 +56,7 @@ type zone struct {
 	metrics *prometheus.Registry
 	health  *telemetry.Health
 
-	store     *sqlitestore.Store
+	store     *ready.Store
 	ca        *ca.CA
 	table     *vm.Table
 	book      *imports.Book
@@ -149,11 +150,12 @@ func (z *zone) kek() string {
 
 // open opens all parts, each from what the disk says.
 func (z *zone) open(ctx context.Context) error {
-	var err error
-	if z.store, err = sqlitestore.Open(ctx, filepath.Join(z.cfg.DataDir, "zone.db"), sqlitestore.Options{Log: z.part("store")}); err != nil {
+	engine, err := sqlitestore.Open(ctx, filepath.Join(z.cfg.DataDir, "zone.db"), sqlitestore.Options{Log: z.part("store")})
+	if err != nil {
 		return &fault.Error{Code: "STORE-OPEN", What: "the zone's store can't be opened", Err: err,
 			Try: "see that no other zone-cp uses " + z.cfg.DataDir + ", and that the disk has room"}
 	}
+	z.store = ready.Watch(engine, nil)
 	if z.proxies, err = listen(ctx, "listen.proxies", z.cfg.Listen.Proxies); err != nil {
 		return err
 	}
@@ -235,10 +237,7 @@ func (z *zone) openFederation(ctx context.Context) error {
 			return errors.New("the first configuration is not built yet")
 		}
 	})
-	z.health.Require("store", func(ctx context.Context) error {
-		_, err := z.store.Head(ctx)
-		return err
-	})
+	z.health.Require("store", z.store.Check)
 	return nil
 }
 
