@@ -48,12 +48,14 @@ var rooms = []room{
 		"Kubernetes envelopes around the same specs: types only, no client"},
 
 	// The pipeline: each arrow knows the type before it and the type it makes.
-	{"xds/topology", []string{"mesh", "policy", "identity"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
+	{"xds/failover", []string{"mesh", "policy"}, nil,
+		"how traffic is divided is arithmetic: without clock, memory and Envoy it can be proven, and asked what would be"},
+	{"xds/topology", []string{"mesh", "policy", "identity", "xds/failover"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
 		"desired state and endpoints in, one immutable picture out; it has never heard of Envoy"},
 	{"xds/topology/topologytest", []string{"*"}, anyLib, "makes topologies for tests; nothing that ships imports it"},
 	{"xds/ir", []string{"mesh"}, nil,
 		"plain data of our own, so that policies edit nouns and not protobuf; of mesh only ids"},
-	{"xds/translate", []string{"mesh", "policy", "identity", "xds/topology", "xds/ir"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
+	{"xds/translate", []string{"mesh", "policy", "identity", "xds/failover", "xds/topology", "xds/ir"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
 		"pure: no clock, environment, logger or transport, so that golden pairs prove it"},
 	{"xds/envoy", []string{"mesh", "xds/ir"}, anyLib,
 		"the only builder of Envoy messages sees the IR and nothing of where it came from"},
