@@ -44,6 +44,9 @@ type Config struct {
 	Version    string // of the program, for the OpenAPI document
 	// OnApply, when not nil, is told of every write that was committed, in the request's goroutine.
 	OnApply func(ctx context.Context, r store.Result)
+	// Admit, when not nil, has the last word on a write that is valid by itself: what it finds wrong refuses the
+	// request, as a wrong field does.
+	Admit func(ctx context.Context, w store.Write) ([]policy.FieldError, error)
 	// Routes, when not nil, adds operations below /api/v1. They are authenticated like all others: a viewer
 	// may GET, an admin may do everything.
 	Routes func(huma.API, Authorizer)

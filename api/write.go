@@ -115,6 +115,13 @@ func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, e
 			}
 			w.IfRevision = (*mesh.Revision)(&rev)
 		}
+		if s.cfg.Admit != nil {
+			bad, err := s.cfg.Admit(ctx, w)
+			if err != nil {
+				return nil, err
+			}
+			wrong = append(wrong, fieldsAt(d.at, bad)...)
+		}
 		writes = append(writes, w)
 	}
 	more, err := s.unknownZones(ctx, docs)

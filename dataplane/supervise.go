@@ -16,6 +16,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 const (
@@ -137,9 +138,9 @@ func (s *supervisor) arguments() []string {
 		// memory outside the run directory, no abstract socket, and no base id to collide on.
 		"--disable-hot-restart",
 		"--concurrency", strconv.Itoa(s.concurrency),
-		// Connections of a removed filter chain end 4 s later, all at once: that is how the end of a
+		// Connections of a removed filter chain end that much later, all at once: that is how the end of a
 		// zone's trust reaches live connections.
-		"--drain-time-s", "4", "--drain-strategy", "immediate",
+		"--drain-time-s", strconv.Itoa(int(mesh.ConnectionDrain.Seconds())), "--drain-strategy", "immediate",
 		"--log-level", s.logLevel, "--log-format", envoyLogFormat, "--log-format-escaped",
 	}
 }

@@ -148,7 +148,11 @@ func (p *parts) assemble(at addresses) error {
 	rest, err := api.New(api.Config{
 		Store: p.store, Mode: api.ModeGlobal, Tokens: p.tokens, Log: p.log.With(telemetry.KeyComponent, "api"),
 		Registerer: p.metrics, Version: version.Version,
-		Routes: func(h huma.API, authz api.Authorizer) { joinTokenRoutes(h, authz, p.fed) }, Stopping: p.stopping,
+		Routes: func(h huma.API, authz api.Authorizer) {
+			joinTokenRoutes(h, authz, p.fed)
+			zoneRoutes(h, authz, p.fed)
+		},
+		Admit: p.fed.Admit, Stopping: p.stopping,
 	})
 	if err != nil {
 		return err

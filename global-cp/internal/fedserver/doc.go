@@ -5,8 +5,8 @@
 // What it keeps in the store's records:
 //
 //	jointokens          by token id: public half, zone, expiry, who used it
-//	identities          by zone: incarnation, trust domain, pinned key, active certificate; a removed zone's
-//	                    stays as a tombstone
+//	identities          by zone: incarnation, trust domain, pinned key, active certificate; a removed or
+//	                    revoked zone's stays as a tombstone, with who has confirmed the revocation
 //	sessions            by zone: the epoch of the newest session
 //	zones               by zone: mesh.ZoneStatus
 //	status/<zone>       by mesh.Key.String: mesh.ResourceStatus

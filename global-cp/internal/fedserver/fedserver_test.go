@@ -432,47 +432,14 @@ func TestRenewal(t *testing.T) {
 	e := newZone(t, g, "east")
 	e.join()
 	old := e.cert
-	renew := func(sign func(transcript []byte) []byte, incarnation string) error {
-		t.Helper()
-		authorize := identity.AuthorizeOneOf("spiffe://" + globalTD + identity.GlobalCPPath)
-		cc, state, err := dial(t, g.address, identity.ClientTLS(nil, g.trust.Bundle(), authorize, identity.TLSOptions{}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer cc.Close()
-		exporter, err := identity.Exporter(state)
-		if err != nil {
-			t.Fatal(err)
-		}
-		csr, err := identity.NewCSR(e.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		tr := identity.RenewTranscript{Exporter: exporter, CSR: csr, Who: "east", Incarnation: mesh.Incarnation(incarnation)}
-		resp, err := federationpb.NewFederationClient(cc).Renew(t.Context(), &federationpb.RenewRequest{
-			Protocol: federation.Protocol, Zone: "east", Incarnation: incarnation, Csr: csr, Proof: sign(tr.Bytes()),
-		})
-		if err == nil {
-			e.install(resp.GetCertificateChain())
-		}
-		return err
-	}
-	by := func(z *zone) func([]byte) []byte {
-		return func(tr []byte) []byte {
-			sig, err := identity.SignTranscript(z.key, tr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return sig
-		}
-	}
-	if err := renew(by(newZone(t, g, "east")), string(e.incarnation)); status.Code(err) != codes.Unauthenticated {
+	renew := func(by *zone, incarnation string) error { return e.renew(by.key, incarnation) }
+	if err := renew(newZone(t, g, "east"), string(e.incarnation)); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("by another key: %v", err)
 	}
-	if err := renew(by(e), random128(t)); status.Code(err) != codes.PermissionDenied {
+	if err := renew(e, random128(t)); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("for another incarnation: %v", err)
 	}
-	if err := renew(by(e), string(e.incarnation)); err != nil {
+	if err := renew(e, string(e.incarnation)); err != nil {
 		t.Fatal(err)
 	}
 	// The answer may have been lost: the certificate before works until the newest was seen, then never.

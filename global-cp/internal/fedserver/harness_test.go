@@ -412,6 +412,37 @@ func (z *zone) join() {
 	}
 }
 
+// renew asks for a new certificate with a proof of the given key.
+func (z *zone) renew(key *ecdsa.PrivateKey, incarnation string) error {
+	z.t.Helper()
+	authorize := identity.AuthorizeOneOf("spiffe://" + globalTD + identity.GlobalCPPath)
+	cc, state, err := dial(z.t, z.g.address, identity.ClientTLS(nil, z.g.trust.Bundle(), authorize, identity.TLSOptions{}))
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	defer cc.Close()
+	exporter, err := identity.Exporter(state)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	csr, err := identity.NewCSR(z.key)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	tr := identity.RenewTranscript{Exporter: exporter, CSR: csr, Who: z.name, Incarnation: mesh.Incarnation(incarnation)}
+	proof, err := identity.SignTranscript(key, tr.Bytes())
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	resp, err := federationpb.NewFederationClient(cc).Renew(z.t.Context(), &federationpb.RenewRequest{
+		Protocol: federation.Protocol, Zone: z.name, Incarnation: incarnation, Csr: csr, Proof: proof,
+	})
+	if err == nil {
+		z.install(resp.GetCertificateChain())
+	}
+	return err
+}
+
 // running is one session of a zone.
 type running struct {
 	link   *federation.ZoneLink

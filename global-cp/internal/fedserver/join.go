@@ -210,6 +210,9 @@ func (s *Server) admissible(ctx context.Context, c *joinCall, t tokenRecord) err
 	if err != nil {
 		return err
 	}
+	if spec.Revoked != nil {
+		return refuse(codes.PermissionDenied, "revoked", "zone %s was revoked; remove the Zone and make it anew, for another life with another trust domain", c.zone)
+	}
 	if spec.TrustDomain != "" && spec.TrustDomain != c.td {
 		return refuse(codes.PermissionDenied, "trust-domain", "zone %s must have the trust domain %s", c.zone, spec.TrustDomain)
 	}
@@ -224,6 +227,9 @@ func (s *Server) admissible(ctx context.Context, c *joinCall, t tokenRecord) err
 		var id zoneIdentity
 		if err := json.Unmarshal(r.Value, &id); err != nil {
 			return fmt.Errorf("read identity of %s: %w", r.Key, err)
+		}
+		if err := unburnt(c, id); err != nil {
+			return err
 		}
 		if r.Key == c.zone {
 			if err := admissibleAgain(c, t, id, spec.lapsed(id)); err != nil {
@@ -241,6 +247,22 @@ func (s *Server) admissible(ctx context.Context, c *joinCall, t tokenRecord) err
 		if id.Incarnation == c.incarnation || slices.Contains(id.Retired, c.incarnation) {
 			return refuse(codes.AlreadyExists, "incarnation", "incarnation %s belongs to another zone", c.incarnation)
 		}
+	}
+	return nil
+}
+
+// unburnt refuses what a revoked zone, this one or another, could come back by.
+func unburnt(c *joinCall, id zoneIdentity) error {
+	for _, td := range id.burnt() {
+		if td == c.td {
+			return refuse(codes.PermissionDenied, "revoked", "the trust domain %s was revoked and does not come back; initialise the zone with another one", c.td)
+		}
+		if err := identity.CheckDistinct(c.td, td); err != nil {
+			return refuse(codes.AlreadyExists, "trust-domain", "%v", err)
+		}
+	}
+	if id.Revoked != nil && subtle.ConstantTimeCompare(id.PublicKey, c.spki) == 1 {
+		return refuse(codes.PermissionDenied, "revoked", "the key is that of a revoked zone; initialise the zone again")
 	}
 	return nil
 }
@@ -304,9 +326,12 @@ func (s *Server) admit(ctx context.Context, c *joinCall, resumed bool) (identity
 		return identity.Issued{}, err
 	}
 	if found && (old.Removed || old.Incarnation != c.incarnation) {
-		// The operator made a new token for the zone: its trust begins anew, by the join.
+		// The operator made a new token for the zone: its trust begins anew, by the join. A trust domain that was
+		// revoked is never released.
 		book.Remove(old.TrustDomain)
-		book.Release(old.TrustDomain)
+		if old.Revoked == nil {
+			book.Release(old.TrustDomain)
+		}
 		if err := s.forgetZone(ctx, c.zone, "joined as another incarnation"); err != nil {
 			return identity.Issued{}, err
 		}
@@ -332,7 +357,7 @@ func (s *Server) admit(ctx context.Context, c *joinCall, resumed bool) (identity
 		}
 		*id = zoneIdentity{
 			Incarnation: c.incarnation, TrustDomain: c.td, PublicKey: c.spki, JoinedAt: joined,
-			Serial: issued.Serial, Previous: previous, Expires: issued.Leaf.NotAfter, Retired: id.Retired,
+			Serial: issued.Serial, Previous: previous, Expires: issued.Leaf.NotAfter, Retired: id.Retired, Burnt: id.burnt(),
 		}
 		return nil
 	})
@@ -388,8 +413,8 @@ func (s *Server) renew(ctx context.Context, req *federationpb.RenewRequest, expo
 	if identity.VerifyTranscript(pinned, transcript.Bytes(), req.GetProof()) != nil {
 		return identity.Issued{}, denied
 	}
-	if id.Removed || string(id.Incarnation) != req.GetIncarnation() {
-		return identity.Issued{}, refuse(codes.PermissionDenied, "revoked", "this life of zone %s was removed", zone)
+	if id.ended() || string(id.Incarnation) != req.GetIncarnation() {
+		return identity.Issued{}, refuse(codes.PermissionDenied, "revoked", "this life of zone %s was removed or revoked", zone)
 	}
 	key, err := identity.ParseCSR(req.GetCsr())
 	if err != nil {
@@ -400,8 +425,8 @@ func (s *Server) renew(ctx context.Context, req *federationpb.RenewRequest, expo
 		return identity.Issued{}, err
 	}
 	_, err = update(ctx, s.cfg.Store, bucketIDs, zone, func(now *zoneIdentity, _ bool) error {
-		if now.Removed || now.Incarnation != id.Incarnation {
-			return refuse(codes.PermissionDenied, "revoked", "this life of zone %s was removed", zone)
+		if now.ended() || now.Incarnation != id.Incarnation {
+			return refuse(codes.PermissionDenied, "revoked", "this life of zone %s was removed or revoked", zone)
 		}
 		now.Previous, now.Serial, now.Expires = now.Serial, issued.Serial, issued.Leaf.NotAfter
 		return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/comity-mesh/comity/mesh"
@@ -39,6 +40,21 @@ type zoneIdentity struct {
 	Removed   bool               `json:"removed,omitempty"`
 	RemovedAt time.Time          `json:"removedAt,omitzero"`
 	Retired   []mesh.Incarnation `json:"retired,omitempty"`
+	// Revoked, of the present life: its key and its trust domain are nobody's any more, whatever becomes of the
+	// Zone. Burnt are the trust domains of earlier lives that were revoked.
+	Revoked *revocation        `json:"revoked,omitempty"`
+	Burnt   []mesh.TrustDomain `json:"burnt,omitempty"`
+}
+
+// ended reports whether the zone's certificate is worth nothing any more.
+func (id zoneIdentity) ended() bool { return id.Removed || id.Revoked != nil }
+
+// burnt lists the trust domains that nobody gets again.
+func (id zoneIdentity) burnt() []mesh.TrustDomain {
+	if id.Revoked == nil {
+		return id.Burnt
+	}
+	return append(slices.Clone(id.Burnt), id.TrustDomain)
 }
 
 // tokenRecord is a join token without its secret. Bucket "jointokens", by id.

@@ -164,7 +164,7 @@ func (s *Server) recheck(ctx context.Context, x *session) {
 	rec, _, _, err := getJSON[sessionRecord](ctx, s.cfg.Store, bucketSessions, x.zone)
 	switch {
 	case err != nil:
-	case !found || id.Removed || id.Incarnation != x.identity.Incarnation:
+	case !found || id.ended() || id.Incarnation != x.identity.Incarnation:
 		x.end(federation.ByeRevoked, "the zone is not accepted any more", time.Hour)
 	case rec.Epoch > x.epoch:
 		x.end(federation.ByeFenced, "a newer session of the zone took over", 0)
@@ -193,12 +193,14 @@ func connection(ctx context.Context) (tls.ConnectionState, string, error) {
 // zoneResource is a Zone made at global.
 type zoneResource struct {
 	policy.Zone
-	made time.Time
+	resource mesh.Resource
 }
 
 // lapsed reports whether an identity is of the past: removed, or about to be because its Zone was deleted
 // and made anew.
-func (z zoneResource) lapsed(id zoneIdentity) bool { return id.Removed || id.JoinedAt.Before(z.made) }
+func (z zoneResource) lapsed(id zoneIdentity) bool {
+	return id.Removed || id.JoinedAt.Before(z.resource.CreatedAt)
+}
 
 // zone reads the Zone made at global, or ErrNoZone.
 func (s *Server) zone(ctx context.Context, name string) (zoneResource, error) {
@@ -212,9 +214,13 @@ func (s *Server) zone(ctx context.Context, name string) (zoneResource, error) {
 	if err != nil {
 		return zoneResource{}, fmt.Errorf("read zone %s: %w", name, err)
 	}
-	z := zoneResource{made: r.CreatedAt}
+	return readZone(r)
+}
+
+func readZone(r mesh.Resource) (zoneResource, error) {
+	z := zoneResource{resource: r}
 	if err := json.Unmarshal(r.Spec, &z.Zone); err != nil {
-		return zoneResource{}, fmt.Errorf("read zone %s: %w", name, err)
+		return zoneResource{}, fmt.Errorf("read zone %s: %w", r.Name, err)
 	}
 	return z, nil
 }

@@ -146,6 +146,8 @@ func (s *Server) authenticate(ctx context.Context, zone, serial string, hello *f
 		switch {
 		case !found || spec.lapsed(*id) || hello.GetIncarnation() != string(id.Incarnation):
 			return refuse(codes.PermissionDenied, "revoked", "this life of zone %s was removed", zone)
+		case spec.Revoked != nil || id.Revoked != nil:
+			return refuse(codes.PermissionDenied, "revoked", "zone %s was revoked", zone)
 		case serial == id.Serial:
 			id.Previous = "" // the newest is in use: the one before it is not needed any more
 		case serial != id.Previous || serial == "":

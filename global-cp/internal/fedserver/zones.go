@@ -31,14 +31,14 @@ func (s *Server) keepFollowingZones(ctx context.Context) {
 	}
 }
 
-// followZones removes zones whose Zone resource is deleted: what was missed first, then live.
+// followZones ends zones whose Zone is deleted or revoked: what was missed first, then live.
 func (s *Server) followZones(ctx context.Context) error {
 	for {
 		head, err := s.cfg.Store.Head(ctx)
 		if err != nil {
 			return fmt.Errorf("head of the store: %w", err)
 		}
-		if err := s.removeOrphans(ctx); err != nil {
+		if err := s.endMissed(ctx); err != nil {
 			return err
 		}
 		w, err := s.cfg.Store.Watch(ctx, head)
@@ -63,18 +63,23 @@ func (s *Server) watchZones(ctx context.Context, w store.Watcher) error {
 		}
 		for _, ch := range c.Changes {
 			r := ch.Resource
-			if !ch.Deleted || r.Kind != mesh.KindZone || r.Origin != mesh.OriginGlobal {
+			if r.Kind != mesh.KindZone || r.Origin != mesh.OriginGlobal {
 				continue
 			}
-			if err := s.removeZone(ctx, r.Name, c.Actor); err != nil {
+			if ch.Deleted {
+				err = s.removeZone(ctx, r.Name, c.Actor)
+			} else {
+				err = s.enforceRevocation(ctx, r.Name, c.Actor)
+			}
+			if err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// removeOrphans removes zones whose Zone was deleted while nobody watched.
-func (s *Server) removeOrphans(ctx context.Context) error {
+// endMissed ends zones whose Zone was deleted or revoked while nobody watched.
+func (s *Server) endMissed(ctx context.Context) error {
 	recs, _, err := s.cfg.Store.ListRecords(ctx, bucketIDs, "")
 	if err != nil {
 		return fmt.Errorf("read identities: %w", err)
@@ -84,12 +89,19 @@ func (s *Server) removeOrphans(ctx context.Context) error {
 		if err := json.Unmarshal(r.Value, &id); err != nil {
 			return fmt.Errorf("read identity of %s: %w", r.Key, err)
 		}
-		_, err := s.zone(ctx, r.Key)
-		if errors.Is(err, ErrNoZone) && !id.Removed {
+		switch _, err := s.zone(ctx, r.Key); {
+		case errors.Is(err, ErrNoZone) && !id.Removed:
 			err = s.removeZone(ctx, r.Key, "")
-		}
-		if err != nil && !errors.Is(err, ErrNoZone) {
+			if err != nil {
+				return err
+			}
+		case errors.Is(err, ErrNoZone):
+		case err != nil:
 			return err
+		default:
+			if err := s.enforceRevocation(ctx, r.Key, ""); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -107,7 +119,7 @@ func (s *Server) removeZone(ctx context.Context, zone, actor string) error {
 	spec, err := s.zone(ctx, zone)
 	switch {
 	case err == nil:
-		until = spec.made
+		until = spec.resource.CreatedAt
 		id, _, found, err := getJSON[zoneIdentity](ctx, s.cfg.Store, bucketIDs, zone)
 		if err != nil || !found || !spec.lapsed(id) {
 			return errors.Join(err, s.forgetTokens(ctx, zone, until))
@@ -127,22 +139,8 @@ func (s *Server) removeZone(ctx context.Context, zone, actor string) error {
 		return err
 	}
 	joined := err == nil
-	s.mu.Lock()
-	x := s.sessions[zone]
-	s.mu.Unlock()
-	if x != nil {
-		x.end(federation.ByeRevoked, "the zone was removed", time.Hour)
-		select {
-		case <-x.done:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	if joined {
-		s.cfg.Trust.Book().Remove(id.TrustDomain)
-		if err := s.cfg.Trust.SaveBook(ctx, s.cfg.Store); err != nil {
-			return err
-		}
+	if err := s.expel(ctx, zone, id, "the zone was removed"); err != nil {
+		return err
 	}
 	if err := s.forgetZone(ctx, zone, "the zone was removed"); err != nil {
 		return err
@@ -156,8 +154,40 @@ func (s *Server) removeZone(ctx context.Context, zone, actor string) error {
 	return nil
 }
 
-// forgetZone deletes what the zone said: copies of its resources, statements, statuses.
+// expel ends the session of a zone whose identity has ended, and the trust in it; id is zero for a zone that
+// never joined.
+func (s *Server) expel(ctx context.Context, zone string, id zoneIdentity, reason string) error {
+	s.mu.Lock()
+	x := s.sessions[zone]
+	s.mu.Unlock()
+	if x != nil {
+		x.end(federation.ByeRevoked, reason, time.Hour)
+		select {
+		case <-x.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if id.TrustDomain == "" {
+		return nil
+	}
+	s.cfg.Trust.Book().Remove(id.TrustDomain)
+	return s.cfg.Trust.SaveBook(ctx, s.cfg.Store)
+}
+
+// forgetZone deletes what the zone said, and what is shown of it.
 func (s *Server) forgetZone(ctx context.Context, zone, reason string) error {
+	if err := s.forgetWords(ctx, zone, reason); err != nil {
+		return err
+	}
+	if _, err := s.cfg.Store.PutRecords(ctx, BucketZones, store.RecordWrite{Key: zone, Delete: true}); err != nil {
+		return fmt.Errorf("forget zone %s: %w", zone, err)
+	}
+	return nil
+}
+
+// forgetWords deletes what the zone said: copies of its resources, statements, statuses.
+func (s *Server) forgetWords(ctx context.Context, zone, reason string) error {
 	a := fedstore.Applier{Store: s.cfg.Store, Origin: mesh.Origin(zone), Peer: zone, Actor: "zone:" + zone}
 	if err := a.Forget(ctx, reason); err != nil {
 		return err
@@ -170,10 +200,8 @@ func (s *Server) forgetZone(ctx context.Context, zone, reason string) error {
 			return err
 		}
 	}
-	for _, bucket := range []string{BucketZones, bucketStatusAt} {
-		if _, err := s.cfg.Store.PutRecords(ctx, bucket, store.RecordWrite{Key: zone, Delete: true}); err != nil {
-			return fmt.Errorf("forget zone %s: %w", zone, err)
-		}
+	if _, err := s.cfg.Store.PutRecords(ctx, bucketStatusAt, store.RecordWrite{Key: zone, Delete: true}); err != nil {
+		return fmt.Errorf("forget zone %s: %w", zone, err)
 	}
 	s.metrics.forget(zone)
 	return nil
