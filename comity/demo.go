@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,6 +30,7 @@ With --check it plays a story instead: requests across zones, refusals, a change
 killed and started again. It prints each step with its figures and ends with 0 only if every step held.`,
 		Example: `  comity demo
   eval "$(bin/comity demo env)"; comity get zones      # in another terminal
+  comity demo break onprem; comity demo fix
   comity demo status -o json
   comity demo down`,
 		Args: cobra.NoArgs,
@@ -40,7 +42,7 @@ killed and started again. It prints each step with its figures and ends with 0 o
 	f.StringVar(&o.Bin, "bin", "", "folder with the other programs (default: where comity is)")
 	f.Float64Var(&o.Rate, "rate", 10, "orders a second of each of the two shoppers")
 	f.BoolVar(&check, "check", false, "play the story without a person, then end")
-	cmd.AddCommand(s.demoStatus(&o), s.demoDown(&o), s.demoEnv(&o))
+	cmd.AddCommand(s.demoBreak(&o), s.demoFix(&o), s.demoStatus(&o), s.demoDown(&o), s.demoEnv(&o))
 	return cmd
 }
 
@@ -78,12 +80,18 @@ func (s *shell) runDemo(ctx context.Context, o demo.Options, check bool) error {
 	if check {
 		return d.Check(ctx)
 	}
+	stopOrders, err := d.ServeControl(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopOrders()
 	fmt.Fprintf(s.out, `
   In another terminal, in this folder:
     eval "$(%s demo env)"          # puts comity into PATH and points it at this demo's global
     comity get zones; comity get proxies; comity get authorizationpolicies
     comity describe authorizationpolicy/cart-to-pay -n shop
     comity --context onprem get workloads  # a zone answers for itself
+    comity demo break onprem               # kill -9 of a whole zone; then: comity demo fix
     comity demo status -o json; comity demo down
 
 `, os.Args[0])
@@ -157,6 +165,9 @@ func (s *shell) demoStatus(o *demo.Options) *cobra.Command {
 				shoppers.rows = append(shoppers.rows, []string{name, fmt.Sprint(sh.Sent), fmt.Sprint(sh.Failed), fmt.Sprint(sh.CrossZone), fmt.Sprintf("%.0f ms", sh.LongestMS), sh.LastError})
 			}
 			fmt.Fprintln(s.out)
+			if len(st.Broken) > 0 {
+				fmt.Fprintln(s.out, "broken: "+strings.Join(st.Broken, ", ")+"; comity demo fix mends it\n")
+			}
 			if st.Error != "" {
 				fmt.Fprintln(s.err, "global does not answer: "+clean(st.Error))
 			}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,57 +65,199 @@ func TestStory(t *testing.T) {
 func TestEnds(t *testing.T) {
 	ends := []struct {
 		name string
-		end  func(t *testing.T, demo *exec.Cmd, dir string)
+		end  func(t *testing.T, d *running)
 	}{
-		{"comity demo down", func(t *testing.T, _ *exec.Cmd, dir string) {
-			if out, err := comity(t.Context(), "demo", "down", "--dir", dir).CombinedOutput(); err != nil {
+		{"comity demo down", func(t *testing.T, d *running) {
+			if out, err := d.comity("down"); err != nil {
 				t.Fatalf("down: %v\n%s", err, out)
 			}
 		}},
-		{"killed with -9", func(t *testing.T, demo *exec.Cmd, _ string) {
-			if err := demo.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-		}},
+		{"killed with -9", func(t *testing.T, d *running) { d.killed(t) }},
 	}
 	for _, e := range ends {
 		t.Run(e.name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "d")
-			demo := comity(t.Context(), "demo", "--dir", dir)
-			var out bytes.Buffer
-			demo.Stdout, demo.Stderr = &out, &out
-			if err := demo.Start(); err != nil {
-				t.Fatal(err)
-			}
-			ended := make(chan error, 1)
-			go func() { ended <- demo.Wait() }()
-			await(t, time.Minute, "the demo's status", func() bool {
-				select {
-				case err := <-ended:
-					t.Fatalf("the demo ended by itself: %v\n%s", err, out.String())
-				default:
-				}
-				st := status(t, dir)
-				return st.Running && st.ProxiesConnected == 16 && len(st.Zones) == 3
-			})
-			again, err := comity(t.Context(), "demo", "--dir", dir).CombinedOutput()
+			d := start(t)
+			again, err := comity(t.Context(), "demo", "--dir", d.dir).CombinedOutput()
 			if err == nil || !strings.Contains(string(again), "DEMO-RUNNING") {
 				t.Errorf("a second demo in the same folder: %v\n%s", err, again)
 			}
-			e.end(t, demo, dir)
-			<-ended
-			gone(t, dir)
-			if st := status(t, dir); st.Running {
-				t.Error("status still says that it runs")
-			}
+			e.end(t, d)
+			d.gone(t)
 		})
 	}
 }
 
+// TestBreakAndFix breaks everything that can be broken, one on top of the other, and mends it: first one thing, then
+// all that is left. Orders that make no sense are refused.
+func TestBreakAndFix(t *testing.T) {
+	d := start(t)
+	refused := func(code string, args ...string) {
+		t.Helper()
+		if out, err := d.comity(args...); err == nil || !strings.Contains(out, "error["+code+"]") {
+			t.Errorf("comity demo %s: %v, want %s\n%s", strings.Join(args, " "), err, code, out)
+		}
+	}
+	broken := func(want ...string) {
+		t.Helper()
+		if got := status(t, d.dir).Broken; !slices.Equal(got, want) {
+			t.Errorf("status says that %q is broken, want %q", got, want)
+		}
+	}
+	if mode := must(os.Stat(filepath.Join(d.dir, "control.sock")))(t).Mode().Perm(); mode != 0o600 {
+		t.Errorf("the control socket has mode %o", mode)
+	}
+	refused("CLI-USAGE", "break", "atlantis")
+	refused("CLI-USAGE", "break", "onprem:onprem")
+	refused("DEMO-NOT-BROKEN", "fix", "onprem")
+	if r := d.order(t, "fix"); len(r.What) != 0 {
+		t.Errorf("fixed %q, and nothing was broken", r.What)
+	}
+
+	d.order(t, "break", "zone-cp")
+	broken("zone-cp/onprem")
+	before := d.processes(t)
+	d.order(t, "break", "onprem")
+	broken("onprem") // which includes its control plane
+	refused("DEMO-BROKEN", "break", "onprem")
+	refused("DEMO-BROKEN", "break", "zone-cp/onprem")
+	for _, p := range d.processes(t) {
+		for _, of := range []string{"zone-onprem", "onprem-in1", "pay-o1", "ledger-o1", "ledger-o2"} {
+			if strings.Contains(p, of) {
+				t.Errorf("still runs: %s", p)
+			}
+		}
+	}
+	d.order(t, "break", "gcp-west:aws-east")
+	d.order(t, "break", "global")
+	broken("aws-east:gcp-west", "global", "onprem")
+
+	// A zone comes back without global.
+	if r := d.order(t, "fix", "onprem"); !slices.Equal(r.What, []string{"onprem"}) || !slices.Equal(r.Broken, []string{"aws-east:gcp-west", "global"}) {
+		t.Errorf("fixed %q, still broken %q", r.What, r.Broken)
+	}
+	d.order(t, "fix")
+	broken()
+	if n := len(d.processes(t)); n != len(before)+1 {
+		t.Errorf("%d processes, and %d when all but onprem's control plane ran", n, len(before))
+	}
+	await(t, 20*time.Second, "all zones and proxies", func() bool { return d.whole(t) })
+}
+
+// TestKilledBroken kills the demo itself with -9 while something of it is broken: nothing is left either.
+func TestKilledBroken(t *testing.T) {
+	d := start(t)
+	for _, what := range []string{"aws-east:onprem", "zone-cp/aws-east", "gcp-west", "global"} {
+		d.order(t, "break", what)
+	}
+	d.killed(t)
+	d.gone(t)
+}
+
+// running is a demo in a process of its own.
+type running struct {
+	dir   string
+	cmd   *exec.Cmd
+	ended chan error
+}
+
+// start starts a demo and waits until it is whole.
+func start(t *testing.T) *running {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "d")
+	d := &running{dir: dir, cmd: comity(t.Context(), "demo", "--dir", dir), ended: make(chan error, 1)}
+	var out bytes.Buffer
+	d.cmd.Stdout, d.cmd.Stderr = &out, &out
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { d.ended <- d.cmd.Wait(); close(d.ended) }()
+	t.Cleanup(func() { // the test's context has ended, which ends the demo
+		<-d.ended
+		if t.Failed() {
+			t.Logf("the demo said:\n%s", out.String())
+		}
+	})
+	await(t, 2*time.Minute, "the demo to be whole", func() bool {
+		select {
+		case err := <-d.ended:
+			t.Fatalf("the demo ended by itself: %v\n%s", err, out.String())
+		default:
+		}
+		return d.whole(t)
+	})
+	// It takes orders a moment after it has written its state.
+	await(t, 20*time.Second, "the control socket", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "control.sock"))
+		return err == nil
+	})
+	return d
+}
+
+// whole reports whether three zones and their 16 proxies are there.
+func (d *running) whole(t *testing.T) bool {
+	st := status(t, d.dir)
+	return st.Running && st.ProxiesConnected == 16 && len(st.Zones) == 3
+}
+
+func (d *running) comity(args ...string) (string, error) {
+	out, err := comity(context.Background(), append([]string{"demo", "--dir", d.dir}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
+type report struct {
+	What   []string `json:"what"`
+	Did    []string `json:"did"`
+	Broken []string `json:"broken"`
+}
+
+// order breaks or fixes something.
+func (d *running) order(t *testing.T, args ...string) report {
+	t.Helper()
+	out, err := d.comity(append(args, "-q", "-o", "json")...)
+	if err != nil {
+		t.Fatalf("comity demo %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	var r report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("comity demo %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	if len(r.Did) != len(r.What) {
+		t.Errorf("%d things, but it did %q", len(r.What), r.Did)
+	}
+	return r
+}
+
+func (d *running) killed(t *testing.T) {
+	if err := d.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gone waits until the demo has ended and nothing of it is left.
+func (d *running) gone(t *testing.T) {
+	t.Helper()
+	<-d.ended
+	gone(t, d.dir)
+	if st := status(t, d.dir); st.Running {
+		t.Error("status still says that it runs")
+	}
+}
+
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
 type demoStatus struct {
-	Running          bool  `json:"running"`
-	ProxiesConnected int   `json:"proxiesConnected"`
-	Zones            []any `json:"zones"`
+	Running          bool     `json:"running"`
+	ProxiesConnected int      `json:"proxiesConnected"`
+	Zones            []any    `json:"zones"`
+	Broken           []string `json:"broken"`
 }
 
 func status(t *testing.T, dir string) demoStatus {
@@ -130,29 +273,39 @@ func status(t *testing.T, dir string) demoStatus {
 	return st
 }
 
-// gone waits until no process has the demo's folder, or the programs', in its arguments or working folder.
+// gone waits until no process of the demo in dir is left.
 func gone(t *testing.T, dir string) {
 	t.Helper()
 	var left []string
 	await(t, 20*time.Second, "all processes to end", func() bool {
-		left = nil
-		all, err := filepath.Glob("/proc/[0-9]*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range all {
-			line, err := os.ReadFile(filepath.Join(p, "cmdline"))
-			cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
-			if err == nil && (bytes.Contains(line, []byte(dir)) || strings.HasPrefix(cwd, dir)) {
-				left = append(left, strings.ReplaceAll(string(line), "\x00", " "))
-			}
-		}
+		left = processes(t, dir)
 		return len(left) == 0
 	})
 	if len(left) > 0 {
 		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 	}
 }
+
+// processes lists those that have the demo's folder or the programs' in their arguments, or the demo's as their
+// working folder.
+func processes(t *testing.T, dir string) []string {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, p := range all {
+		line, err := os.ReadFile(filepath.Join(p, "cmdline"))
+		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
+		if err == nil && (bytes.Contains(line, []byte(dir)) || bytes.Contains(line, []byte(bin)) || strings.HasPrefix(cwd, dir)) {
+			out = append(out, strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return out
+}
+
+func (d *running) processes(t *testing.T) []string { return processes(t, d.dir) }
 
 // await asks until ok or the limit, and fails the test then.
 func await(t *testing.T, limit time.Duration, what string, ok func() bool) {

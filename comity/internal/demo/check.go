@@ -98,7 +98,7 @@ func (d *Demo) checkCrossZone(ctx context.Context) ([]string, error) {
 		}
 		// Two thirds of pay are in gcp-west, which makes both later hops cross zones. On a starved machine an order may
 		// also leave aws-east at once, because web there answers too slowly.
-		if o.Trail[0].Zone != "aws-east" || o.Trail[1].Zone != "aws-east" || o.Trail[2].Zone != "gcp-west" {
+		if o.Trail[0].Zone != "aws-east" || o.Trail[1].Zone != "aws-east" || o.Trail[2].Zone != "gcp-west" || o.Trail[3].Zone != "onprem" {
 			continue
 		}
 		facts := []string{fmt.Sprintf("%s in %.1f ms", trailText(o.Trail), took.Seconds()*1000)}
@@ -133,7 +133,7 @@ func (d *Demo) ingressConnections(ctx context.Context) (map[string]uint64, error
 	out := map[string]uint64{}
 	for _, z := range d.zones {
 		for k := range z.ingresses {
-			n, err := d.metricSum(ctx, fmt.Sprintf("%s-in%d", z.name, k+1), "envoy_listener_downstream_cx_total")
+			n, err := d.metricSum(ctx, z.ingress(k), "envoy_listener_downstream_cx_total")
 			if err != nil {
 				return nil, err
 			}
@@ -176,7 +176,7 @@ func (d *Demo) metricSum(ctx context.Context, proc, name string) (uint64, error)
 
 func (d *Demo) checkDenied(ctx context.Context) ([]string, error) {
 	c := &http.Client{Timeout: 10 * time.Second}
-	code, text, err := d.viaSidecar(ctx, c, "shopper-a", http.MethodPost, "ledger.shop.svc.clusterset.local", "/entry", `{"order":"check-2"}`)
+	code, text, err := d.viaSidecar(ctx, c, "shopper-a", http.MethodPost, ledgerOnPrem, "/entry", `{"order":"check-2"}`)
 	if err != nil {
 		return nil, err
 	}

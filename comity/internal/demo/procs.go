@@ -36,6 +36,15 @@ type process struct {
 	asked atomic.Bool
 }
 
+func (pr *process) ended() bool {
+	select {
+	case <-pr.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func newProcs(logs string, lost func(name, how string)) *procs {
 	p := &procs{logs: logs, lost: lost, start: make(chan func()), all: map[string]*process{}}
 	// The death signal fires when the *thread* that forked ends, so one locked thread forks them all.
@@ -90,9 +99,7 @@ func (p *procs) alive() []*process {
 	defer p.mu.Unlock()
 	var out []*process
 	for _, pr := range p.all {
-		select {
-		case <-pr.done:
-		default:
+		if !pr.ended() {
 			out = append(out, pr)
 		}
 	}
@@ -102,31 +109,39 @@ func (p *procs) alive() []*process {
 // exited returns an error if the process has ended, with the tail of its log.
 func (p *procs) exited(name string) error {
 	pr := p.get(name)
-	if pr == nil {
+	if pr == nil || !pr.ended() {
 		return nil
 	}
-	select {
-	case <-pr.done:
-		return fmt.Errorf("%s ended (%s)\n%s", name, pr.cmd.ProcessState, tail(filepath.Join(p.logs, name+".log"), 1500))
-	default:
-		return nil
-	}
+	return fmt.Errorf("%s ended (%s)\n%s", name, pr.cmd.ProcessState, tail(filepath.Join(p.logs, name+".log"), 1500))
 }
 
-// kill ends a process and its group at once, as kill -9 does, and waits until it is gone.
-func (p *procs) kill(name string) {
-	if pr := p.get(name); pr != nil {
-		pr.asked.Store(true)
-		_ = syscall.Kill(-pr.cmd.Process.Pid, syscall.SIGKILL)
+// kill ends processes and their groups at once, as kill -9 does, and waits until they are gone. Those that never
+// ran, or have ended, are passed over; it returns the names of the others.
+func (p *procs) kill(names ...string) []string {
+	var killed []*process
+	for _, name := range names {
+		if pr := p.get(name); pr != nil && !pr.ended() {
+			pr.asked.Store(true)
+			_ = syscall.Kill(-pr.cmd.Process.Pid, syscall.SIGKILL)
+			killed = append(killed, pr)
+		}
+	}
+	var out []string
+	for _, pr := range killed {
 		<-pr.done
+		out = append(out, pr.name)
 	}
+	return out
 }
 
-// restart starts an ended process again with its old arguments.
+// restart starts an ended process again with its old arguments; one that runs stays as it is.
 func (p *procs) restart(name string) error {
 	pr := p.get(name)
 	if pr == nil {
 		return fmt.Errorf("no process %q", name)
+	}
+	if !pr.ended() {
+		return nil
 	}
 	return p.run(name, pr.env, pr.argv...)
 }

@@ -151,7 +151,9 @@ type Status struct {
 	Proxies          int                `json:"proxies"`
 	ProxiesConnected int                `json:"proxiesConnected"`
 	Shoppers         map[string]Shopper `json:"shoppers"`
-	Error            string             `json:"error,omitempty"`
+	// Broken is what `comity demo break` broke and nobody has fixed yet.
+	Broken []string `json:"broken"`
+	Error  string   `json:"error,omitempty"`
 }
 
 // ZoneLine is one zone of a Status.
@@ -174,6 +176,9 @@ func Look(ctx context.Context, dir string) (Status, error) {
 		if sh, err := fetchShopper(ctx, url); err == nil {
 			st.Shoppers[name] = sh
 		}
+	}
+	if st.Broken, err = fetchBroken(ctx, dir); err != nil {
+		return st, err
 	}
 	token, err := os.ReadFile(filepath.Join(dir, "tokens", "global.token"))
 	if err != nil {
@@ -225,6 +230,9 @@ func (st Status) Line(before Status, since time.Duration) string {
 		connected, len(st.Zones), st.ProxiesConnected, st.Proxies, rate, now.Failed, now.Sent, percent(now.CrossZone, now.OK), now.LongestMS)
 	if st.Error != "" {
 		line = "live   global is away   " + strings.SplitN(line, "   ", 4)[3]
+	}
+	if len(st.Broken) > 0 {
+		line += "   broken: " + listing(st.Broken)
 	}
 	return line
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -45,6 +46,7 @@ type Demo struct {
 	net   int
 	zones []zonePlan
 	procs *procs
+	wire  *wire
 	begin time.Time
 
 	global *client.Client
@@ -53,6 +55,7 @@ type Demo struct {
 	// customers are the shoppers' processes, not started before the shop is open.
 	customers map[string][]string
 	infosMu   sync.Mutex
+	faults    faults
 }
 
 // Info is what a sidecar or an ingress writes of itself.
@@ -62,12 +65,14 @@ type Info struct {
 	EnvoyPID int    `json:"envoyPid"`
 	Outbound string `json:"outbound"`
 	Metrics  string `json:"metrics"`
+	// Upstreams are local ports that lead to TCP services.
+	Upstreams []policy.Upstream `json:"upstreams"`
 }
 
 // Up starts everything and returns when a request has crossed zones. On error it has stopped what it
 // started.
 func Up(ctx context.Context, o Options) (*Demo, error) {
-	d := &Demo{opts: o, begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}, customers: map[string][]string{}}
+	d := &Demo{opts: o, wire: newWire(), begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}, customers: map[string][]string{}}
 	if err := d.prepare(); err != nil {
 		return nil, err
 	}
@@ -243,7 +248,7 @@ func (d *Demo) joinZones(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	d.done("aws-east, gcp-west, onprem joined", begin, "by one-time token; mTLS, deny by default, 4 permissions")
+	d.done("aws-east, gcp-west, onprem joined", begin, "by one-time token; mTLS, deny by default, 5 permissions")
 	return nil
 }
 
@@ -254,11 +259,14 @@ func (d *Demo) startDataplane(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	n := 0
 	for i, z := range d.zones {
-		for k := range z.ingresses {
-			n++
-			g.Go(func() error { return d.startIngress(gctx, i, k, z) })
-		}
+		n += z.ingresses
+		g.Go(func() error {
+			return d.openZone(gctx, i, z, func(ctx context.Context, k int) error { return d.startIngress(ctx, i, k, z) })
+		})
 		for _, w := range z.workloads {
+			if w.later {
+				continue
+			}
 			n++
 			g.Go(func() error { return d.startWorkload(gctx, z, w) })
 		}
@@ -268,6 +276,22 @@ func (d *Demo) startDataplane(ctx context.Context) error {
 	}
 	d.done(fmt.Sprintf("%d Envoys ready", n), begin, "12 workloads of the shop with sidecars, 4 ingresses (two in gcp-west)")
 	return nil
+}
+
+// openZone starts a zone's ingresses with start, and lets other zones reach them when they are ready.
+func (d *Demo) openZone(ctx context.Context, zone int, z zonePlan, start func(ctx context.Context, k int) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	var lanesOf []lane
+	for k := range z.ingresses {
+		g.Go(func() error { return start(gctx, k) })
+		for i := range lanes {
+			lanesOf = append(lanesOf, lane{advertised: addr(wireHost(d.net, zone, k), portIngress+i), behind: addr(ingressHost(d.net, zone, k), portIngress+i)})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return d.wire.open(ctx, z.name, lanesOf)
 }
 
 func (d *Demo) startIngress(ctx context.Context, zone, index int, z zonePlan) error {
@@ -281,9 +305,9 @@ func (d *Demo) startIngress(ctx context.Context, zone, index int, z zonePlan) er
 	for i := range ports {
 		ports[i] = portIngress + uint16(i)
 	}
-	proc := z.name + "-" + name
+	proc := z.ingress(index)
 	cfg, err := d.configure(proc, map[string]any{
-		"name": name, "bindAddress": host, "lanes": ports,
+		"name": name, "bindAddress": host, "lanes": ports, "advertise": map[string]any{"host": wireHost(d.net, zone, index)},
 		"dataDir": d.path(z.name, name), "runDir": d.runDir(proc), "writeInfo": d.infoFile(proc),
 		"metrics": map[string]any{"address": addr(host, portMetrics)},
 	})
@@ -315,7 +339,10 @@ func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) er
 		"dataDir": d.path(z.name, w.name), "runDir": d.runDir(w.name), "writeInfo": d.infoFile(w.name),
 		"metrics": map[string]any{"address": addr(w.host, portMetrics)},
 	}
-	if w.app == "pay" {
+	if w.capacity != 0 {
+		config["capacity"] = w.capacity
+	}
+	if w.app == "pay" || w.app == "cart" {
 		config["upstreams"] = []policy.Upstream{{Service: "ledger", Port: portJournal, LocalPort: via}}
 	}
 	switch w.app {
@@ -338,11 +365,11 @@ func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) er
 	}
 	if w.app == "shopper" {
 		d.infosMu.Lock()
-		d.customers[w.name+"-app"] = app
+		d.customers[w.application()] = app
 		d.infosMu.Unlock()
 		return d.awaitInfo(ctx, w.name)
 	}
-	if err := d.procs.run(w.name+"-app", nil, app...); err != nil {
+	if err := d.procs.run(w.application(), nil, app...); err != nil {
 		return err
 	}
 	return d.awaitInfo(ctx, w.name)
@@ -368,7 +395,7 @@ func (d *Demo) awaitCrossZone(ctx context.Context) error {
 	last := "none"
 	for _, s := range d.shoppers() {
 		if err := poll(ctx, 60*time.Second, func() (bool, error) {
-			if err := d.procs.exited(s.name + "-app"); err != nil {
+			if err := d.procs.exited(s.application()); err != nil {
 				return false, err
 			}
 			st, err := d.shopper(ctx, s)
@@ -398,7 +425,7 @@ func (d *Demo) awaitReach(ctx context.Context) error {
 	for _, s := range d.shoppers() {
 		got := ""
 		err := poll(ctx, 30*time.Second, func() (bool, error) {
-			code, text, err := d.viaSidecar(ctx, c, s.name, http.MethodPost, "ledger.shop.svc.clusterset.local", "/entry", "{}")
+			code, text, err := d.viaSidecar(ctx, c, s.name, http.MethodPost, ledgerOnPrem, "/entry", "{}")
 			got = fmt.Sprintf("%d %s", code, text)
 			if err != nil || code != http.StatusForbidden {
 				return false, nil
@@ -469,6 +496,17 @@ func (d *Demo) runDir(proc string) string {
 
 func (d *Demo) infoFile(proc string) string { return d.path("info", proc+".json") }
 
+// forgetInfo removes what an ended sidecar or ingress wrote of itself, so that nobody takes it for the next one's word.
+func (d *Demo) forgetInfo(proc string) error {
+	if pr := d.procs.get(proc); pr != nil && !pr.ended() {
+		return nil
+	}
+	if err := os.Remove(d.infoFile(proc)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 func (d *Demo) awaitInfo(ctx context.Context, proc string) error {
 	var info Info
 	err := poll(ctx, 60*time.Second, func() (bool, error) {
@@ -536,9 +574,10 @@ func (d *Demo) Down(ctx context.Context) {
 	for _, z := range d.zones {
 		zone[z.name] = true
 	}
+	defer d.wire.closeAll()
 	d.procs.stopAll(ctx, func(name string) int {
 		switch {
-		case strings.HasSuffix(name, "-app"):
+		case strings.HasSuffix(name, "-app"): // workloadPlan.application
 			return 0
 		case name == "global":
 			return 3
@@ -552,14 +591,17 @@ func (d *Demo) Down(ctx context.Context) {
 
 func addr(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
 
-// freePort finds a port of 127.0.0.1 that nobody has now.
+// freePort finds a port of 127.0.0.1 that nobody has now. It is below those that the kernel gives to outgoing
+// connections: a sidecar that is killed must find its port free when it comes back.
 func freePort() (uint16, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for range 100 {
+		port := 16384 + rand.IntN(16384) //nolint:gosec // a port to try, not a secret
+		l, err := net.Listen("tcp", addr("127.0.0.1", port))
+		if err == nil {
+			return uint16(port), l.Close() //nolint:gosec // below 32768
+		}
 	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port), nil
+	return 0, errors.New("no free port of 127.0.0.1 found in 100 tries")
 }
 
 // Age is the time since the start.

@@ -176,7 +176,29 @@ func (a app) serveLedger(ctx context.Context) error {
 		}
 		a.finish(w, r, answer{Order: o.Order, Receipt: a.workload + "/" + o.Order}, nil)
 	})
+	mux.HandleFunc("GET /balance", func(w http.ResponseWriter, r *http.Request) { a.finish(w, r, answer{}, nil) })
+	mux.HandleFunc("GET /feed", a.feed)
 	return a.serveHTTP(ctx, mux)
+}
+
+// feed answers for as long as the caller listens: a line every 100 ms, with the ledger's name.
+func (a app) feed(w http.ResponseWriter, r *http.Request) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	out := http.NewResponseController(w)
+	for {
+		if _, err := fmt.Fprintln(w, a.workload); err != nil {
+			return
+		}
+		if err := out.Flush(); err != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 func (a app) journalLoop(l net.Listener) {
