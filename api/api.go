@@ -53,6 +53,11 @@ type Config struct {
 	// Stopping, when not nil, is closed when the program stops: watches and status streams end, and their
 	// readers resume elsewhere, while all other requests go on to their end.
 	Stopping <-chan struct{}
+	// Uplink, in ModeZone, says how the zone stands to global, in the words that global has for it; changed closes
+	// when that may have changed.
+	Uplink func() (now mesh.ZoneStatus, changed <-chan struct{})
+	// LeafTTL, in ModeZone, is how long a proxy's certificate lives; 0 means identity.LeafTTL.
+	LeafTTL time.Duration
 	// MaxStreams bounds watches and status streams at one time; 0 means 512.
 	MaxStreams int
 }
@@ -63,6 +68,7 @@ type server struct {
 	failures failureLimits
 	metrics  metrics
 	streams  chan struct{}
+	board    *board
 	api      huma.API
 	mux      *http.ServeMux
 }
@@ -87,6 +93,7 @@ func New(cfg Config) (http.Handler, error) {
 		cfg.MaxStreams = 512
 	}
 	s := &server{cfg: cfg, streams: make(chan struct{}, cfg.MaxStreams), mux: http.NewServeMux()}
+	s.board = &board{s: s}
 	if err := s.metrics.init(cfg.Registerer); err != nil {
 		return nil, err
 	}

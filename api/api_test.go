@@ -68,6 +68,18 @@ func start(t *testing.T, change func(*api.Config)) *env {
 	return e
 }
 
+// serveAgain serves the same store once more, as a replica or after a restart.
+func serveAgain(t *testing.T, e *env) string {
+	t.Helper()
+	h, err := api.New(api.Config{Store: e.store, Mode: api.ModeGlobal, Tokens: e.tokens, Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
 type answer struct {
 	status int
 	header http.Header

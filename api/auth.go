@@ -253,7 +253,7 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 			problemOf(r.Context(), s.cfg.Log, err).write(w)
 			return
 		}
-		reading := r.Method == http.MethodGet || r.Method == http.MethodHead
+		reading := r.Method == http.MethodGet || r.Method == http.MethodHead || r.URL.Path == sessionPath
 		ctx := context.WithValue(r.Context(), principalKey{}, p)
 		if !reading {
 			if err := s.authz.Require(ctx, RoleAdmin); err != nil {
@@ -267,6 +267,9 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 
 func (s *server) principal(r *http.Request) (Principal, error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if scheme == "" {
+		scheme, token = "Bearer", s.cookieToken(r)
+	}
 	if strings.EqualFold(scheme, "Bearer") && token != "" {
 		p, err := s.cfg.Tokens.Check(r.Context(), strings.TrimSpace(token))
 		if !errors.Is(err, errBadToken) {

@@ -197,6 +197,8 @@ func (s *server) registerRest() {
 		p, _ := s.authz.Principal(ctx)
 		return reply(http.StatusOK, nil, Whoami{Name: p.Name, Role: p.Role, Mode: s.cfg.Mode, Zone: s.cfg.ZoneName, Version: s.cfg.Version})
 	}))
+	s.registerOverview(op)
+	s.registerSession(op)
 	s.registerTokens(op)
 }
 

@@ -121,13 +121,17 @@ func TestStreamsAreBounded(t *testing.T) {
 	e.want(e.call("GET", "/api/v1/zones?watch=true", ""), 429, api.CodeTooMany)
 }
 
+// record writes a record; nil deletes it.
 func (e *env) record(bucket, key string, v any) {
 	e.Helper()
-	value, err := json.Marshal(v)
-	if err != nil {
-		e.Fatal(err)
+	w := store.RecordWrite{Key: key, Delete: v == nil}
+	if v != nil {
+		var err error
+		if w.Value, err = json.Marshal(v); err != nil {
+			e.Fatal(err)
+		}
 	}
-	if _, err := e.store.PutRecords(e.Context(), bucket, store.RecordWrite{Key: key, Value: value}); err != nil {
+	if _, err := e.store.PutRecords(e.Context(), bucket, w); err != nil {
 		e.Fatal(err)
 	}
 }

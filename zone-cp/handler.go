@@ -7,6 +7,7 @@ import (
 	"github.com/comity-mesh/comity/api"
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/internal/version"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 // handler is everything that listen.api serves.
@@ -23,10 +24,21 @@ func (z *zone) handler(ctx context.Context) (http.Handler, error) {
 	rest, err := api.New(api.Config{
 		Store: z.store, Mode: api.ModeZone, ZoneName: z.Zone, Tokens: tokens,
 		Log: z.part("api"), Registerer: z.metrics, Version: version.Version, Routes: z.routes, Stopping: z.stopping,
+		Uplink: z.uplink, LeafTTL: z.cfg.LeafTTL,
 	})
 	if err != nil {
 		return nil, err
 	}
 	mux.Handle("/", rest)
 	return mux, nil
+}
+
+// uplink is how the zone stands to global, in global's words, and what closes when that changes.
+func (z *zone) uplink() (mesh.ZoneStatus, <-chan struct{}) {
+	changed := z.fed.Changed()
+	s := z.fed.State()
+	return mesh.ZoneStatus{
+		Joined: s.Joined(), Connected: s.Connected, ConnectedSince: s.Since, Incarnation: z.Incarnation, TrustDomain: z.TrustDomain,
+		Version: version.Version, Wanted: s.Down.Revision, Acked: s.Down.Revision, CertificateExpires: s.Expires, Message: s.LastError,
+	}, changed
 }

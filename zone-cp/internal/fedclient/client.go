@@ -51,7 +51,7 @@ type Client struct {
 	mu    sync.Mutex
 	link  *federation.ZoneLink // nil without session
 	state State
-	// advanced is closed when state.Down moves; nil while nobody waits.
+	// advanced is closed when state changes; nil while nobody waits.
 	advanced chan struct{}
 }
 
@@ -89,6 +89,16 @@ func (c *Client) State() State {
 	s := c.state
 	s.Membership = c.cred.State()
 	return s
+}
+
+// Changed is closed at the next change of State.
+func (c *Client) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.advanced == nil {
+		c.advanced = make(chan struct{})
+	}
+	return c.advanced
 }
 
 // Offer hands in new statements of the zone; those made while there is no session are offered at the
@@ -170,6 +180,7 @@ func (c *Client) fail(ctx context.Context, err error, established bool) {
 	c.mu.Lock()
 	known := c.state.LastError == err.Error() && !established
 	c.state.Connected, c.state.Since, c.state.LastError = false, time.Time{}, err.Error()
+	c.advance()
 	c.mu.Unlock()
 	if !known { // an outage is one line, not one per attempt
 		c.cfg.Log.WarnContext(ctx, "no session with global; the zone goes on without it", "error", err)
@@ -230,7 +241,7 @@ func (c *Client) applied(at mesh.Cursor) {
 	c.advance()
 }
 
-// advance tells those who wait in Synced to look again; c.mu is held.
+// advance tells those who wait for a change to look again; c.mu is held.
 func (c *Client) advance() {
 	if c.advanced != nil {
 		close(c.advanced)
@@ -291,12 +302,9 @@ func signal(c chan<- struct{}) {
 // zone's store. It returns how far that is.
 func (c *Client) Synced(ctx context.Context) (mesh.Cursor, error) {
 	for {
+		moved := c.Changed() // before the look, so that nothing comes in between
 		c.mu.Lock()
 		s := c.state
-		if c.advanced == nil {
-			c.advanced = make(chan struct{})
-		}
-		moved := c.advanced
 		c.mu.Unlock()
 		if s.Connected && s.Down.Incarnation != "" {
 			return s.Down, nil

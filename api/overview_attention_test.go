@@ -1,0 +1,174 @@
+package api
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// atRest is a mesh that needs nothing, at global.
+func atRest(now time.Time) (*client.Overview, facts) {
+	o := &client.Overview{About: client.About{Mode: "global"}}
+	f := facts{written: map[string]time.Time{}, unconfirmed: map[string][]string{}, leafTTL: 12 * time.Hour}
+	for _, name := range []string{"east", "north", "west"} {
+		o.Zones = append(o.Zones, client.ZoneOverview{Name: name, Status: mesh.ZoneStatus{
+			Joined: true, Connected: true, Wanted: 5, Acked: 5, Proxies: 4, ProxiesConnected: 4, CertificateExpires: now.Add(20 * time.Hour),
+		}})
+		f.written[name] = now
+		for _, to := range []string{"east", "north", "west"} {
+			if to != name {
+				o.Links = append(o.Links, mesh.LinkStatus{Zone: name, To: to, Probed: true, Reachable: true, TrustUntil: now.Add(24 * time.Hour)})
+			}
+		}
+	}
+	o.Failover = []mesh.FailoverStatus{{
+		Zone: "east", Namespace: "shop", Service: "pay", State: mesh.FailoverNormal, Since: now,
+		Targets: []mesh.FailoverTarget{{Zone: "east", Share: 0.75, Reachable: true}, {Zone: "west", Share: 0.25, Reachable: true}},
+	}}
+	return o, f
+}
+
+func cut(o *client.Overview, to string, from ...string) {
+	for i := range o.Links {
+		for _, z := range from {
+			if l := &o.Links[i]; l.To == to && l.Zone == z {
+				l.Reachable, l.Reason = false, "no answer for 750ms"
+			}
+		}
+	}
+}
+
+func TestAttention(t *testing.T) {
+	now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	key := mesh.Key{Origin: "global", Kind: mesh.KindHTTPRoute, Namespace: "shop", Name: "split"}
+	for _, x := range []struct {
+		name   string
+		change func(o *client.Overview, f *facts)
+		// want is "severity id" of everything in order; says is in the first one's text.
+		want []string
+		says string
+		next time.Time // when to look again
+	}{
+		{name: "nothing", next: now.Add(14 * time.Hour)},
+		{name: "a zone that never joined", change: func(o *client.Overview, _ *facts) { o.Zones[0].Status = mesh.ZoneStatus{} },
+			want: []string{"info join/east"}, says: "create-join east"},
+		{name: "a zone without its control path", change: func(o *client.Overview, _ *facts) {
+			o.Zones[0].Status.Connected, o.Zones[0].Status.Wanted = false, 7
+		}, want: []string{"warning away/east"}, says: "revision 7 waits"},
+		{name: "a zone that is gone", change: func(o *client.Overview, _ *facts) {
+			o.Zones[0].Status.Connected = false
+			cut(o, "east", "north", "west")
+		}, want: []string{"critical away/east"}, says: "north and west cannot reach its ingresses"},
+		{name: "what a zone said before it went proves nothing", change: func(o *client.Overview, _ *facts) {
+			o.Zones[0].Status.Connected = false
+			cut(o, "west", "east")
+			o.Failover[0].State = mesh.FailoverNone
+		}, want: []string{"warning away/east"}},
+		{name: "a zone that only one cannot reach", change: func(o *client.Overview, _ *facts) { cut(o, "west", "east") },
+			want: []string{"warning link/west"}, says: "no answer for 750ms"},
+		{name: "a zone that nobody reaches", change: func(o *client.Overview, _ *facts) { cut(o, "west", "east", "north") },
+			want: []string{"critical link/west"}, says: "by any zone"},
+		{name: "behind, for a moment", change: func(o *client.Overview, _ *facts) { o.Zones[2].Status.Wanted = 9 }, next: now.Add(lagAfter)},
+		{name: "behind", change: func(o *client.Overview, f *facts) {
+			o.Zones[2].Status.Wanted = 9
+			f.written["west"] = now.Add(-lagAfter)
+		}, want: []string{"warning lag/west"}, says: "5 of 9"},
+		{name: "proxies away", change: func(o *client.Overview, _ *facts) { o.Zones[1].Status.ProxiesConnected = 3 },
+			want: []string{"warning proxies/north"}, says: "1 of 4 proxies of north is not connected"},
+		{name: "a certificate not renewed", change: func(o *client.Overview, _ *facts) { o.Zones[1].Status.CertificateExpires = now.Add(5 * time.Hour) },
+			want: []string{"warning certificate/north"}, says: "17:00 UTC", next: now.Add(4 * time.Hour)},
+		{name: "a certificate about to end", change: func(o *client.Overview, _ *facts) { o.Zones[1].Status.CertificateExpires = now.Add(time.Minute) },
+			want: []string{"critical certificate/north"}},
+		{name: "a trust lease near its end", change: func(o *client.Overview, _ *facts) {
+			o.Zones[0].Status.Connected = false
+			o.Links[0].TrustUntil = now.Add(2 * time.Hour)
+		}, want: []string{"warning away/east", "warning trust/east"}, next: now.Add(time.Hour)},
+		{name: "a trust lease that ended", change: func(o *client.Overview, _ *facts) {
+			o.Zones[0].Status.Connected = false
+			o.Links[0].TrustUntil = now
+		}, want: []string{"critical trust/east", "warning away/east"}, says: "has stopped trusting"},
+		{name: "a drain", change: func(o *client.Overview, f *facts) {
+			o.Zones[2].Spec.Drain = &policy.Drain{Reason: "CHG-812"}
+			o.Failover[0].State = mesh.FailoverDraining
+		}, want: []string{"info drain/west"}, says: "25% of the requests to the services that it offers. CHG-812."},
+		{name: "a drain that is done", change: func(o *client.Overview, _ *facts) {
+			o.Zones[2].Spec.Drain = &policy.Drain{}
+			o.Failover[0].Targets[1].Share = 0
+		}, want: []string{"info drain/west"}, says: "west is drained"},
+		{name: "a revocation under way", change: func(o *client.Overview, f *facts) {
+			o.Zones[2].Spec.Revoked = &policy.Revocation{Reason: "stolen"}
+			o.Zones[2].Status.Connected = false
+			f.unconfirmed["west"] = []string{"east"}
+			cut(o, "west", "east", "north")
+		}, want: []string{"critical revoked/west"}, says: "not confirmed by east"},
+		{name: "a revocation", change: func(o *client.Overview, _ *facts) { o.Zones[2].Spec.Revoked = &policy.Revocation{} },
+			want: []string{"info revoked/west"}},
+		{name: "services", change: func(o *client.Overview, _ *facts) {
+			w := o.Failover[0]
+			w.Zone, w.State, w.Reason = "west", mesh.FailoverMoved, "east has 1 of 4 ready"
+			o.Failover = append(o.Failover, w)
+			w.Zone, w.Since = "north", now.Add(-time.Hour)
+			o.Failover = append(o.Failover, w)
+			w.Service, w.State = "cart", mesh.FailoverExhausted
+			o.Failover = append(o.Failover, w)
+			w.Service, w.State = "web", mesh.FailoverHeld
+			o.Failover = append(o.Failover, w)
+		}, want: []string{"critical failover/shop/cart/Exhausted", "warning failover/shop/pay/FailedOver", "info failover/shop/web/Held"},
+			says: "shop/cart has less capacity than its policy wants"},
+		{name: "refusals", change: func(o *client.Overview, _ *facts) {
+			o.Refused = []client.Refusal{{Zone: "west", Key: key, Message: "no such field", At: now}, {Zone: "east", Key: key, Message: "the same", At: now.Add(-time.Hour)}}
+		}, want: []string{"warning refused/global/HTTPRoute/shop/split"}, says: "HTTPRoute shop/split is refused in east and west"},
+		{name: "at a zone", change: func(o *client.Overview, f *facts) {
+			o.Mode, o.Zone = "zone", "north"
+			o.Zones[0].Status, o.Zones[2].Status = mesh.ZoneStatus{}, mesh.ZoneStatus{}
+			o.Zones[1].Status.Connected, o.Zones[1].Status.Message = false, "connection refused"
+			cut(o, "west", "north")
+			cut(o, "north", "east") // its own word only
+			f.leaves = []time.Time{now.Add(2 * time.Hour), now.Add(11 * time.Hour)}
+		}, want: []string{"warning away/global", "warning leaves/north", "warning link/west"}, says: "connection refused"},
+		{name: "a zone that stands alone", change: func(o *client.Overview, _ *facts) {
+			o.Mode, o.Zone, o.Zones, o.Links = "zone", "north", []client.ZoneOverview{{Name: "north"}}, nil
+		}, want: []string{"info join/north"}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			o, f := atRest(now)
+			if x.change != nil {
+				x.change(o, &f)
+			}
+			list, next := attention(o, f, now)
+			var got []string
+			text := ""
+			for i, a := range list {
+				got = append(got, string(a.Severity)+" "+a.ID)
+				if i == 0 {
+					text = a.What + " " + a.Why + " " + a.Try
+				}
+				if a.What == "" || a.Why == "" || a.Try == "" || a.Link == "" {
+					t.Errorf("half an item: %+v", a)
+				}
+			}
+			if strings.Join(got, "\n") != strings.Join(x.want, "\n") {
+				t.Errorf("got %q, want %q", got, x.want)
+			}
+			if !strings.Contains(text, x.says) {
+				t.Errorf("%q does not say %q", text, x.says)
+			}
+			if !x.next.IsZero() && !next.Equal(x.next) {
+				t.Errorf("look again at %s, want %s", next, x.next)
+			}
+			// At the moment when it says so it differs, and not before.
+			if x.next.IsZero() || next.IsZero() {
+				return
+			}
+			before, _ := attention(o, f, next.Add(-time.Nanosecond))
+			after, _ := attention(o, f, next)
+			if len(before) != len(list) || len(after) == len(list) && after[0].Severity == list[0].Severity && after[len(after)-1] == list[len(list)-1] {
+				t.Errorf("before %s: %+v; then: %+v", next, before, after)
+			}
+		})
+	}
+}
