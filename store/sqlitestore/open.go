@@ -2,10 +2,8 @@ package sqlitestore
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,6 +21,7 @@ import (
 
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/store/engine"
 )
 
 //go:embed migrations/*.sql
@@ -65,7 +64,7 @@ type Store struct {
 	// each statement whose context can, and the statements of a write are short.
 	running context.Context
 
-	hub hub
+	hub *engine.Hub
 }
 
 var _ store.Store = (*Store)(nil)
@@ -93,7 +92,7 @@ func Open(ctx context.Context, path string, opts Options) (_ *Store, err error) 
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.hub.init()
+	s.hub = engine.NewHub(s.readCommits, 0)
 	s.running = context.WithoutCancel(ctx)
 	defer func() {
 		if err != nil {
@@ -207,7 +206,7 @@ func (s *Store) begin(ctx context.Context) error {
 	err := s.conn.QueryRowContext(ctx, "SELECT incarnation, life, head, compacted FROM meta").Scan(&incarnation, &life, &head, &compacted)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		incarnation, life = randomID(), randomID()
+		incarnation, life = engine.RandomID(), engine.RandomID()
 		if _, err := s.conn.ExecContext(ctx, "INSERT INTO meta VALUES (1, ?, ?, 0, 0)", incarnation, life); err != nil {
 			return classify(err)
 		}
@@ -216,12 +215,12 @@ func (s *Store) begin(ctx context.Context) error {
 	case life != s.life.id || mesh.Revision(head) < s.life.head || s.life.cut():
 		s.log.Warn("the store was restored or copied, or lost power: a new incarnation begins",
 			"revision", head, "revision_before", uint64(s.life.head), "same_file", life == s.life.id, "lost_power", s.life.cut())
-		incarnation, life = randomID(), randomID()
+		incarnation, life = engine.RandomID(), engine.RandomID()
 		if _, err := s.conn.ExecContext(ctx, "UPDATE meta SET incarnation = ?, life = ?", incarnation, life); err != nil {
 			return classify(err)
 		}
 	}
-	s.hub.start(mesh.Incarnation(incarnation), mesh.Revision(head), mesh.Revision(compacted))
+	s.hub.Begin(mesh.Cursor{Incarnation: mesh.Incarnation(incarnation), Revision: mesh.Revision(head)}, mesh.Revision(compacted))
 	return s.life.begin(life, mesh.Revision(head))
 }
 
@@ -230,7 +229,7 @@ func (s *Store) Close() error {
 	var err error
 	s.closing.Do(func() {
 		close(s.quit)
-		s.hub.close()
+		s.hub.Close()
 		s.writing.Wait()
 		err = errors.Join(s.settle(), s.release())
 	})
@@ -244,7 +243,7 @@ func (s *Store) settle() error {
 			return classify(err)
 		}
 	}
-	return s.life.end(s.hub.cursor().Revision)
+	return s.life.end(s.hub.Cursor().Revision)
 }
 
 func (s *Store) release() error {
@@ -286,10 +285,4 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
 	return err
-}
-
-func randomID() string {
-	var b [16]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails
-	return hex.EncodeToString(b[:])
 }

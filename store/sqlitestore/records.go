@@ -7,20 +7,13 @@ import (
 	"fmt"
 
 	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/store/engine"
 )
-
-// maxValue bounds one record, as the contract says.
-const maxValue = 1 << 20
 
 // PutRecords implements store.Records. Without writes it returns the bucket's sequence.
 func (s *Store) PutRecords(ctx context.Context, bucket string, writes ...store.RecordWrite) (uint64, error) {
-	if bucket == "" || len(bucket) > 512 {
-		return 0, fmt.Errorf("put records: %w: a bucket's name has 1 to 512 bytes", store.ErrInvalid)
-	}
-	for _, w := range writes {
-		if w.Key == "" || len(w.Key) > 2048 || len(w.Value) > maxValue {
-			return 0, fmt.Errorf("put records in %s: %w: the key %.100q is empty or too long, or its value too large", bucket, store.ErrInvalid, w.Key)
-		}
+	if err := engine.CheckRecords(bucket, writes); err != nil {
+		return 0, fmt.Errorf("put records in %s: %w", bucket, err)
 	}
 	var sequence int64
 	err := s.do(ctx, !store.Recoverable(bucket), func(tx *txn) error {
@@ -55,8 +48,8 @@ func (tx *txn) record(bucket string, w store.RecordWrite, sequence int64) error 
 		if _, err := tx.row("SELECT version FROM records WHERE bucket = ? AND key = ?", []any{bucket, w.Key}, &version); err != nil {
 			return err
 		}
-		if uint64(version) != *w.IfVersion {
-			return fmt.Errorf("%w: %s is at version %d, not %d", store.ErrConflict, w.Key, version, *w.IfVersion)
+		if err := engine.CheckVersion(w, uint64(version)); err != nil {
+			return err
 		}
 	}
 	if w.Delete {
@@ -86,7 +79,7 @@ func (s *Store) GetRecord(ctx context.Context, bucket, key string) (store.Record
 	if err != nil {
 		return store.Record{}, fmt.Errorf("record %s in %s: %w", key, bucket, failed(ctx, err))
 	}
-	r.Version, r.UpdatedAt = uint64(version), fromMicro(at)
+	r.Version, r.UpdatedAt = uint64(version), engine.FromMicro(at)
 	return r, nil
 }
 
@@ -125,7 +118,7 @@ func (s *Store) listRecords(ctx context.Context, bucket, prefix string) ([]store
 		if err := rows.Scan(&r.Key, &r.Value, &version, &at); err != nil {
 			return nil, 0, err
 		}
-		r.Version, r.UpdatedAt = uint64(version), fromMicro(at)
+		r.Version, r.UpdatedAt = uint64(version), engine.FromMicro(at)
 		out = append(out, r)
 	}
 	return out, sequence, rows.Err()
@@ -134,3 +127,8 @@ func (s *Store) listRecords(ctx context.Context, bucket, prefix string) ([]store
 // after is greater than every key with the prefix: SQLite compares text as bytes, and no UTF-8 has a
 // byte 0xff.
 func after(prefix string) string { return prefix + "\xff" }
+
+// WatchRecords implements store.Records.
+func (s *Store) WatchRecords(ctx context.Context, prefix string) <-chan struct{} {
+	return s.hub.WatchRecords(ctx, prefix)
+}

@@ -128,7 +128,7 @@ func (s *Store) synchronous(tx *txn) error {
 // transact runs calls in one transaction and reports whether it stands. When it does not, the disk
 // failed under it, and every call has an error.
 func (s *Store) transact(first *request, more func() *request) bool {
-	tx := &txn{ctx: s.running, compiled: &s.prepared, now: s.now().UnixMicro(), cursor: s.hub.cursor(), buckets: map[string]struct{}{}, durable: first.durable}
+	tx := &txn{ctx: s.running, compiled: &s.prepared, now: s.now().UnixMicro(), cursor: s.hub.Cursor(), buckets: map[string]struct{}{}, durable: first.durable}
 	ran := []*request{first}
 	err := s.synchronous(tx)
 	if err == nil {
@@ -157,10 +157,9 @@ func (s *Store) transact(first *request, more func() *request) bool {
 		}
 		return false
 	}
-	s.hub.publish(tx.commits, tx.buckets)
-	if tx.compact > 0 {
-		s.hub.compact(tx.compact)
-	}
+	s.hub.Publish(tx.commits)
+	s.hub.Touch(tx.buckets)
+	s.hub.Compact(tx.compact)
 	return true
 }
 
