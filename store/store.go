@@ -78,8 +78,8 @@ type Store interface {
 
 	// Watch delivers every commit after `from`, in order, each once, then goes on live until ctx ends
 	// or the watcher is closed. It returns at once; ErrCompacted, ErrIncarnation and ErrFuture come
-	// from Watch itself, and from Watcher.Next if compaction overtakes a slow reader. The zero cursor
-	// starts at revision 0 of whatever incarnation there is.
+	// from Watch itself, and from Watcher.Next if compaction overtakes a slow reader, or another
+	// incarnation begins meanwhile. The zero cursor starts at revision 0 of whatever incarnation there is.
 	Watch(ctx context.Context, from mesh.Cursor) (Watcher, error)
 
 	// History lists the changes of one resource, newest first.

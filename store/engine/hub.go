@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ type Hub struct {
 
 	mu          sync.Mutex
 	incarnation mesh.Incarnation
+	past        []mesh.Incarnation // lives before this one
 	head        mesh.Revision
 	compacted   mesh.Revision
 	closed      bool
@@ -50,13 +52,30 @@ func NewHub(read func(ctx context.Context, after mesh.Revision, n int) ([]store.
 	return &Hub{read: read, patience: patience, moved: make(chan struct{}), records: map[*recordWatch]struct{}{}}
 }
 
-// Begin says where the store stands. If that is another life, its watchers end with store.ErrIncarnation.
+// Begin says where the store stands. If that is another life, watchers of the one before end with
+// store.ErrIncarnation; a life that was left does not come back by late word of it.
 func (h *Hub) Begin(at mesh.Cursor, compacted mesh.Revision) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if at.Incarnation == h.incarnation || slices.Contains(h.past, at.Incarnation) {
+		return
+	}
+	if h.incarnation != "" {
+		h.past = append(h.past, h.incarnation)
+	}
 	h.incarnation, h.head, h.compacted = at.Incarnation, at.Revision, compacted
 	h.recent, h.recentBytes = nil, 0
 	h.wake()
+}
+
+// Advance says that the store stands there, of commits that are not at hand: watchers read them.
+func (h *Hub) Advance(at mesh.Cursor) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if at.Incarnation == h.incarnation && at.Revision > h.head {
+		h.head, h.recent, h.recentBytes = at.Revision, nil, 0
+		h.wake()
+	}
 }
 
 // Publish makes committed revisions known, in order. What is known already is passed over. If some before them

@@ -1,0 +1,88 @@
+package pgstore_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/comity-mesh/comity/internal/pgbin"
+	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/store/pgstore"
+	"github.com/comity-mesh/comity/store/storetest"
+)
+
+// shared is the server of the tests that do it no harm; each has a database of its own.
+var shared *pgbin.Server
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	programs, err := pgbin.Find()
+	if err == nil {
+		shared, err = programs.Init(ctx, "fsync = off", "max_connections = 400")
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer shared.Remove() //nolint:errcheck // a folder for temporary files
+	if err := shared.Start(ctx); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	code := m.Run()
+	if err := goleak.Find(goleak.IgnoreTopFunction("os/exec.(*Cmd).Wait"), goleak.IgnoreAnyFunction("github.com/comity-mesh/comity/internal/pgbin.(*Server).start.func1")); err != nil && code == 0 {
+		fmt.Println(err)
+		return 1
+	}
+	return code
+}
+
+var databases atomic.Int64
+
+// database makes an empty database on the shared server and returns its URL.
+func database(t *testing.T) string {
+	t.Helper()
+	name := fmt.Sprintf("t%d", databases.Add(1))
+	if _, err := shared.Run(t.Context(), "createdb", name); err != nil {
+		t.Fatal(err)
+	}
+	return shared.URL(name)
+}
+
+func migrated(t *testing.T) string {
+	t.Helper()
+	url := database(t)
+	if _, err := pgstore.Migrate(t.Context(), url, pgstore.MigrateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+func open(t *testing.T, url string, o pgstore.Options) *pgstore.Store {
+	t.Helper()
+	s, err := pgstore.Open(t.Context(), url, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store { return open(t, migrated(t), pgstore.Options{Readers: 3}) })
+}
+
+func TestReopen(t *testing.T) {
+	url := migrated(t)
+	storetest.RunReopen(t, func(t *testing.T, _ string) store.Store { return open(t, url, pgstore.Options{}) })
+}
