@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
+	"github.com/comity-mesh/comity/dataplane/lrs"
 	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/fault"
@@ -277,7 +278,9 @@ func (a *agent) serve(ctx context.Context) error {
 		parts = append(parts, lifecycle.HTTPServer("metrics", observe(a.envoy.admin, &a.health, a.registry, a.metrics), l, time.Second))
 	}
 	parts = append(parts,
-		lifecycle.Component{Name: "secrets", Run: func(ctx context.Context) error { return a.sds.Serve(ctx, secretsListener) }},
+		lifecycle.Component{Name: "secrets", Run: func(ctx context.Context) error {
+			return a.sds.Serve(ctx, secretsListener, lrs.NewServer(a.attend.loads.add).Register, lrs.ServerOptions()...)
+		}},
 		lifecycle.Component{Name: "identity", Run: a.keepIdentity},
 		lifecycle.Component{Name: "envoy", Run: a.runEnvoy},
 	)
@@ -325,7 +328,7 @@ func (a *agent) runEnvoy(ctx context.Context) error {
 	raw, err := bootstrap{
 		Proxy: a.config.proxy(), Zone: i.Zone, TrustDomain: i.TrustDomain, Locality: a.config.Locality, ZoneAddresses: addresses,
 		// Relative to the run directory, where Envoy runs: its path may be longer than a socket's may.
-		AdminSocket: fileAdmin, SDSSocket: fileSDS, MaxConnections: a.config.Envoy.MaxConnections,
+		AdminSocket: fileAdmin, SDSSocket: fileSDS, MaxConnections: a.config.Envoy.MaxConnections, ReportLoad: a.config.Sidecar != nil,
 	}.JSON()
 	if err != nil {
 		return err

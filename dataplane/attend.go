@@ -43,11 +43,12 @@ type attendant struct {
 	accepted bool // by the zone, at least once
 	attached bool // a stream is open and accepted
 
-	wake chan struct{} // health has changed; one slot
+	wake  chan struct{} // health has changed; one slot
+	loads *loads
 }
 
 func newAttendant(spec *enrolpb.AgentReport) *attendant {
-	return &attendant{spec: spec, health: &enrolpb.Health{}, wake: make(chan struct{}, 1)}
+	return &attendant{spec: spec, health: &enrolpb.Health{}, wake: make(chan struct{}, 1), loads: newLoads()}
 }
 
 // report replaces the health that the zone is told.
@@ -188,6 +189,11 @@ func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient)
 				return errors.New("the zone ended the stream")
 			}
 			return err
+		case <-a.loads.wake:
+			if err := a.tellLoads(stream); err != nil {
+				return err
+			}
+			continue
 		case <-a.wake:
 		case <-beat.C:
 		case <-ctx.Done():
@@ -199,6 +205,22 @@ func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient)
 		}
 		beat.Reset(lease / 3)
 	}
+}
+
+// tellLoads tells a zone that has accepted this proxy; before that, begin wakes us again.
+func (a *attendant) tellLoads(stream attendStream) error {
+	if !a.attachedNow() {
+		return nil
+	}
+	r := a.loads.next()
+	if r == nil {
+		return nil
+	}
+	// As with health: what ended the stream comes from the receiver.
+	if err := stream.Send(r); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
 }
 
 type attendStream = grpc.BidiStreamingClient[enrolpb.AgentReport, enrolpb.ZoneNotice]
@@ -248,6 +270,7 @@ func (a *attendant) notice(n *enrolpb.ZoneNotice) (time.Duration, error) {
 			a.log.Info("registered with the zone", "lease", lease)
 		}
 		a.setAttached(true)
+		a.loads.begin(v.Accepted.GetTakesLoads())
 		return lease, nil
 	case *enrolpb.ZoneNotice_Refused:
 		return 0, &errRefused{code: v.Refused.GetCode(), reason: v.Refused.GetReason()}

@@ -17,7 +17,7 @@ import (
 const (
 	// ClusterZone is the static cluster of the zone's control plane, which serves ADS.
 	ClusterZone = "zone_cp"
-	// ClusterSDS is the static cluster of the agent's secrets socket.
+	// ClusterSDS is the static cluster of the agent's socket, for secrets and load reports.
 	ClusterSDS = "local_sds"
 )
 
@@ -31,6 +31,8 @@ type bootstrap struct {
 	ZoneAddresses []string
 	// AdminSocket and SDSSocket are paths as Envoy sees them: it runs in the run directory.
 	AdminSocket, SDSSocket string
+	// ReportLoad has Envoy tell the agent where it sends requests.
+	ReportLoad bool
 	// MaxConnections that Envoy accepts in all, over which it closes new ones.
 	MaxConnections int
 }
@@ -49,7 +51,15 @@ func (b bootstrap) JSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	manager := object{}
+	if b.ReportLoad {
+		// To the agent, not to the zone: every report has the whole node in it.
+		manager["load_stats_config"] = object{
+			"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": []any{grpcService(ClusterSDS)},
+		}
+	}
 	out, err := json.MarshalIndent(object{
+		"cluster_manager": manager,
 		"node": object{
 			"id": b.Proxy.String(), "cluster": b.Zone,
 			"locality": object{"region": joinLocality(b.Locality.Cloud, b.Locality.Region), "zone": b.Locality.Zone},

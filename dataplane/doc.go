@@ -7,6 +7,7 @@
 //	enrol       the first certificate by token, later ones by key (dataplane/enrolpb)
 //	credential  certificate, key and roots of the moment; dataplane/sds hands them to Envoy
 //	attend      the lease at the zone: what this proxy is, and how its application does
+//	loads       where Envoy sends requests (dataplane/lrs), until the zone has been told
 //	bootstrap   the part of Envoy's configuration that does not come from the zone
 //	supervise   Envoy as a child process: start, readiness, restart, end
 //	appcheck    the application's health

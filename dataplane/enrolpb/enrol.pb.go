@@ -331,6 +331,7 @@ type AgentReport struct {
 	//	*AgentReport_Ingress
 	//	*AgentReport_Health
 	//	*AgentReport_Leaving
+	//	*AgentReport_Load
 	Report        isAgentReport_Report `protobuf_oneof:"report"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -409,6 +410,15 @@ func (x *AgentReport) GetLeaving() bool {
 	return false
 }
 
+func (x *AgentReport) GetLoad() *LoadReport {
+	if x != nil {
+		if x, ok := x.Report.(*AgentReport_Load); ok {
+			return x.Load
+		}
+	}
+	return nil
+}
+
 type isAgentReport_Report interface {
 	isAgentReport_Report()
 }
@@ -429,6 +439,10 @@ type AgentReport_Leaving struct {
 	Leaving bool `protobuf:"varint,4,opt,name=leaving,proto3,oneof"` // orderly end: the endpoint is withdrawn at once
 }
 
+type AgentReport_Load struct {
+	Load *LoadReport `protobuf:"bytes,8,opt,name=load,proto3,oneof"` // only to a zone that said in Accepted that it takes them
+}
+
 func (*AgentReport_Workload) isAgentReport_Report() {}
 
 func (*AgentReport_Ingress) isAgentReport_Report() {}
@@ -436,6 +450,138 @@ func (*AgentReport_Ingress) isAgentReport_Report() {}
 func (*AgentReport_Health) isAgentReport_Report() {}
 
 func (*AgentReport_Leaving) isAgentReport_Report() {}
+
+func (*AgentReport_Load) isAgentReport_Report() {}
+
+// LoadReport says what a sidecar's Envoy has sent since the report before. It stands until the next one:
+// while nothing is sent, nothing is reported.
+type LoadReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WindowMs      uint32                 `protobuf:"varint,1,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"` // what Load counts, it counts over this time
+	Loads         []*Load                `protobuf:"bytes,2,rep,name=loads,proto3" json:"loads,omitempty"`                        // none: nothing is sent any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadReport) Reset() {
+	*x = LoadReport{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadReport) ProtoMessage() {}
+
+func (x *LoadReport) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadReport.ProtoReflect.Descriptor instead.
+func (*LoadReport) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LoadReport) GetWindowMs() uint32 {
+	if x != nil {
+		return x.WindowMs
+	}
+	return 0
+}
+
+func (x *LoadReport) GetLoads() []*Load {
+	if x != nil {
+		return x.Loads
+	}
+	return nil
+}
+
+type Load struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`    // as the zone named it to Envoy
+	Zone          string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`          // of the endpoints
+	Requests      uint64                 `protobuf:"varint,3,opt,name=requests,proto3" json:"requests,omitempty"` // begun with an endpoint; of TCP, connections made
+	Failures      uint64                 `protobuf:"varint,4,opt,name=failures,proto3" json:"failures,omitempty"` // without an answer, or with a 5xx; also those that found no connection
+	Active        uint64                 `protobuf:"varint,5,opt,name=active,proto3" json:"active,omitempty"`     // at the end of the window
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Load) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Load) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Load) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *Load) GetFailures() uint64 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *Load) GetActive() uint64 {
+	if x != nil {
+		return x.Active
+	}
+	return 0
+}
 
 type WorkloadSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -447,7 +593,7 @@ type WorkloadSpec struct {
 
 func (x *WorkloadSpec) Reset() {
 	*x = WorkloadSpec{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[5]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +605,7 @@ func (x *WorkloadSpec) String() string {
 func (*WorkloadSpec) ProtoMessage() {}
 
 func (x *WorkloadSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[5]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +618,7 @@ func (x *WorkloadSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadSpec.ProtoReflect.Descriptor instead.
 func (*WorkloadSpec) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{5}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WorkloadSpec) GetSpec() []byte {
@@ -500,7 +646,7 @@ type IngressSpec struct {
 
 func (x *IngressSpec) Reset() {
 	*x = IngressSpec{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[6]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +658,7 @@ func (x *IngressSpec) String() string {
 func (*IngressSpec) ProtoMessage() {}
 
 func (x *IngressSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[6]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +671,7 @@ func (x *IngressSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressSpec.ProtoReflect.Descriptor instead.
 func (*IngressSpec) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{6}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IngressSpec) GetIngress() []byte {
@@ -561,7 +707,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[7]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +719,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[7]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +732,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{7}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Health) GetHealthy() bool {
@@ -632,7 +778,7 @@ type ZoneNotice struct {
 
 func (x *ZoneNotice) Reset() {
 	*x = ZoneNotice{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[8]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +790,7 @@ func (x *ZoneNotice) String() string {
 func (*ZoneNotice) ProtoMessage() {}
 
 func (x *ZoneNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[8]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +803,7 @@ func (x *ZoneNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneNotice.ProtoReflect.Descriptor instead.
 func (*ZoneNotice) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{8}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ZoneNotice) GetNotice() isZoneNotice_Notice {
@@ -733,14 +879,15 @@ func (*ZoneNotice_Drain) isZoneNotice_Notice() {}
 
 type Accepted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	LeaseMs       uint32                 `protobuf:"varint,1,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"` // send something at least this often (the agent sends at a third of it)
+	LeaseMs       uint32                 `protobuf:"varint,1,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`          // send something at least this often (the agent sends at a third of it)
+	TakesLoads    bool                   `protobuf:"varint,2,opt,name=takes_loads,json=takesLoads,proto3" json:"takes_loads,omitempty"` // this zone wants LoadReports; older ones end the stream on one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[9]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +899,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[9]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +912,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{9}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Accepted) GetLeaseMs() uint32 {
@@ -773,6 +920,13 @@ func (x *Accepted) GetLeaseMs() uint32 {
 		return x.LeaseMs
 	}
 	return 0
+}
+
+func (x *Accepted) GetTakesLoads() bool {
+	if x != nil {
+		return x.TakesLoads
+	}
+	return false
 }
 
 type Refused struct {
@@ -785,7 +939,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +951,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +964,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{10}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Refused) GetCode() string {
@@ -836,7 +990,7 @@ type Roots struct {
 
 func (x *Roots) Reset() {
 	*x = Roots{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1002,7 @@ func (x *Roots) String() string {
 func (*Roots) ProtoMessage() {}
 
 func (x *Roots) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1015,7 @@ func (x *Roots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roots.ProtoReflect.Descriptor instead.
 func (*Roots) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Roots) GetZoneRoots() [][]byte {
@@ -901,13 +1055,24 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\rRenewResponse\x12+\n" +
 	"\x11certificate_chain\x18\x01 \x03(\fR\x10certificateChain\x12\x1d\n" +
 	"\n" +
-	"zone_roots\x18\x02 \x03(\fR\tzoneRoots\"\xdd\x01\n" +
+	"zone_roots\x18\x02 \x03(\fR\tzoneRoots\"\x90\x02\n" +
 	"\vAgentReport\x12;\n" +
 	"\bworkload\x18\x01 \x01(\v2\x1d.comity.enrol.v1.WorkloadSpecH\x00R\bworkload\x128\n" +
 	"\aingress\x18\x02 \x01(\v2\x1c.comity.enrol.v1.IngressSpecH\x00R\aingress\x121\n" +
 	"\x06health\x18\x03 \x01(\v2\x17.comity.enrol.v1.HealthH\x00R\x06health\x12\x1a\n" +
-	"\aleaving\x18\x04 \x01(\bH\x00R\aleavingB\b\n" +
-	"\x06report\"\xa0\x01\n" +
+	"\aleaving\x18\x04 \x01(\bH\x00R\aleaving\x121\n" +
+	"\x04load\x18\b \x01(\v2\x1b.comity.enrol.v1.LoadReportH\x00R\x04loadB\b\n" +
+	"\x06report\"V\n" +
+	"\n" +
+	"LoadReport\x12\x1b\n" +
+	"\twindow_ms\x18\x01 \x01(\rR\bwindowMs\x12+\n" +
+	"\x05loads\x18\x02 \x03(\v2\x15.comity.enrol.v1.LoadR\x05loads\"\x84\x01\n" +
+	"\x04Load\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x1a\n" +
+	"\brequests\x18\x03 \x01(\x04R\brequests\x12\x1a\n" +
+	"\bfailures\x18\x04 \x01(\x04R\bfailures\x12\x16\n" +
+	"\x06active\x18\x05 \x01(\x04R\x06active\"\xa0\x01\n" +
 	"\fWorkloadSpec\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12A\n" +
 	"\x06labels\x18\x02 \x03(\v2).comity.enrol.v1.WorkloadSpec.LabelsEntryR\x06labels\x1a9\n" +
@@ -931,9 +1096,11 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\arefused\x18\x02 \x01(\v2\x18.comity.enrol.v1.RefusedH\x00R\arefused\x12.\n" +
 	"\x05roots\x18\x03 \x01(\v2\x16.comity.enrol.v1.RootsH\x00R\x05roots\x12\x16\n" +
 	"\x05drain\x18\x04 \x01(\bH\x00R\x05drainB\b\n" +
-	"\x06notice\"%\n" +
+	"\x06notice\"F\n" +
 	"\bAccepted\x12\x19\n" +
-	"\blease_ms\x18\x01 \x01(\rR\aleaseMs\"5\n" +
+	"\blease_ms\x18\x01 \x01(\rR\aleaseMs\x12\x1f\n" +
+	"\vtakes_loads\x18\x02 \x01(\bR\n" +
+	"takesLoads\"5\n" +
 	"\aRefused\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
@@ -957,41 +1124,45 @@ func file_dataplane_enrolpb_enrol_proto_rawDescGZIP() []byte {
 	return file_dataplane_enrolpb_enrol_proto_rawDescData
 }
 
-var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(*EnrolRequest)(nil),  // 0: comity.enrol.v1.EnrolRequest
 	(*EnrolResponse)(nil), // 1: comity.enrol.v1.EnrolResponse
 	(*RenewRequest)(nil),  // 2: comity.enrol.v1.RenewRequest
 	(*RenewResponse)(nil), // 3: comity.enrol.v1.RenewResponse
 	(*AgentReport)(nil),   // 4: comity.enrol.v1.AgentReport
-	(*WorkloadSpec)(nil),  // 5: comity.enrol.v1.WorkloadSpec
-	(*IngressSpec)(nil),   // 6: comity.enrol.v1.IngressSpec
-	(*Health)(nil),        // 7: comity.enrol.v1.Health
-	(*ZoneNotice)(nil),    // 8: comity.enrol.v1.ZoneNotice
-	(*Accepted)(nil),      // 9: comity.enrol.v1.Accepted
-	(*Refused)(nil),       // 10: comity.enrol.v1.Refused
-	(*Roots)(nil),         // 11: comity.enrol.v1.Roots
-	nil,                   // 12: comity.enrol.v1.WorkloadSpec.LabelsEntry
+	(*LoadReport)(nil),    // 5: comity.enrol.v1.LoadReport
+	(*Load)(nil),          // 6: comity.enrol.v1.Load
+	(*WorkloadSpec)(nil),  // 7: comity.enrol.v1.WorkloadSpec
+	(*IngressSpec)(nil),   // 8: comity.enrol.v1.IngressSpec
+	(*Health)(nil),        // 9: comity.enrol.v1.Health
+	(*ZoneNotice)(nil),    // 10: comity.enrol.v1.ZoneNotice
+	(*Accepted)(nil),      // 11: comity.enrol.v1.Accepted
+	(*Refused)(nil),       // 12: comity.enrol.v1.Refused
+	(*Roots)(nil),         // 13: comity.enrol.v1.Roots
+	nil,                   // 14: comity.enrol.v1.WorkloadSpec.LabelsEntry
 }
 var file_dataplane_enrolpb_enrol_proto_depIdxs = []int32{
-	5,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
-	6,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
-	7,  // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
-	12, // 3: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
-	9,  // 4: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
-	10, // 5: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
-	11, // 6: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
-	0,  // 7: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
-	2,  // 8: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
-	4,  // 9: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
-	1,  // 10: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
-	3,  // 11: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
-	8,  // 12: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	7,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
+	8,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
+	9,  // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
+	5,  // 3: comity.enrol.v1.AgentReport.load:type_name -> comity.enrol.v1.LoadReport
+	6,  // 4: comity.enrol.v1.LoadReport.loads:type_name -> comity.enrol.v1.Load
+	14, // 5: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
+	11, // 6: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
+	12, // 7: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
+	13, // 8: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
+	0,  // 9: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
+	2,  // 10: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
+	4,  // 11: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
+	1,  // 12: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
+	3,  // 13: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
+	10, // 14: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_enrolpb_enrol_proto_init() }
@@ -1004,8 +1175,9 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 		(*AgentReport_Ingress)(nil),
 		(*AgentReport_Health)(nil),
 		(*AgentReport_Leaving)(nil),
+		(*AgentReport_Load)(nil),
 	}
-	file_dataplane_enrolpb_enrol_proto_msgTypes[8].OneofWrappers = []any{
+	file_dataplane_enrolpb_enrol_proto_msgTypes[10].OneofWrappers = []any{
 		(*ZoneNotice_Accepted)(nil),
 		(*ZoneNotice_Refused)(nil),
 		(*ZoneNotice_Roots)(nil),
@@ -1017,7 +1189,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_enrolpb_enrol_proto_rawDesc), len(file_dataplane_enrolpb_enrol_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// maxRequest bounds a request: Envoy's node alone is 61 KB, and comes once per stream.
-	maxRequest = 256 << 10
+	// maxRequest bounds a request: Envoy's node alone is 61 KB, and a load report names every cluster.
+	maxRequest = 1 << 20
 	// maxConnections bounds the Envoys: one, or two while one replaces another.
 	maxConnections = 8
 	// firstBytes is how long a connection may take to begin speaking HTTP/2.
@@ -76,15 +76,19 @@ func Listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve answers on l, which Listen made, until ctx ends; it closes l.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	g := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxHeaderListSize(16<<10), grpc.MaxConcurrentStreams(64),
+// Serve answers on l, which Listen made, until ctx ends; it closes l. What else the agent has for its Envoy is
+// registered by more, which may be nil.
+func (s *Server) Serve(ctx context.Context, l net.Listener, more func(grpc.ServiceRegistrar), options ...grpc.ServerOption) error {
+	g := grpc.NewServer(append([]grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxHeaderListSize(16 << 10), grpc.MaxConcurrentStreams(64),
 		grpc.ConnectionTimeout(firstBytes),
 		// Envoy's local connection neither pings nor idles out; leave it alone.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-	)
+	}, options...)...)
 	secretv3.RegisterSecretDiscoveryServiceServer(g, s)
+	if more != nil {
+		more(g)
+	}
 	stop := context.AfterFunc(ctx, g.Stop)
 	defer stop()
 	if err := g.Serve(netutil.LimitListener(guard{l, s}, maxConnections)); err != nil && ctx.Err() == nil {

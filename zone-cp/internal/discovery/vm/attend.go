@@ -37,6 +37,8 @@ type Peer struct {
 	ServiceAccount string // of a sidecar
 	// Labels that the zone gave with the enrolment token. Services select by them.
 	Labels map[string]string
+	// Load takes the reports of what a sidecar sends.
+	Load func(*enrolpb.LoadReport)
 }
 
 // Stream is the zone's end of Enrolment.Attend; the generated server stream fits.
@@ -104,7 +106,7 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 			accepted = true
 			log.InfoContext(ctx, "proxy attends", "identity", peer.Identity)
 			if err := stream.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Accepted{
-				Accepted: &enrolpb.Accepted{LeaseMs: uint32(t.lease.Milliseconds())},
+				Accepted: &enrolpb.Accepted{LeaseMs: uint32(t.lease.Milliseconds()), TakesLoads: peer.Load != nil},
 			}}); err != nil {
 				return nil // the stream is gone; the lease runs on
 			}
@@ -159,6 +161,12 @@ func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (
 			return "", nil
 		}
 		return "", s.leave()
+	case *enrolpb.AgentReport_Load:
+		if peer.Load == nil {
+			return codeNotAllowed, fmt.Errorf("an %s reports no load", peer.Proxy.Role)
+		}
+		peer.Load(r.Load)
+		return "", nil
 	}
 	return codeInvalid, errors.New("the report says nothing this zone understands")
 }
