@@ -81,10 +81,12 @@ type TrafficStatus struct {
 	To        string `json:"to"`   // the zone that served it, which may be the same
 	Namespace string `json:"namespace"`
 	Service   string `json:"service"`
-	// Requests and Failures a second over the last window; for TCP, connections.
+	// Requests a second that were begun with an endpoint, over the last window; for TCP, connections made.
 	Requests float64 `json:"requests"`
+	// Failures a second: attempts with a 5xx or without an answer, which may have succeeded elsewhere. Those that
+	// found no connection are not among Requests. For TCP none are known.
 	Failures float64 `json:"failures"`
-	// Active requests or connections at the end of the window.
+	// Active requests or connections, on average.
 	Active     int       `json:"active"`
 	WindowMS   int       `json:"windowMs"`
 	ObservedAt time.Time `json:"observedAt"`

@@ -40,6 +40,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/exports"
 	"github.com/comity-mesh/comity/zone-cp/internal/fedclient"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
+	"github.com/comity-mesh/comity/zone-cp/internal/loads"
 	"github.com/comity-mesh/comity/zone-cp/internal/publish"
 )
 
@@ -63,6 +64,7 @@ type zone struct {
 	resolver  *imports.Resolver
 	ledger    *exports.Ledger
 	publisher *publish.Publisher
+	loads     *loads.Book
 	xds       *ads.Server
 	fed       *fedclient.Client
 
@@ -123,6 +125,7 @@ func serve(ctx context.Context, s settings, logTo io.Writer, ready func(apiAddre
 		lifecycle.Component{Name: "resolver", Run: z.resolver.Run},
 		lifecycle.Component{Name: "xds", Run: func(ctx context.Context) error { z.xds.Run(ctx); return nil }},
 		lifecycle.Component{Name: "publish", Run: z.publisher.Run},
+		lifecycle.Component{Name: "loads", Run: z.loads.Run},
 		lifecycle.Component{Name: "federation", Run: z.fed.Run},
 		lifecycle.Component{Name: "proxies", Run: func(ctx context.Context) error { return serveGRPC(ctx, server, z.proxies) }},
 		lifecycle.HTTPServer("api", web, z.api, drainWithin),
@@ -217,6 +220,10 @@ func (z *zone) openFederation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	z.loads, err = loads.New(loads.Config{Zone: z.Zone, Records: z.store, Statuses: statuses, Log: z.part("loads"), Metrics: z.metrics})
+	if err != nil {
+		return err
+	}
 	z.fed = fedclient.New(fedclient.Config{
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Incarnation: z.Incarnation, Endpoints: z.cfg.Global.Endpoints,
 		Store: z.store, Book: z.book, Statuses: statuses, Refused: z.publisher.Refused, Log: z.part("federation"),
@@ -290,6 +297,9 @@ func (z *zone) attend(caller ca.Caller, stream enrolpb.Enrolment_AttendServer) e
 	peer := vm.Peer{Proxy: caller.Proxy, Identity: caller.ID.String(), Labels: in.Labels}
 	if rest, ok := strings.CutPrefix(caller.ID.Path(), "/ns/"+caller.Proxy.Namespace+"/sa/"); ok && caller.Proxy.Role == mesh.RoleSidecar {
 		peer.ServiceAccount = rest
+		source := z.loads.Open(caller.Proxy)
+		defer source.Close()
+		peer.Load = source.Report
 	}
 	return z.table.Attend(peer, stream, z.checkWorkload, z.part("discovery"))
 }

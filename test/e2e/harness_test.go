@@ -337,12 +337,17 @@ type workload struct {
 	http *http.Client
 }
 
-// workload starts the sidecar of a workload whose service account and label app are its name.
-func (z *zone) workload(name string) *workload {
+// workload starts the sidecar of a workload whose service account and label app are its name; settings come on
+// top of the usual ones.
+func (z *zone) workload(name string, settings ...map[string]any) *workload {
 	z.t.Helper()
-	p := z.startProxy("sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name, Labels: map[string]string{"app": name}}, map[string]any{
+	config := map[string]any{
 		"namespace": "shop", "labels": map[string]string{"app": name}, "address": "127.0.0.1", "inboundPort": freePort(z.t), "outboundPort": freePort(z.t),
-	})
+	}
+	for _, s := range settings {
+		maps.Copy(config, s)
+	}
+	p := z.startProxy("sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name, Labels: map[string]string{"app": name}}, config)
 	w := &workload{proxy: p, zone: z}
 	w.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		i, err := p.info()
