@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -226,5 +227,68 @@ func TestAnotherTrustDomainIsRefused(t *testing.T) {
 	s.TrustDomain = "other.example"
 	if err := serve(t.Context(), s, &output{}, &output{}, nil); err == nil || !strings.Contains(err.Error(), "authority") {
 		t.Errorf("serve: %v", err)
+	}
+}
+
+func TestOrdersAboutAZone(t *testing.T) {
+	s := testSettings(t)
+	s.AdminTokenFile = filepath.Join(t.TempDir(), "admin.token")
+	at, _, _ := run(t, s)
+	token, err := os.ReadFile(s.AdminTokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	as := func(token string) *client.Client {
+		t.Helper()
+		c, err := client.New(client.Config{Server: "http://" + at.API, Token: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c := as(strings.TrimSpace(string(token)))
+	zone := client.Object{APIVersion: policy.APIVersion, Kind: mesh.KindZone, Metadata: client.Metadata{Name: "east"}, Spec: []byte(`{"namespaces":["shop"]}`)}
+	if err := c.Post(t.Context(), "/zones", zone, nil); err != nil {
+		t.Fatal(err)
+	}
+	code := func(what, want string, exit int, err error) {
+		t.Helper()
+		if f, ok := errors.AsType[*fault.Error](err); !ok || f.Code != want || f.Exit != exit {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	viewer, err := c.CreateAPIToken(t.Context(), client.APITokenRequest{Name: "looker", Role: "viewer"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	looker := as(viewer.Token)
+	_, err = looker.RevokeZone(t.Context(), "east", client.RevokeRequest{})
+	code("a viewer revokes", "forbidden", fault.ExitDenied, err)
+	_, err = looker.DrainZone(t.Context(), "east", client.DrainRequest{})
+	code("a viewer drains", "forbidden", fault.ExitDenied, err)
+	if d, err := looker.ZoneDrain(t.Context(), "east"); err != nil || d.State != client.DrainNone {
+		t.Errorf("a viewer looks: %+v, %v", d, err)
+	}
+	_, err = c.ZoneRevocation(t.Context(), "east")
+	code("a revocation that is none", "not_found", fault.ExitNotFound, err)
+	_, err = c.DrainZone(t.Context(), "west", client.DrainRequest{})
+	code("no such zone", "not_found", fault.ExitNotFound, err)
+	_, err = c.DrainZone(t.Context(), "east", client.DrainRequest{Over: "soon"})
+	code("a malformed order", "invalid", fault.ExitFailure, err)
+	if d, err := c.DrainZone(t.Context(), "east", client.DrainRequest{Over: "5s", Reason: "kernel"}); err != nil || d.State != client.DrainDone || d.Reason != "kernel" {
+		t.Errorf("nobody sends anything to a zone that never joined: %+v, %v", d, err)
+	}
+	if d, err := c.UndrainZone(t.Context(), "east", ""); err != nil || d.State != client.DrainNone {
+		t.Errorf("undrained: %+v, %v", d, err)
+	}
+	rep, err := c.RevokeZone(t.Context(), "east", client.RevokeRequest{Reason: "stolen"})
+	if err != nil || !rep.Done || rep.Reason != "stolen" {
+		t.Errorf("revoked: %+v, %v", rep, err)
+	}
+	_, err = c.DrainZone(t.Context(), "east", client.DrainRequest{})
+	code("drain of a revoked zone", "conflict", fault.ExitConflict, err)
+	var made client.Object
+	if err := c.Fetch(t.Context(), "/zones/east", &made); err != nil || !strings.Contains(string(made.Spec), `"revoked":{"reason":"stolen"}`) {
+		t.Errorf("the Zone says %s, %v", made.Spec, err)
 	}
 }

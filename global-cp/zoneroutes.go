@@ -20,6 +20,10 @@ import (
 //
 //	POST /api/v1/zones/{zone}/revoke       client.RevokeRequest -> 200 client.Revocation
 //	GET  /api/v1/zones/{zone}/revocation   client.Revocation
+//	POST /api/v1/zones/{zone}/drain        client.DrainRequest -> 200 client.Drain, or 409 client.CapacityProblem
+//	POST /api/v1/zones/{zone}/leave        as drain; the zone is removed when nothing goes to it any more
+//	POST /api/v1/zones/{zone}/undrain      client.DrainRequest, of which only the reason counts -> 200 client.Drain
+//	GET  /api/v1/zones/{zone}/drain        client.Drain
 func zoneRoutes(h huma.API, authz api.Authorizer, fed *fedserver.Server) {
 	z := zoneOps{h: h, authz: authz}
 	order(z, "revoke-zone", "revoke", "End all trust in the zone, for good; repeated, it reports",
@@ -27,6 +31,19 @@ func zoneRoutes(h huma.API, authz api.Authorizer, fed *fedserver.Server) {
 			by.Reason = in.Reason
 			return fed.Revoke(ctx, zone, by)
 		})
+	for verb, summary := range map[string]string{
+		"drain": "Move traffic away from the zone, unless the others lack capacity", "leave": "Drain the zone, and remove it when nothing goes to it any more",
+	} {
+		order(z, verb+"-zone", verb, summary, func(ctx context.Context, zone string, in client.DrainRequest, by fedserver.By) (client.Drain, error) {
+			by.Reason = in.Reason
+			return fed.Drain(ctx, zone, in, verb == "leave", by)
+		})
+	}
+	order(z, "undrain-zone", "undrain", "Take a drain back", func(ctx context.Context, zone string, in client.DrainRequest, by fedserver.By) (client.Drain, error) {
+		by.Reason = in.Reason
+		return fed.Undrain(ctx, zone, by)
+	})
+	report(z, "describe-drain", "drain", "What still goes to the zone", fed.DrainOf)
 	report(z, "describe-revocation", "revocation", "Who has confirmed that the zone is cut off", fed.Revocation)
 }
 
@@ -77,6 +94,9 @@ func report[Out any](z zoneOps, id, verb, summary string, read func(context.Cont
 }
 
 func zoneProblem(zone string, err error) error {
+	if lacking, ok := errors.AsType[*fedserver.CapacityError](err); ok {
+		return capacityProblem(lacking)
+	}
 	switch wrong, invalid := errors.AsType[*policy.InvalidError](err); {
 	case invalid:
 		p := &problem{client.Problem{
@@ -89,10 +109,51 @@ func zoneProblem(zone string, err error) error {
 		return p
 	case errors.Is(err, fedserver.ErrNoZone):
 		return fail(http.StatusNotFound, api.CodeNotFound, "comity get zones", fmt.Sprintf("there is no zone %q", zone))
+	case errors.Is(err, fedserver.ErrRevoked):
+		return fail(http.StatusConflict, api.CodeConflict, "comity zone revoke "+zone, fmt.Sprintf("zone %q is revoked: nothing goes to it", zone))
 	case errors.Is(err, fedserver.ErrNotRevoked):
 		return fail(http.StatusNotFound, api.CodeNotFound, "", fmt.Sprintf("zone %q is not revoked", zone))
 	case errors.Is(err, store.ErrUnavailable):
 		return fail(http.StatusServiceUnavailable, api.CodeUnavailable, "try again", "the store can't answer now")
 	}
 	return err
+}
+
+// shortageProblem is a client.CapacityProblem as an answer.
+type shortageProblem struct{ client.CapacityProblem }
+
+func (p *shortageProblem) Error() string { return p.Title + ": " + p.Detail }
+
+// GetStatus implements huma.StatusError.
+func (p *shortageProblem) GetStatus() int { return p.Status }
+
+// ContentType implements huma.ContentTypeFilter.
+func (p *shortageProblem) ContentType(string) string { return "application/problem+json" }
+
+// codeCapacity is of a drain that was refused for lack of capacity elsewhere.
+const codeCapacity = "capacity"
+
+func capacityProblem(e *fedserver.CapacityError) error {
+	p := &shortageProblem{client.CapacityProblem{Missing: e.Missing, Problem: client.Problem{
+		Type: "about:blank", Title: http.StatusText(http.StatusConflict), Status: http.StatusConflict, Code: codeCapacity,
+		Detail: "without zone " + e.Zone + " the others lack capacity; nothing was changed", Try: "add capacity elsewhere, or drain with --force",
+	}}}
+	for _, m := range e.Missing {
+		var have []string
+		for _, z := range m.Zones {
+			one := fmt.Sprintf("%s %.4g of %.4g", z.Zone, z.Ready, z.Whole)
+			if z.Excluded != "" {
+				one += ", not counted: " + z.Excluded
+			}
+			have = append(have, one)
+		}
+		if len(have) == 0 {
+			have = []string{"no other zone has it"}
+		}
+		p.Errors = append(p.Errors, client.ProblemField{
+			Pointer: "/services/" + m.Namespace + "/" + m.Service, Code: codeCapacity,
+			Message: fmt.Sprintf("needs %.4g (%d%% of the whole), has %.4g: %s", m.Needed, m.Threshold, m.Available, strings.Join(have, "; ")),
+		})
+	}
+	return p
 }

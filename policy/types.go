@@ -38,6 +38,8 @@ type Drain struct {
 	Over gatewayv1.Duration `json:"over,omitempty"`
 	// Reason is for people.
 	Reason string `json:"reason,omitempty"`
+	// Leave removes the zone from the mesh when nothing goes to it any more.
+	Leave bool `json:"leave,omitempty"`
 }
 
 // Revocation says why a zone is not trusted any more.

@@ -58,3 +58,113 @@ func (c *Client) ZoneRevocation(ctx context.Context, zone string) (Revocation, e
 	err := c.Fetch(ctx, zonePath(zone, "revocation"), &out)
 	return out, err
 }
+
+// DrainRequest moves traffic away from a zone. POST /api/v1/zones/{zone}/drain, at global; of
+// POST .../leave, which then removes the zone, too.
+type DrainRequest struct {
+	// Over is how long the zone's share falls to nothing, as "60s"; empty is at once.
+	Over string `json:"over,omitempty"`
+	// Reason is for people.
+	Reason string `json:"reason,omitempty"`
+	// Force drains even if the other zones lack capacity.
+	Force bool `json:"force,omitempty"`
+}
+
+// The states of a Drain.
+const (
+	DrainNone    = "Serving"
+	DrainRunning = "Draining"
+	DrainLeaving = "Leaving" // draining, and removed when done
+	DrainDone    = "Drained"
+)
+
+// Drain says what still goes to a zone. GET /api/v1/zones/{zone}/drain.
+type Drain struct {
+	Zone   string    `json:"zone"`
+	State  string    `json:"state"`
+	Since  time.Time `json:"since,omitzero"`
+	Over   string    `json:"over,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+	// Done: every zone that is connected says that nothing goes there any more, but for services that nobody else
+	// has (DrainService.Last).
+	Done     bool           `json:"done"`
+	Zones    []DrainZone    `json:"zones"`
+	Services []DrainService `json:"services"` // those of which something still goes there
+}
+
+// DrainZone is what one zone, which may be the drained one itself, still sends to the drained zone.
+type DrainZone struct {
+	Zone      string `json:"zone"`
+	Connected bool   `json:"connected"`
+	// Heeds says that the zone has applied the drain.
+	Heeds bool `json:"heeds"`
+	// Share is the largest of its services' shares, 0 to 1.
+	Share float64 `json:"share"`
+	// Requests a second that were counted lately.
+	Requests float64 `json:"requests"`
+}
+
+// DrainService is a service of which requests still go to the drained zone.
+type DrainService struct {
+	Namespace string `json:"namespace"`
+	Service   string `json:"service"`
+	// Shares by zone that sends them, 0 to 1.
+	Shares map[string]float64 `json:"shares"`
+	// Last says that no other zone has it: its last backend is not withdrawn.
+	Last bool `json:"last,omitempty"`
+}
+
+// CapacityProblem is the 409 that refuses a drain: what the others would lack.
+type CapacityProblem struct {
+	Problem
+	Missing []Shortage `json:"missing"`
+}
+
+// Shortage is a service whose other backends could not carry what is presumed to be asked of it. Capacities are
+// in endpoint-equivalents.
+type Shortage struct {
+	Namespace string `json:"namespace"`
+	Service   string `json:"service"`
+	// Needed is Threshold percent of the whole capacity of all zones.
+	Needed    float64          `json:"needed"`
+	Threshold uint32           `json:"threshold"`
+	Available float64          `json:"available"`
+	Zones     []CapacityOfZone `json:"zones"` // all but the one to be drained
+}
+
+// CapacityOfZone is what one zone has of a service.
+type CapacityOfZone struct {
+	Zone  string  `json:"zone"`
+	Ready float64 `json:"ready"`
+	Whole float64 `json:"whole"`
+	// Excluded says why its capacity does not count; empty if it does.
+	Excluded string `json:"excluded,omitempty"`
+}
+
+// DrainZone moves traffic away from a zone.
+func (c *Client) DrainZone(ctx context.Context, zone string, r DrainRequest) (Drain, error) {
+	return c.drain(ctx, zone, "drain", r)
+}
+
+// LeaveZone drains a zone, and removes it when nothing goes there any more.
+func (c *Client) LeaveZone(ctx context.Context, zone string, r DrainRequest) (Drain, error) {
+	return c.drain(ctx, zone, "leave", r)
+}
+
+// UndrainZone takes a drain back.
+func (c *Client) UndrainZone(ctx context.Context, zone, reason string) (Drain, error) {
+	return c.drain(ctx, zone, "undrain", DrainRequest{Reason: reason})
+}
+
+func (c *Client) drain(ctx context.Context, zone, verb string, r DrainRequest) (Drain, error) {
+	var out Drain
+	err := c.Post(ctx, zonePath(zone, verb), r, &out)
+	return out, err
+}
+
+// ZoneDrain says what still goes to a zone.
+func (c *Client) ZoneDrain(ctx context.Context, zone string) (Drain, error) {
+	var out Drain
+	err := c.Fetch(ctx, zonePath(zone, "drain"), &out)
+	return out, err
+}

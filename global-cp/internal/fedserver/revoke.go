@@ -149,7 +149,7 @@ func (s *Server) enforceRevocation(ctx context.Context, zone, actor string) erro
 }
 
 // revokedAgain marks a Zone again whose mark a write took away that had read it before it was revoked. It can't
-// be taken away by intent (Admit).
+// be taken away by intent (policy.ValidateChange).
 func (s *Server) revokedAgain(ctx context.Context, zone string, spec zoneResource) error {
 	id, _, found, err := getJSON[zoneIdentity](ctx, s.cfg.Store, bucketIDs, zone)
 	if err != nil || !found || id.Revoked == nil || spec.lapsed(id) {
@@ -179,28 +179,21 @@ func (s *Server) bundleLease(ctx context.Context, zone string) (time.Time, error
 	return time.Time{}, nil
 }
 
-// Admit says what is wrong with a write of a Zone that would undo a revocation: by taking the mark away, or by
-// making the Zone anew under the trust domain that was revoked. Zones that were away for all of it hold the old
-// bundle, and go by what the Zone says.
+// Admit says what is wrong with a Zone that would undo a revocation by being made anew under the trust domain
+// that was revoked. Zones that were away for all of it hold the old bundle, and go by what the Zone says. (The
+// mark itself can't be taken away: policy.ValidateChange.)
 func (s *Server) Admit(ctx context.Context, w store.Write) ([]policy.FieldError, error) {
 	if w.Delete || w.Resource.Key != zoneKey(w.Resource.Name) {
 		return nil, nil
 	}
-	var next policy.Zone
-	if err := json.Unmarshal(w.Resource.Spec, &next); err != nil {
-		return nil, fmt.Errorf("zone %s: %w", w.Resource.Name, err)
-	}
-	now, err := s.zone(ctx, w.Resource.Name)
-	switch {
-	case err == nil && now.Revoked != nil && next.Revoked == nil:
-		return []policy.FieldError{{
-			Pointer: "/spec/revoked", Code: policy.CodeInvalid, Message: "a revocation can't be taken back",
-			Hint: "delete the Zone; made anew, it joins as another life with another trust domain",
-		}}, nil
-	case err == nil || !errors.Is(err, ErrNoZone):
+	if _, err := s.zone(ctx, w.Resource.Name); !errors.Is(err, ErrNoZone) {
 		return nil, err
 	}
 	id, _, _, err := getJSON[zoneIdentity](ctx, s.cfg.Store, bucketIDs, w.Resource.Name)
+	if err != nil {
+		return nil, err
+	}
+	next, err := readZone(w.Resource)
 	if err != nil {
 		return nil, err
 	}

@@ -139,10 +139,7 @@ func TestARevokedZoneDoesNotComeBack(t *testing.T) {
 		t.Error("its bundle is still relayed")
 	}
 
-	// Neither the Zone's mark nor its removal is a way back.
-	if bad := g.admit(policy.Zone{Namespaces: []string{"shop"}}); len(bad) != 1 || bad[0].Pointer != "/spec/revoked" {
-		t.Errorf("taking the mark away: %v", bad)
-	}
+	// Neither the loss of the mark nor the removal of the Zone is a way back.
 	g.addZone("east", "shop") // a write that raced with the revocation
 	eventually(t, "marked again", func() bool {
 		spec, err := g.server.zone(t.Context(), "east")

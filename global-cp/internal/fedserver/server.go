@@ -53,6 +53,8 @@ type Server struct {
 	sessions map[string]*session // by zone
 	closing  bool
 	joining  sync.Mutex // one join at a time decides about names and trust domains
+
+	leaving chan struct{} // capacity 1: a zone is to leave
 }
 
 const (
@@ -66,7 +68,7 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics), sessions: map[string]*session{}}
+	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics), sessions: map[string]*session{}, leaving: make(chan struct{}, 1)}
 	own := cfg.Trust.TrustDomain()
 	onlyZones := func(id identity.ID) error {
 		_, err := identity.ZoneOf(own, id)
@@ -102,6 +104,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	chores, stop := context.WithCancel(ctx)
 	wg.Go(func() { s.keepFollowingZones(chores) })
 	wg.Go(func() { s.checkAll(chores) })
+	wg.Go(func() { s.keepLeaving(chores) })
 	var err error
 	select {
 	case err = <-failed:

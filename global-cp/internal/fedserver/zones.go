@@ -69,6 +69,7 @@ func (s *Server) watchZones(ctx context.Context, w store.Watcher) error {
 			if ch.Deleted {
 				err = s.removeZone(ctx, r.Name, c.Actor)
 			} else {
+				s.wakeLeaving()
 				err = s.enforceRevocation(ctx, r.Name, c.Actor)
 			}
 			if err != nil {
