@@ -35,8 +35,6 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 		m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
 		m.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: source}
 		m.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{
-			// At 0 nothing is tried when all look dead, at the default 50 dead ones are tried while others live.
-			HealthyPanicThreshold: percent(5),
 			// By default Envoy waits up to 1 s to merge updates of health and weight: a second of requests to the dead.
 			UpdateMergeWindow: durationpb.New(0),
 			LocalityConfigSpecifier: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
@@ -44,8 +42,11 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 			},
 		}
 	}
-	if c.Failover {
-		m.OutlierDetection = outlierDetection()
+	if d := c.Detection; d != nil {
+		if m.CommonLbConfig != nil {
+			m.CommonLbConfig.HealthyPanicThreshold = percent(float64(d.PanicPercent))
+		}
+		m.OutlierDetection = outlierDetection(*d)
 		m.CloseConnectionsOnHostHealthFailure = true
 	}
 	if c.Protocol == ir.Bytes {
@@ -78,9 +79,9 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
 	} else {
 		h2 := &corev3.Http2ProtocolOptions{}
-		if c.Failover {
-			// The only way to notice in a second that packets vanish; idle connections are closed, so it costs nothing when idle.
-			h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: seconds(1), Timeout: seconds(1)}
+		if d := c.Detection; d != nil {
+			// The only way to notice soon that packets vanish; idle connections are closed, so it costs nothing when idle.
+			h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: duration(d.KeepAlive), Timeout: duration(d.KeepAliveTimeout)}
 		}
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}
 	}
@@ -93,14 +94,14 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 // outlierDetection ejects by what requests meet, at once: the interval only decides when an endpoint
 // comes back, so it can be long and cost nothing. Short ejections send traffic back into the hole.
 // An application's own 5xx eject nobody, but for the gateway's 502 to 504.
-func outlierDetection() *clusterv3.OutlierDetection {
+func outlierDetection(d ir.Detection) *clusterv3.OutlierDetection {
 	return &clusterv3.OutlierDetection{
 		SplitExternalLocalOriginErrors: true,
-		ConsecutiveLocalOriginFailure:  u32(2), EnforcingConsecutiveLocalOriginFailure: u32(100),
-		ConsecutiveGatewayFailure: u32(5), EnforcingConsecutiveGatewayFailure: u32(100),
+		ConsecutiveLocalOriginFailure:  u32(d.LocalFailures), EnforcingConsecutiveLocalOriginFailure: u32(100),
+		ConsecutiveGatewayFailure: u32(d.GatewayFailures), EnforcingConsecutiveGatewayFailure: u32(100),
 		EnforcingConsecutive_5Xx: u32(0),
 		EnforcingSuccessRate:     u32(0), EnforcingLocalOriginSuccessRate: u32(0),
-		Interval: seconds(5), BaseEjectionTime: seconds(30), MaxEjectionPercent: u32(100),
+		Interval: duration(d.Interval), BaseEjectionTime: duration(d.Ejection), MaxEjectionPercent: u32(d.MaxEjectionPercent),
 	}
 }
 

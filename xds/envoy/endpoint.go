@@ -11,6 +11,11 @@ import (
 
 func endpointsMessage(_ *messages, e ir.Endpoints) (proto.Message, error) {
 	m := &endpointv3.ClusterLoadAssignment{ClusterName: e.Cluster}
+	if e.Threshold > 0 {
+		// A priority carries all of it while alive% x factor/100 is at least 100.
+		factor := (10_000 + e.Threshold - 1) / e.Threshold
+		m.Policy = &endpointv3.ClusterLoadAssignment_Policy{OverprovisioningFactor: u32(factor)}
+	}
 	for _, g := range e.Groups {
 		meta := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{matchNamespace: zoneMetadata(g.Zone)}}
 		l := &endpointv3.LocalityLbEndpoints{
@@ -21,13 +26,8 @@ func endpointsMessage(_ *messages, e ir.Endpoints) (proto.Message, error) {
 			LoadBalancingWeight: u32(g.Weight),
 		}
 		for _, ep := range g.Endpoints {
-			health := corev3.HealthStatus_HEALTHY
-			if !ep.Healthy {
-				health = corev3.HealthStatus_UNHEALTHY
-			}
 			l.LbEndpoints = append(l.LbEndpoints, &endpointv3.LbEndpoint{
 				HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(ep.Address, ep.Port)}},
-				HealthStatus:        health,
 				Metadata:            meta,
 				LoadBalancingWeight: u32(ep.Weight),
 			})

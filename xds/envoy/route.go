@@ -79,6 +79,9 @@ func (b *messages) forward(r ir.Route) *routev3.RouteAction {
 		Timeout:     durationpb.New(0),
 		RetryPolicy: b.retry(r.Retry),
 	}
+	if r.Retry != nil && r.Retry.Hedge {
+		a.HedgePolicy = &routev3.HedgePolicy{HedgeOnPerTryTimeout: true}
+	}
 	if len(r.Backends) == 1 {
 		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.Backends[0].Cluster}
 		return a
@@ -151,7 +154,8 @@ func (b *messages) retry(r *ir.Retry) *routev3.RetryPolicy {
 			Name:       "envoy.retry_priorities.previous_priorities",
 			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{TypedConfig: b.any(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: 2})},
 		},
-		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{BaseInterval: millis(5), MaxInterval: millis(50)},
+		RetryBackOff:  &routev3.RetryPolicy_RetryBackOff{BaseInterval: duration(r.BackOff), MaxInterval: duration(r.MaxBackOff)},
+		PerTryTimeout: duration(r.PerTry),
 	}
 	var on []string
 	for _, reason := range r.On {

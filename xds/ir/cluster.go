@@ -16,10 +16,28 @@ type Cluster struct {
 	IdleTimeout Millis `json:"idleTimeoutMs,omitempty"`
 	// MaxAge replaces connections that are older, so that load spreads again (HTTP only).
 	MaxAge Millis `json:"maxAgeMs,omitempty"`
-	// Failover watches endpoints by the requests they fail, and prefers those of the lowest priority.
-	Failover bool `json:"failover,omitempty"`
+	// Detection watches endpoints by the requests they fail, and prefers those of the lowest priority. Nil: there
+	// is one endpoint, and nothing to choose.
+	Detection *Detection `json:"detection,omitempty"`
 
 	Sources Sources `json:"sources,omitempty"`
+}
+
+// Detection is when an endpoint is taken out of use.
+type Detection struct {
+	// LocalFailures in a row: connections refused, reset or timed out. GatewayFailures: answers by which the
+	// endpoint's own sidecar says that it can't reach its application.
+	LocalFailures   uint32 `json:"localFailures"`
+	GatewayFailures uint32 `json:"gatewayFailures"`
+	// Interval at which endpoints may come back, after Ejection at first.
+	Interval           Millis `json:"intervalMs"`
+	Ejection           Millis `json:"ejectionMs"`
+	MaxEjectionPercent uint32 `json:"maxEjectionPercent"`
+	// KeepAlive sends HTTP/2 pings and closes a connection without an answer after KeepAliveTimeout.
+	KeepAlive        Millis `json:"keepAliveMs"`
+	KeepAliveTimeout Millis `json:"keepAliveTimeoutMs"`
+	// PanicPercent of the endpoints must look alive, or all of them are tried.
+	PanicPercent uint32 `json:"panicPercent"`
 }
 
 // Protocol is what is spoken to the endpoints of a cluster.

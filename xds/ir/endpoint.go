@@ -5,6 +5,9 @@ package ir
 type Endpoints struct {
 	Cluster string  `json:"cluster"`
 	Groups  []Group `json:"groups,omitempty"`
+	// Threshold is the percentage of a priority's endpoints that must look alive to carry all of its traffic;
+	// below it, it spills to the next in proportion. 0 means Envoy's own.
+	Threshold uint32 `json:"threshold,omitempty"`
 
 	Sources Sources `json:"sources,omitempty"`
 }
@@ -16,16 +19,15 @@ type Group struct {
 	Zone     string `json:"zone"` // of the mesh
 	Region   string `json:"region,omitempty"`
 	Place    string `json:"place,omitempty"` // within the region
-	// Weight among the groups of one priority, in hundredths of an endpoint.
+	// Weight among the groups of one priority: its share of the traffic, in millionths.
 	Weight    uint32     `json:"weight"`
 	Endpoints []Endpoint `json:"endpoints"`
 }
 
-// Endpoint is one address.
+// Endpoint is one address. Those that are known to be dead are not there: Envoy finds the others itself.
 type Endpoint struct {
 	Address string `json:"address"`
 	Port    uint16 `json:"port"`
-	Healthy bool   `json:"healthy"`
 	// Weight within its group, in hundredths.
 	Weight uint32 `json:"weight"`
 }

@@ -82,6 +82,12 @@ type Reply struct {
 type Retry struct {
 	On       []RetryOn `json:"on"`
 	Attempts uint32    `json:"attempts"` // beyond the first
+	// BackOff between tries grows to MaxBackOff.
+	BackOff    Millis `json:"backOffMs"`
+	MaxBackOff Millis `json:"maxBackOffMs"`
+	// PerTry gives one try up; with Hedge it goes on while the next begins.
+	PerTry Millis `json:"perTryMs,omitempty"`
+	Hedge  bool   `json:"hedge,omitempty"`
 }
 
 // RetryOn is a reason to try again.

@@ -29,6 +29,7 @@ type builder struct {
 	accepted map[string]Remote // remotes that may be believed
 	routes   map[string][]policy.Route
 	authz    map[string][]policy.Authorization
+	implicit []policy.FailoverTier // of services without tiers of their own
 }
 
 // Build makes the topology of an input. The order of the input plays no part. Issues are sorted by key
@@ -57,6 +58,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.importServices()
 	b.attachRoutes()
 	b.attachPolicies()
+	b.attachFailover()
 	b.checkUpstreams()
 	for _, s := range b.t.Services {
 		if s.Local == nil {

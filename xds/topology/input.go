@@ -13,7 +13,7 @@ type Input struct {
 	// Revision of the zone's store that Resources reflect.
 	Revision mesh.Revision
 	// Resources of every origin in the zone's store: Service, ServiceExport, HTTPRoute,
-	// AuthorizationPolicy, MeshConfig, Zone. Kinds it does not need are passed over.
+	// AuthorizationPolicy, FailoverPolicy, MeshConfig, Zone. Kinds it does not need are passed over.
 	Resources []mesh.Resource
 	// Workloads that hold a lease, in any order.
 	Workloads []Workload
@@ -34,7 +34,11 @@ type Workload struct {
 	Name      string
 	Labels    map[string]string
 	Spec      policy.Workload
-	Healthy   bool
+	// Healthy: it may be sent requests. One that was lost is not, but is known for a while: it is part of what
+	// there should be.
+	Healthy bool
+	// Draining takes it out of use: its connections end as their callers wish, and it gets no new ones.
+	Draining bool
 	// Identity that its sidecar was issued: <trust domain>/ns/<namespace>/sa/<service account>.
 	Identity string
 }

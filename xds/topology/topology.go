@@ -60,7 +60,9 @@ type Zone struct {
 	Local       bool
 	// Ingresses are how to reach it, sorted by ID; none for this zone.
 	Ingresses []RemoteIngress
-	Sources   []mesh.Key
+	// Drain is what global asks for it, nil for nothing.
+	Drain   *policy.Drain
+	Sources []mesh.Key
 }
 
 // Service is a service as this zone sees it.
@@ -75,6 +77,8 @@ type Service struct {
 	Remotes []RemoteService
 	// Policies that apply to it.
 	Policies policy.Policies
+	// Failover divides its traffic among the zones above.
+	Failover Failover
 	// Sources: Service, ServiceExport, Zones.
 	Sources []mesh.Key
 }
@@ -189,14 +193,8 @@ func (t *Topology) Exports() []mesh.Export {
 				e.Ports = append(e.Ports, mesh.ExportPort{Name: p.Name, Port: p.Number, AppProtocol: string(p.Protocol)})
 			}
 		}
-		for _, w := range s.Local.Workloads {
-			e.Total++
-			e.Capacity += w.Capacity()
-			if w.Healthy {
-				e.Ready++
-				e.ReadyCapacity += w.Capacity()
-			}
-		}
+		c := s.Local.Capacity()
+		e.Ready, e.Total, e.Capacity, e.ReadyCapacity = c.Ready, c.Total, c.Capacity, c.ReadyCapacity
 		out = append(out, e)
 	}
 	return out

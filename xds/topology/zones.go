@@ -21,7 +21,13 @@ func (b *builder) findZones() {
 			b.t.trustDomains[name] = z.TrustDomain
 		}
 	}
-	own := Zone{Name: b.in.Zone, TrustDomain: b.in.TrustDomain, Place: b.place(b.in.Zone), Local: true, Sources: b.zoneSources(b.in.Zone)}
+	own := Zone{
+		Name: b.in.Zone, TrustDomain: b.in.TrustDomain, Place: b.place(b.in.Zone), Local: true,
+		Drain: b.drain(b.in.Zone), Sources: b.zoneSources(b.in.Zone),
+	}
+	if z := b.zones[b.in.Zone]; z != nil && z.Revoked != nil {
+		b.issue(zoneKey(b.in.Zone), "this zone is revoked: no other zone believes it any more")
+	}
 	if b.t.Roots[own.TrustDomain] != nil {
 		b.t.Zones = append(b.t.Zones, own)
 	} else {
@@ -41,6 +47,9 @@ func (b *builder) findZones() {
 			b.issue(key, "another zone calls itself %q", r.Zone)
 		case !known:
 			b.issue(key, "zone %q speaks but there is no Zone of that name at global: it is not believed", r.Zone)
+		case spec.Revoked != nil:
+			b.issue(key, "the zone is revoked: it is not believed, not called, and not let in")
+			delete(b.t.Roots, r.TrustDomain)
 		case spec.TrustDomain != "" && spec.TrustDomain != r.TrustDomain:
 			b.issue(key, "the zone comes with trust domain %q, not its own %q: it is not believed", r.TrustDomain, spec.TrustDomain)
 		case owner[r.TrustDomain] != "":
@@ -53,7 +62,7 @@ func (b *builder) findZones() {
 			b.t.trustDomains[r.Zone] = r.TrustDomain
 			b.t.Zones = append(b.t.Zones, Zone{
 				Name: r.Zone, TrustDomain: r.TrustDomain, Place: b.place(r.Zone),
-				Ingresses: usableIngresses(r.Ingresses), Sources: b.zoneSources(r.Zone),
+				Ingresses: usableIngresses(r.Ingresses), Drain: b.drain(r.Zone), Sources: b.zoneSources(r.Zone),
 			})
 		}
 	}
@@ -80,6 +89,13 @@ func (b *builder) place(zone string) mesh.Locality {
 		return mesh.Locality{Cloud: z.Cloud, Region: z.Region}
 	}
 	return mesh.Locality{}
+}
+
+func (b *builder) drain(zone string) *policy.Drain {
+	if z := b.zones[zone]; z != nil {
+		return z.Drain
+	}
+	return nil
 }
 
 // usableIngresses keeps what Envoy can connect to, sorted.

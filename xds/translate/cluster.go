@@ -2,16 +2,15 @@ package translate
 
 import (
 	"slices"
+	"time"
 
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
 const (
-	// A dead neighbour must not hold a request longer than a quarter of a second; a handshake between
-	// clouds, which the limit covers too, takes several round trips of up to 250 ms.
-	connectTimeout       ir.Millis = 250
-	remoteConnectTimeout ir.Millis = 1000
+	// The application is on the same machine.
+	appConnectTimeout ir.Millis = 250
 	// HTTP/2 through an ingress ties a connection to one endpoint: replacing connections is what
 	// spreads load over endpoints and lanes.
 	connectionMaxAge ir.Millis = 60_000
@@ -86,8 +85,8 @@ func (tr *Translator) outboundClusters() []ir.Cluster {
 
 func (tr *Translator) outboundCluster(r reach) ir.Cluster {
 	c := ir.Cluster{
-		Name: r.name(), Protocol: ir.Bytes, MTLS: true, Failover: true,
-		ConnectTimeout: connectTimeout, Sources: r.service.Sources,
+		Name: r.name(), Protocol: ir.Bytes, MTLS: true, Detection: tr.detection(),
+		ConnectTimeout: millis(tr.settings.ConnectTimeout), Sources: tr.clusterSources(r.service),
 	}
 	if r.port.Protocol.IsHTTP() {
 		c.Protocol, c.IdleTimeout, c.MaxAge = ir.HTTP2, connectionIdle, connectionMaxAge
@@ -102,7 +101,7 @@ func (tr *Translator) outboundCluster(r reach) ir.Cluster {
 			continue // nobody there could answer
 		}
 		if !z.Local {
-			c.ConnectTimeout = remoteConnectTimeout
+			c.ConnectTimeout = millis(tr.settings.RemoteConnectTimeout)
 		}
 		c.Peers = append(c.Peers, ir.Peer{
 			Zone: zone, SNI: servicePort(zone, r.service.ServiceName, r.port.Number).SNI(tr.t.Zone),
@@ -111,6 +110,22 @@ func (tr *Translator) outboundCluster(r reach) ir.Cluster {
 	}
 	return c
 }
+
+// detection is what MeshConfig says of endpoints that fail.
+func (tr *Translator) detection() *ir.Detection {
+	o, k := tr.settings.Outlier, tr.settings.KeepAlive
+	return &ir.Detection{
+		LocalFailures: o.LocalFailures, GatewayFailures: o.GatewayFailures,
+		Interval: millis(o.Interval), Ejection: millis(o.Ejection), MaxEjectionPercent: o.MaxEjectionPercent,
+		KeepAlive: millis(k.Interval), KeepAliveTimeout: millis(k.Timeout), PanicPercent: tr.settings.PanicPercent,
+	}
+}
+
+func (tr *Translator) clusterSources(s *topology.Service) ir.Sources {
+	return unique(slices.Concat(s.Sources, tr.t.ConfigSources))
+}
+
+func millis(d time.Duration) ir.Millis { return ir.Millis(d.Milliseconds()) }
 
 func identitiesIn(s *topology.Service, z topology.Zone) []string {
 	if z.Local {
@@ -129,8 +144,8 @@ func (tr *Translator) ingressClusters() []ir.Cluster {
 	var out []ir.Cluster
 	for _, e := range tr.exported() {
 		out = append(out, ir.Cluster{
-			Name: localName(e.service.ServiceName, e.port.Number), Protocol: ir.Bytes, Failover: true,
-			ConnectTimeout: connectTimeout, Sources: e.service.Sources,
+			Name: localName(e.service.ServiceName, e.port.Number), Protocol: ir.Bytes, Detection: tr.detection(),
+			ConnectTimeout: millis(tr.settings.ConnectTimeout), Sources: tr.clusterSources(e.service),
 		})
 	}
 	return out
@@ -156,7 +171,7 @@ func (tr *Translator) exported() []reach {
 func appCluster(w *topology.Workload, s *topology.Service, p topology.Port) ir.Cluster {
 	target := s.Local.Targets[p.Number]
 	c := ir.Cluster{
-		Name: appName(target), Protocol: ir.Bytes, ConnectTimeout: connectTimeout,
+		Name: appName(target), Protocol: ir.Bytes, ConnectTimeout: appConnectTimeout,
 		Fixed:   &ir.HostPort{Address: w.Spec.AppAddress, Port: target},
 		Sources: s.Sources,
 	}

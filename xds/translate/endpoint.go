@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/failover"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
@@ -22,35 +23,85 @@ func (tr *Translator) outboundEndpoints() []ir.Endpoints {
 	return out
 }
 
-// endpointsOf lists local workloads first, then the lanes of the other zones' ingresses. Unhealthy ones
-// stay: a threshold counts against all there should be.
+// endpointsOf lists the zones by priority, as the failover of the service decided; of a pinned one there is that
+// zone alone.
 func (tr *Translator) endpointsOf(r reach) ir.Endpoints {
-	e := ir.Endpoints{Cluster: r.name(), Sources: r.service.Sources}
+	e := ir.Endpoints{Cluster: r.name(), Sources: tr.endpointSources(r)}
+	priorities := [][]failover.Weight{{{Zone: r.zone, Weight: failover.Million}}}
+	if r.zone == "" {
+		e.Threshold = r.service.Failover.Plan.Threshold
+		priorities = tr.prioritiesOf(r.service, r.port)
+	}
 	taken := map[ir.HostPort]bool{}
 	var priority uint32
-	if served(r.service, r.port) && r.covers(tr.t.Zone) {
-		e.Groups = tr.localGroups(r.service, taken)
-		if len(e.Groups) > 0 {
-			priority = 1
+	for _, zones := range priorities {
+		before := len(e.Groups)
+		for _, z := range zones {
+			e.Groups = append(e.Groups, tr.groupsOf(r.service, z, priority, taken)...)
 		}
-	}
-	for _, rs := range r.service.Remotes {
-		if !r.covers(rs.Zone) || !slices.Contains(rs.Ports, r.port.Number) {
-			continue
-		}
-		if g, ok := tr.remoteGroup(rs, taken); ok {
-			g.Priority = priority
-			e.Groups = append(e.Groups, g)
+		if len(e.Groups) > before {
+			priority++ // Envoy wants them without gaps
 		}
 	}
 	return e
 }
 
-// localGroups makes a group of each place of the zone.
-func (tr *Translator) localGroups(s *topology.Service, taken map[ir.HostPort]bool) []ir.Group {
+// prioritiesOf divides the traffic of a port among the zones that have it. A zone whose port is another one is
+// told in a decision of its own.
+func (tr *Translator) prioritiesOf(s *topology.Service, p topology.Port) [][]failover.Weight {
+	zones := tr.zonesOf(s, p)
+	has := func(zone string) bool { return slices.Contains(zones, zone) }
+	plan := tr.planOf(s)
+	for _, t := range plan.Tiers {
+		for _, z := range t.Zones {
+			if !has(z.Name) {
+				return plan.Only(has).Decide().Priorities
+			}
+		}
+	}
+	d, ok := tr.decisions[s.ServiceName]
+	if !ok {
+		d = plan.Decide()
+		tr.decisions[s.ServiceName] = d
+	}
+	return d.Priorities
+}
+
+// planOf is the plan that was handed in, else the topology's own.
+func (tr *Translator) planOf(s *topology.Service) failover.Plan {
+	if p, ok := tr.plans[s.ServiceName]; ok {
+		return p
+	}
+	return s.Failover.Plan
+}
+
+func (tr *Translator) endpointSources(r reach) ir.Sources {
+	own, _ := tr.t.ZoneNamed(tr.t.Zone)
+	out := slices.Concat(r.service.Sources, own.Sources)
+	if p := r.service.Failover.Policy; p != nil && r.zone == "" {
+		out = append(out, *p)
+	}
+	return unique(out)
+}
+
+func (tr *Translator) groupsOf(s *topology.Service, w failover.Weight, priority uint32, taken map[ir.HostPort]bool) []ir.Group {
+	if w.Zone == tr.t.Zone {
+		return tr.localGroups(s, w.Weight, priority, taken)
+	}
+	g := tr.remoteGroup(w, taken)
+	if len(g.Endpoints) == 0 {
+		return nil
+	}
+	g.Priority = priority
+	return []ir.Group{g}
+}
+
+// localGroups makes a group of each place of the zone, and divides the zone's weight among them by capacity.
+func (tr *Translator) localGroups(s *topology.Service, weight, priority uint32, taken map[ir.HostPort]bool) []ir.Group {
 	own, _ := tr.t.ZoneNamed(tr.t.Zone)
 	var groups []ir.Group
-	for _, w := range s.Local.Workloads {
+	var sum uint64
+	for _, w := range serving(s.Local.Workloads) {
 		at := ir.HostPort{Address: w.Spec.Address, Port: w.Spec.InboundPort}
 		if taken[at] {
 			continue
@@ -61,25 +112,52 @@ func (tr *Translator) localGroups(s *topology.Service, taken map[ir.HostPort]boo
 		}
 		i := slices.IndexFunc(groups, func(g ir.Group) bool { return g.Region == region(place) && g.Place == place.Zone })
 		if i < 0 {
-			groups = append(groups, ir.Group{Zone: tr.t.Zone, Region: region(place), Place: place.Zone})
+			groups = append(groups, ir.Group{Priority: priority, Zone: tr.t.Zone, Region: region(place), Place: place.Zone})
 			i = len(groups) - 1
 		}
-		weight := hundredths(w.Capacity())
-		groups[i].Weight += weight
-		groups[i].Endpoints = append(groups[i].Endpoints, ir.Endpoint{Address: at.Address, Port: at.Port, Healthy: w.Healthy, Weight: weight})
+		capacity := hundredths(w.Capacity())
+		groups[i].Weight += capacity
+		sum += uint64(capacity)
+		groups[i].Endpoints = append(groups[i].Endpoints, ir.Endpoint{Address: at.Address, Port: at.Port, Weight: capacity})
+	}
+	for i := range groups {
+		groups[i].Weight = max(uint32(uint64(groups[i].Weight)*uint64(weight)/sum), 1)
 	}
 	return sorted(groups)
 }
 
-// remoteGroup makes a group of every lane of a zone; its weight is what is ready behind them, however
-// many lanes there are.
-func (tr *Translator) remoteGroup(rs topology.RemoteService, taken map[ir.HostPort]bool) (ir.Group, bool) {
-	z, ok := tr.t.ZoneNamed(rs.Zone)
-	if !ok {
-		return ir.Group{}, false
+// serving are the workloads to be called: those that are ready and not drained. If there are none, one of the
+// others may answer after all.
+func serving(list []*topology.Workload) []*topology.Workload {
+	for _, fits := range []func(*topology.Workload) bool{
+		func(w *topology.Workload) bool { return w.Healthy && !w.Draining },
+		func(w *topology.Workload) bool { return !w.Draining },
+	} {
+		var out []*topology.Workload
+		for _, w := range list {
+			if fits(w) {
+				out = append(out, w)
+			}
+		}
+		if out != nil {
+			return out
+		}
 	}
-	g := ir.Group{Zone: z.Name, Region: region(z.Place), Weight: hundredths(rs.ReadyCapacity)}
+	return list
+}
+
+// remoteGroup is every lane of the ingresses that can be reached, of all if none can, with the weight of the zone
+// however many there are.
+func (tr *Translator) remoteGroup(w failover.Weight, taken map[ir.HostPort]bool) ir.Group {
+	z, ok := tr.t.ZoneNamed(w.Zone)
+	if !ok {
+		return ir.Group{}
+	}
+	g := ir.Group{Zone: z.Name, Region: region(z.Place), Weight: w.Weight}
 	for _, i := range z.Ingresses {
+		if i.Unreachable && z.Reachable() {
+			continue
+		}
 		for _, a := range i.Addresses {
 			for _, port := range i.Ports {
 				at := ir.HostPort{Address: a, Port: port}
@@ -87,11 +165,11 @@ func (tr *Translator) remoteGroup(rs topology.RemoteService, taken map[ir.HostPo
 					continue
 				}
 				taken[at] = true
-				g.Endpoints = append(g.Endpoints, ir.Endpoint{Address: a, Port: port, Healthy: rs.Ready > 0, Weight: 100})
+				g.Endpoints = append(g.Endpoints, ir.Endpoint{Address: a, Port: port, Weight: 100})
 			}
 		}
 	}
-	return g, len(g.Endpoints) > 0
+	return g
 }
 
 // ingressEndpoints are the zone's own workloads behind each exported port.
@@ -100,7 +178,7 @@ func (tr *Translator) ingressEndpoints() []ir.Endpoints {
 	for _, r := range tr.exported() {
 		out = append(out, ir.Endpoints{
 			Cluster: localName(r.service.ServiceName, r.port.Number),
-			Groups:  tr.localGroups(r.service, map[ir.HostPort]bool{}),
+			Groups:  tr.localGroups(r.service, failover.Million, 0, map[ir.HostPort]bool{}),
 			Sources: r.service.Sources,
 		})
 	}

@@ -71,7 +71,7 @@ func shuffled(r *rand.Rand, in topology.Input) topology.Input {
 func fingerprint(t interface{ Fatal(...any) }, in topology.Input) string {
 	topo, issues := topology.Build(in)
 	var b strings.Builder
-	tr, cache := translate.New(topo), envoy.NewCache()
+	tr, cache := translate.New(topo, nil), envoy.NewCache()
 	for _, p := range topo.Proxies() {
 		fmt.Fprintf(&b, "%s %s\n", p.ID, p.ViewKey)
 		out := tr.Proxy(p)
@@ -103,7 +103,7 @@ func fingerprint(t interface{ Fatal(...any) }, in topology.Input) string {
 // TestSharedIsTheSame: what a translator shares and a cache remembers is what is built alone.
 func TestSharedIsTheSame(t *testing.T) {
 	topo, _ := topology.Build(topologytest.Load(t, "testdata/cross-zone/input.yaml"))
-	tr, cache := translate.New(topo), envoy.NewCache()
+	tr, cache := translate.New(topo, nil), envoy.NewCache()
 	for range 3 { // twice from memory, the last time after all was forgotten
 		for _, p := range topo.Proxies() {
 			got, err := cache.Build(tr.Proxy(p))

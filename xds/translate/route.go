@@ -14,21 +14,22 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-const (
-	// Four tries in all, each on another endpoint, the third on another priority.
-	retryAttempts = 3
-	perMillion    = 1_000_000
-)
+const perMillion = 1_000_000
 
 // safeRetry is for every request: no application can have seen it.
-func safeRetry() *ir.Retry {
-	return &ir.Retry{On: []ir.RetryOn{ir.RetryConnectFailure, ir.RetryRefusedStream, ir.RetryResetBeforeRequest}, Attempts: retryAttempts}
+func (tr *Translator) safeRetry() *ir.Retry {
+	s := tr.settings.Retry
+	return &ir.Retry{
+		On:       []ir.RetryOn{ir.RetryConnectFailure, ir.RetryRefusedStream, ir.RetryResetBeforeRequest},
+		Attempts: s.Attempts, BackOff: millis(s.BackOff), MaxBackOff: millis(s.MaxBackOff),
+	}
 }
 
 // idempotentRetry is for requests that may be done twice (RFC 9110, 9.2.2).
-func idempotentRetry() *ir.Retry {
-	r := safeRetry()
+func (tr *Translator) idempotentRetry() *ir.Retry {
+	r := tr.safeRetry()
 	r.On = append(r.On, ir.RetryReset, ir.RetryUnavailable, ir.RetryTimeout)
+	r.PerTry, r.Hedge = millis(tr.settings.Retry.PerTryTimeout), tr.settings.Retry.Hedge
 	return r
 }
 
@@ -56,7 +57,7 @@ func (tr *Translator) outboundRoutes() ir.RouteTable {
 			}
 		}
 	}
-	table.Sources = unique(table.Sources)
+	table.Sources = unique(slices.Concat(table.Sources, tr.t.ConfigSources))
 	table.Hosts = append(table.Hosts, ir.VirtualHost{
 		Name: "unknown", Domains: []string{"*"},
 		Routes: []ir.Route{{Match: anyPath(), Reply: &ir.Reply{
@@ -75,7 +76,7 @@ func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefau
 		Name:    anywhere.name(),
 		Domains: domains(p.Number, byDefault, n.String(), mesh.ClusterSetHost(n.Name, n.Namespace)),
 		Routes:  tr.serviceRoutes(s, p),
-		Retry:   safeRetry(),
+		Retry:   tr.safeRetry(),
 	}}
 	zones := tr.zonesOf(s, p)
 	for _, z := range zones {
@@ -87,8 +88,8 @@ func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefau
 		hosts = append(hosts, ir.VirtualHost{
 			Name:    pinnedName(n, z, p.Number),
 			Domains: domains(p.Number, byDefault, mesh.ZoneHost(n.Name, n.Namespace, z)),
-			Routes:  withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: to.name(), Weight: 1}}}),
-			Retry:   safeRetry(),
+			Routes:  tr.withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: to.name(), Weight: 1}}}),
+			Retry:   tr.safeRetry(),
 		})
 	}
 	return hosts
@@ -109,7 +110,7 @@ func domains(port uint16, byDefault bool, hosts ...string) []string {
 // What routes exist for but do not match is not found (GEP-1294).
 func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.Route {
 	if !p.Routed {
-		return withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}})
+		return tr.withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}})
 	}
 	var out []ir.Route
 	for _, m := range p.Routes {
@@ -150,7 +151,7 @@ func (tr *Translator) ruleRoutes(p topology.Port, m policy.RouteMatch) []ir.Rout
 	if len(backends) == 0 {
 		return []ir.Route{noBackend}
 	}
-	out := withRetries(p, ir.Route{Match: match, Backends: backends})
+	out := tr.withRetries(p, ir.Route{Match: match, Backends: backends})
 	if missing > 0 {
 		noBackend.Match.PerMillion = uint32(max(missing*perMillion/total, 1))
 		out = append([]ir.Route{noBackend}, out...)
@@ -188,12 +189,12 @@ func matchOf(m gatewayv1.HTTPRouteMatch) ir.Match {
 
 // withRetries splits a route by whether a request may be done twice. The virtual host's retries are the
 // safe ones, so the second half needs none of its own.
-func withRetries(p topology.Port, r ir.Route) []ir.Route {
+func (tr *Translator) withRetries(p topology.Port, r ir.Route) []ir.Route {
 	if p.Protocol == topology.GRPC {
 		return []ir.Route{r} // always POST
 	}
 	again := r
-	again.Retry = idempotentRetry()
+	again.Retry = tr.idempotentRetry()
 	if len(r.Match.Methods) == 0 {
 		again.Match.Methods = idempotent()
 		return []ir.Route{again, r}

@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/failover"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
@@ -15,6 +17,11 @@ import (
 // for concurrent use.
 type Translator struct {
 	t        *topology.Topology
+	settings policy.DetectionSettings
+	// Of services: what was handed in, and what was decided by it (of outboundEnds alone).
+	plans     map[topology.ServiceName]failover.Plan
+	decisions map[topology.ServiceName]failover.Decision
+
 	outbound func() *ir.Proxy // of a sidecar that takes the application's HTTP
 	bare     func() *ir.Proxy // of one that does not
 	ingress  func() *ir.Proxy
@@ -22,9 +29,10 @@ type Translator struct {
 	outboundEnds, ingressEnds func() *ir.Proxy
 }
 
-// New makes a translator of a topology.
-func New(t *topology.Topology) *Translator {
-	tr := &Translator{t: t}
+// New makes a translator of a topology. plans say what zones can carry of services now, for those who know it better than
+// the topology, which has no memory: nil, or a service that is not in it, means the topology's own.
+func New(t *topology.Topology, plans map[topology.ServiceName]failover.Plan) *Translator {
+	tr := &Translator{t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{}}
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
 	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.ingressEndpoints()} })
 	tr.outbound = sync.OnceValue(tr.sharedOutbound)
@@ -37,11 +45,13 @@ func New(t *topology.Topology) *Translator {
 	return tr
 }
 
-// Proxy is New(t).Proxy(p), for a single proxy.
-func Proxy(t *topology.Topology, p topology.Proxy) ir.Proxy { return New(t).Proxy(p) }
+// Proxy is New(t, nil).Proxy(p), for a single proxy.
+func Proxy(t *topology.Topology, p topology.Proxy) ir.Proxy { return New(t, nil).Proxy(p) }
 
-// Endpoints is New(t).Endpoints(p), for a single proxy.
-func Endpoints(t *topology.Topology, p topology.Proxy) []ir.Endpoints { return New(t).Endpoints(p) }
+// Endpoints is New(t, nil).Endpoints(p), for a single proxy.
+func Endpoints(t *topology.Topology, p topology.Proxy) []ir.Endpoints {
+	return New(t, nil).Endpoints(p)
+}
 
 // Proxy is what one proxy needs; empty for a proxy that the topology does not know. The result shares
 // memory with other results: don't change it.

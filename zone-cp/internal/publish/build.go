@@ -264,7 +264,7 @@ func difference(before, after *view) blame {
 // publishEndpoints is the short path: nothing but health, number of healthy and capacity has changed,
 // so only assignments are made anew.
 func (p *Publisher) publishEndpoints(t *topology.Topology, blamed map[mesh.ProxyID]blame) error {
-	tr := translate.New(t)
+	tr := translate.New(t, nil)
 	built := map[snapshot.ViewKey]blame{}
 	var failed error
 	for _, x := range t.Proxies() {
@@ -365,18 +365,21 @@ func (p *Publisher) state(ctx context.Context, t *topology.Topology, zones map[s
 	return err
 }
 
-// sameShape reports whether two inputs of the same resources differ in nothing but health, readiness
-// and capacity.
+// sameShape reports whether two inputs of the same resources differ in nothing but what endpoints alone show: health, drain,
+// capacity, and who can be reached.
 func sameShape(a, b topology.Input) bool {
 	return slices.EqualFunc(a.Workloads, b.Workloads, func(x, y topology.Workload) bool {
-		x.Healthy, x.Spec.Capacity = y.Healthy, y.Spec.Capacity
+		x.Healthy, x.Draining, x.Spec.Capacity = y.Healthy, y.Draining, y.Spec.Capacity
 		return reflect.DeepEqual(x, y)
 	}) && slices.EqualFunc(a.Remotes, b.Remotes, func(x, y topology.Remote) bool {
 		same := slices.EqualFunc(x.Exports, y.Exports, func(e, f mesh.Export) bool {
 			e.Ready, e.Total, e.Capacity, e.ReadyCapacity = f.Ready, f.Total, f.Capacity, f.ReadyCapacity
 			return reflect.DeepEqual(e, f)
+		}) && slices.EqualFunc(x.Ingresses, y.Ingresses, func(i, j topology.RemoteIngress) bool {
+			i.Unreachable = j.Unreachable
+			return reflect.DeepEqual(i, j)
 		})
-		x.Exports = y.Exports
+		x.Exports, x.Ingresses = y.Exports, y.Ingresses
 		return same && reflect.DeepEqual(x, y)
 	}) && reflect.DeepEqual(a.Ingresses, b.Ingresses) && reflect.DeepEqual(a.Roots, b.Roots)
 }
