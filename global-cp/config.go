@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store/pgstore"
 	"github.com/comity-mesh/comity/store/retain"
 )
 
@@ -18,7 +21,8 @@ const program = "global-cp"
 // settings are the keys of the configuration file, the environment (COMITY_GLOBAL_CP_*) and the flags.
 type settings struct {
 	TrustDomain    string              `json:"trustDomain" usage:"SPIFFE trust domain of global, for control planes only; chosen at the first start, it never changes"`
-	DataDir        string              `json:"dataDir" usage:"folder with global's store and authority"`
+	DataDir        string              `json:"dataDir" usage:"folder with global's authority, and its store unless database.url is set"`
+	Database       databaseSettings    `json:"database"`
 	Listen         listenSettings      `json:"listen"`
 	Advertise      []string            `json:"advertise" usage:"host:port list under which zones reach listen.federation; it goes into join tokens. Default: its own address"`
 	API            apiSettings         `json:"api"`
@@ -26,6 +30,13 @@ type settings struct {
 	SealingKeyFile string              `json:"sealingKeyFile" usage:"file with the key that seals global's private keys; default: kek in dataDir. Keep it apart from backups"`
 	Retention      retentionSettings   `json:"retention"`
 	Log            telemetry.LogConfig `json:"log"`
+}
+
+type databaseSettings struct {
+	URL          string `json:"url" usage:"Postgres that holds the store, such as postgres://comity@db:5432/comity?sslmode=verify-full, without a password; default: a SQLite file in dataDir, for one replica"`
+	PasswordFile string `json:"passwordFile" usage:"file with the password of database.url, read for each new connection; default: libpq's PGPASSWORD, PGPASSFILE or a client certificate"`
+	Connections  int    `json:"connections" usage:"connections for reading; a replica has three more, and one while it migrates"`
+	Migrate      bool   `json:"migrate" usage:"bring the database's schema up to date when starting; default: refuse to start, and leave it to global-cp migrate"`
 }
 
 type listenSettings struct {
@@ -48,6 +59,7 @@ func defaults() settings {
 	return settings{
 		TrustDomain: "global.comity.internal",
 		DataDir:     "global-data",
+		Database:    databaseSettings{Connections: 8},
 		Listen:      listenSettings{API: "127.0.0.1:7400", Federation: "127.0.0.1:7401"},
 		Retention:   retentionSettings(retain.Default()),
 	}
@@ -64,6 +76,14 @@ func (s *settings) Validate() error {
 	add("trustDomain", mesh.CheckTrustDomain(s.TrustDomain))
 	if s.DataDir == "" {
 		add("dataDir", errors.New("is empty"))
+	}
+	if s.Database.URL != "" {
+		add("database.url", s.database().Check())
+	} else if s.Database.PasswordFile != "" || s.Database.Migrate {
+		add("database", errors.New("passwordFile and migrate are for a database: url is not set"))
+	}
+	if n := s.Database.Connections; n < 1 || n > 1000 {
+		add("database.connections", fmt.Errorf("%d is not from 1 to 1000", n))
 	}
 	add("listen.api", checkHostPort(s.Listen.API))
 	add("listen.federation", checkHostPort(s.Listen.Federation))
@@ -84,6 +104,18 @@ func (s *settings) Validate() error {
 	}
 	add("retention", retain.Policy(s.Retention).Check())
 	return errors.Join(errs...)
+}
+
+// database is that of database.url.
+func (s settings) database() pgstore.Database {
+	d := pgstore.Database{URL: s.Database.URL}
+	if file := s.Database.PasswordFile; file != "" {
+		d.Password = func() (string, error) {
+			text, err := os.ReadFile(file)
+			return strings.TrimRight(string(text), "\r\n"), err
+		}
+	}
+	return d
 }
 
 func (s settings) storeFile() string { return filepath.Join(s.DataDir, "store.db") }

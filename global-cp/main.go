@@ -49,6 +49,7 @@ over the file. ` + "`global-cp check-config`" + ` shows every key with its value
 				return serve(cmd.Context(), c.Value, cmd.OutOrStdout(), cmd.ErrOrStderr(), nil)
 			},
 		},
+		migrateCommand(load),
 		&cobra.Command{
 			Use: "check-config", Short: "Show every setting with its source, or what is wrong", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {

@@ -27,7 +27,6 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store/ready"
 	"github.com/comity-mesh/comity/store/retain"
-	"github.com/comity-mesh/comity/store/sqlitestore"
 )
 
 // grace is what all parts together have to stop in.
@@ -113,10 +112,9 @@ func listen(ctx context.Context, key, addr string) (net.Listener, error) {
 // open reads what lasts: store and authority.
 func (p *parts) open(ctx context.Context) error {
 	s := p.settings
-	engine, err := sqlitestore.Open(ctx, s.storeFile(), sqlitestore.Options{Log: p.log})
+	engine, err := openStore(ctx, s, p.log)
 	if err != nil {
-		return &fault.Error{Code: "GLOBAL-STORE", What: "the store can't be opened", Err: err,
-			Try: "look whether another global-cp runs on " + s.DataDir, Docs: "docs/configuration.md"}
+		return err
 	}
 	p.store = ready.Watch(engine, nil)
 	p.trust, err = trust.Open(trust.Options{Dir: s.authorityDir(), KeyFile: s.sealingKeyFile(), TrustDomain: mesh.TrustDomain(s.TrustDomain)})

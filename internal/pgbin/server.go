@@ -241,12 +241,14 @@ func (s *Server) Remove() error {
 	return os.RemoveAll(s.dir)
 }
 
-// URL is that of a database, with the superuser's password.
+// URL is that of a database, for the superuser, without the password.
 func (s *Server) URL(database string) string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(superuser, s.password), Path: "/" + database,
-		RawQuery: url.Values{"host": {s.dir}}.Encode()}
+	u := url.URL{Scheme: "postgres", User: url.User(superuser), Path: "/" + database, RawQuery: url.Values{"host": {s.dir}}.Encode()}
 	return u.String()
 }
+
+// Password is the superuser's.
+func (s *Server) Password() string { return s.password }
 
 // Run runs one of the client programs (createdb, psql, pg_dump, pgbench) against the server, as its superuser, and
 // returns what it printed.

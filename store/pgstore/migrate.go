@@ -50,13 +50,13 @@ type Migration struct {
 
 // Migrate brings the schema up to date, in one transaction; of several at a time one does it. The steps only go
 // forward. Replicas of the release before may run meanwhile.
-func Migrate(ctx context.Context, url string, o MigrateOptions) (Migration, error) {
+func Migrate(ctx context.Context, d Database, o MigrateOptions) (Migration, error) {
 	m := Migration{Steps: []string{}, DryRun: o.DryRun}
-	cfg, err := configure(url)
+	cfg, err := d.configure()
 	if err != nil {
-		return m, err
+		return m, fmt.Errorf("the database's URL: %w", err)
 	}
-	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
+	conn, err := d.connect(ctx, cfg.ConnConfig)
 	if err != nil {
 		return m, fmt.Errorf("migrate: %w", classify(ctx, err))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"sync"
 	"time"
 
@@ -14,6 +15,71 @@ import (
 	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/store/engine"
 )
+
+// Database says where a store is.
+type Database struct {
+	// URL is as libpq has it, postgres://user@host:5432/name?sslmode=verify-full, without a password. What it leaves out
+	// comes from libpq's variables (PGPASSWORD, PGPASSFILE, ...).
+	URL string
+	// Password is asked for each new connection, so that a changed one is taken; nil: libpq's variables have it.
+	Password func() (string, error)
+}
+
+// Check says what is wrong with a database's URL, without repeating it.
+func (d Database) Check() error {
+	_, err := d.configure()
+	return err
+}
+
+// configure reads the URL and sets what we rely on.
+func (d Database) configure() (*pgxpool.Config, error) {
+	malformed := errors.New("it is not like postgres://user@host:5432/database?sslmode=verify-full")
+	u, err := url.Parse(d.URL)
+	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		return nil, malformed // the parser's own words repeat what it read
+	}
+	_, inUser := u.User.Password()
+	if q := u.Query(); inUser || q.Has("password") || q.Has("sslpassword") {
+		return nil, errors.New("it holds a password, which belongs in a file: URLs are shown and logged")
+	}
+	cfg, err := pgxpool.ParseConfig(d.URL)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", malformed, err)
+	}
+	c := cfg.ConnConfig
+	c.ConnectTimeout = connectLimit
+	for key, value := range map[string]string{
+		"search_path":      schema,
+		"application_name": "comity global-cp",
+		// A replica that stops in the middle of a transaction, or is cut off, must not hold up the others.
+		"idle_in_transaction_session_timeout": "5000",
+		"lock_timeout":                        "10000",
+		"statement_timeout":                   "14000",
+		"tcp_user_timeout":                    "10000",
+	} {
+		c.RuntimeParams[key] = value
+	}
+	cfg.BeforeConnect = d.unlock
+	return cfg, nil
+}
+
+// unlock gives a new connection the password of now.
+func (d Database) unlock(_ context.Context, c *pgx.ConnConfig) (err error) {
+	if d.Password != nil {
+		c.Password, err = d.Password()
+	}
+	return err
+}
+
+// connect opens a connection outside of the pool.
+func (d Database) connect(ctx context.Context, c *pgx.ConnConfig) (*pgx.Conn, error) {
+	if err := d.unlock(ctx, c); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	return pgx.ConnectConfig(ctx, c)
+}
 
 // Options of Open. The zero value is good.
 type Options struct {
@@ -29,9 +95,10 @@ type Options struct {
 
 // Store is a Postgres database. It implements store.Store.
 type Store struct {
-	log  *slog.Logger
-	now  func() time.Time
-	poll time.Duration
+	database Database
+	log      *slog.Logger
+	now      func() time.Time
+	poll     time.Duration
 
 	readers *pgxpool.Pool
 	applies *writer[*applyCall]
@@ -56,11 +123,10 @@ const (
 	retryWatch = time.Second
 )
 
-// Open connects to a database that Migrate has prepared. The URL is as libpq has it; what it leaves out comes from
-// libpq's variables (PGPASSWORD, PGPASSFILE, ...). It is not part of any error. ctx bounds the opening only.
-// Errors: ErrNotMigrated, ErrNewerSchema, store.ErrUnavailable.
-func Open(ctx context.Context, url string, o Options) (_ *Store, err error) {
-	s := &Store{log: o.Log, now: o.Now, poll: o.Poll, sequences: map[string]int64{}}
+// Open connects to a database that Migrate has prepared. ctx bounds the opening only. Errors: ErrNotMigrated,
+// ErrNewerSchema, store.ErrUnavailable.
+func Open(ctx context.Context, d Database, o Options) (_ *Store, err error) {
+	s := &Store{database: d, log: o.Log, now: o.Now, poll: o.Poll, sequences: map[string]int64{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -71,9 +137,9 @@ func Open(ctx context.Context, url string, o Options) (_ *Store, err error) {
 		s.poll = 3 * time.Second
 	}
 	s.hub = engine.NewHub(s.readCommits, retryWatch)
-	cfg, err := configure(url)
+	cfg, err := d.configure()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the database's URL: %w", err)
 	}
 	if cfg.MaxConns = int32(o.Readers); o.Readers == 0 { //nolint:gosec // a handful
 		cfg.MaxConns = 8
@@ -99,37 +165,14 @@ func Open(ctx context.Context, url string, o Options) (_ *Store, err error) {
 	return s, nil
 }
 
-// configure reads the URL and sets what we rely on.
-func configure(url string) (*pgxpool.Config, error) {
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		// The library keeps the password out of it, but not what it takes for something else in a malformed URL.
-		return nil, errors.New("the database's URL can't be read; it is like postgres://user@host:5432/database?sslmode=verify-full")
-	}
-	c := cfg.ConnConfig
-	c.ConnectTimeout = connectLimit
-	for key, value := range map[string]string{
-		"search_path":      schema,
-		"application_name": "comity global-cp",
-		// A replica that stops in the middle of a transaction, or is cut off, must not hold up the others.
-		"idle_in_transaction_session_timeout": "5000",
-		"lock_timeout":                        "10000",
-		"statement_timeout":                   "14000",
-		"tcp_user_timeout":                    "10000",
-	} {
-		c.RuntimeParams[key] = value
-	}
-	return cfg, nil
-}
-
-// connect opens a connection outside of the pool.
+// connect opens a connection outside of the pool, and looks at what it finds there.
 func (s *Store) connect(ctx context.Context) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectLimit)
-	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, s.readers.Config().ConnConfig)
+	conn, err := s.database.connect(ctx, s.readers.Config().ConnConfig)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
 	if err := s.greet(ctx, conn); err != nil {
 		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
 	}

@@ -49,28 +49,33 @@ func run(m *testing.M) int {
 
 var databases atomic.Int64
 
-// database makes an empty database on the shared server and returns its URL.
-func database(t *testing.T) string {
+// on is a database of a server.
+func on(s *pgbin.Server, name string) pgstore.Database {
+	return pgstore.Database{URL: s.URL(name), Password: func() (string, error) { return s.Password(), nil }}
+}
+
+// database makes an empty database on the shared server.
+func database(t *testing.T) pgstore.Database {
 	t.Helper()
 	name := fmt.Sprintf("t%d", databases.Add(1))
 	if _, err := shared.Run(t.Context(), "createdb", name); err != nil {
 		t.Fatal(err)
 	}
-	return shared.URL(name)
+	return on(shared, name)
 }
 
-func migrated(t *testing.T) string {
+func migrated(t *testing.T) pgstore.Database {
 	t.Helper()
-	url := database(t)
-	if _, err := pgstore.Migrate(t.Context(), url, pgstore.MigrateOptions{}); err != nil {
+	d := database(t)
+	if _, err := pgstore.Migrate(t.Context(), d, pgstore.MigrateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	return url
+	return d
 }
 
-func open(t *testing.T, url string, o pgstore.Options) *pgstore.Store {
+func open(t *testing.T, d pgstore.Database, o pgstore.Options) *pgstore.Store {
 	t.Helper()
-	s, err := pgstore.Open(t.Context(), url, o)
+	s, err := pgstore.Open(t.Context(), d, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +88,6 @@ func TestConformance(t *testing.T) {
 }
 
 func TestReopen(t *testing.T) {
-	url := migrated(t)
-	storetest.RunReopen(t, func(t *testing.T, _ string) store.Store { return open(t, url, pgstore.Options{}) })
+	d := migrated(t)
+	storetest.RunReopen(t, func(t *testing.T, _ string) store.Store { return open(t, d, pgstore.Options{}) })
 }
