@@ -32,8 +32,8 @@ help: ## Show this list
 ##: run
 
 .PHONY: demo
-demo: build tools ## Run three zones with real Envoys on loopback (ARGS="--check" runs the story unattended)
-	bin/comity demo $(ARGS)
+demo: build tools ## Run three zones with real Envoys on loopback (ARGS="--check" runs the story unattended; PG=1 with Postgres)
+	bin/comity demo $(if $(PG),--postgres) $(ARGS)
 
 ##: build
 

@@ -41,6 +41,7 @@ killed and started again. It prints each step with its figures and ends with 0 o
 	f := cmd.Flags()
 	f.StringVar(&o.Bin, "bin", "", "folder with the other programs (default: where comity is)")
 	f.Float64Var(&o.Rate, "rate", 10, "orders a second of each of the two shoppers")
+	f.BoolVar(&o.Postgres, "postgres", false, "keep global's store in a real Postgres (make tools) instead of a file")
 	f.BoolVar(&check, "check", false, "play the story without a person, then end")
 	cmd.AddCommand(s.demoBreak(&o), s.demoFix(&o), s.demoStatus(&o), s.demoDown(&o), s.demoEnv(&o))
 	return cmd

@@ -372,7 +372,7 @@ func (d *Demo) checkGlobalRestart(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.procs.kill("global")
+	d.killGlobal()
 	// Orders go on while global is away: some must have been sent and answered meanwhile.
 	if err := poll(ctx, 20*time.Second, func() (bool, error) {
 		now, err := d.orders(ctx)
@@ -381,6 +381,9 @@ func (d *Demo) checkGlobalRestart(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("orders while global is away: %w", err)
 	}
 	begin := time.Now()
+	if err := d.revivePostgres(ctx); err != nil {
+		return nil, err
+	}
 	if err := d.procs.restart("global"); err != nil {
 		return nil, err
 	}

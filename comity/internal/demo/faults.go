@@ -197,11 +197,16 @@ func (d *Demo) zoneIndex(name string) int {
 	return slices.IndexFunc(d.zones, func(z zonePlan) bool { return z.name == name })
 }
 
-func (d *Demo) killGlobal() string { return "killed -9: " + listing(d.procs.kill("global")) }
+func (d *Demo) killGlobal() string {
+	return "killed -9: " + listing(d.procs.kill("global", processPostgres))
+}
 
 // reviveGlobal returns when all zones that live have come back to global.
 func (d *Demo) reviveGlobal(ctx context.Context) error {
 	begin := time.Now()
+	if err := d.revivePostgres(ctx); err != nil {
+		return err
+	}
 	if err := d.procs.restart("global"); err != nil {
 		return err
 	}

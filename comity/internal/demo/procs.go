@@ -30,6 +30,7 @@ type process struct {
 	name string
 	argv []string
 	env  []string
+	as   *syscall.Credential // nil: as we are
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	// asked to end
@@ -59,6 +60,11 @@ func newProcs(logs string, lost func(name, how string)) *procs {
 
 // run starts a process, or starts it again under the same name; its output is appended to its log.
 func (p *procs) run(name string, env []string, argv ...string) error {
+	return p.runAs(nil, name, env, argv...)
+}
+
+// runAs is run as somebody else.
+func (p *procs) runAs(as *syscall.Credential, name string, env []string, argv ...string) error {
 	log, err := os.OpenFile(filepath.Join(p.logs, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -67,13 +73,13 @@ func (p *procs) run(name string, env []string, argv ...string) error {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: as}
 	started := make(chan error)
 	p.start <- func() { started <- cmd.Start() }
 	if err := <-started; err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
-	pr := &process{name: name, argv: argv, env: env, cmd: cmd, done: make(chan struct{})}
+	pr := &process{name: name, argv: argv, env: env, as: as, cmd: cmd, done: make(chan struct{})}
 	p.mu.Lock()
 	p.all[name] = pr
 	p.mu.Unlock()
@@ -143,7 +149,7 @@ func (p *procs) restart(name string) error {
 	if !pr.ended() {
 		return nil
 	}
-	return p.run(name, pr.env, pr.argv...)
+	return p.runAs(pr.as, name, pr.env, pr.argv...)
 }
 
 // stop asks the named processes to end, all at once, and kills what has not ended when ctx does.
@@ -169,7 +175,7 @@ func (p *procs) stopAll(ctx context.Context, order func(name string) int) {
 	for _, pr := range p.alive() {
 		groups[order(pr.name)] = append(groups[order(pr.name)], pr)
 	}
-	for i := range 4 {
+	for i := range 5 {
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 8*time.Second)
 		stop(limit, groups[i])
 		cancel()

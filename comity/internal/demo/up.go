@@ -24,6 +24,7 @@ import (
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/pgbin"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -37,7 +38,9 @@ type Options struct {
 	Bin string // folder with global-cp, zone-cp, ingress, sidecar and shop
 	// Rate of each shopper in orders a second.
 	Rate float64
-	Out  io.Writer
+	// Postgres: global's store is the pinned Postgres, not a file.
+	Postgres bool
+	Out      io.Writer
 }
 
 // Demo is a running mesh.
@@ -48,6 +51,8 @@ type Demo struct {
 	procs *procs
 	wire  *wire
 	begin time.Time
+	// postgres is global's database; nil: a file.
+	postgres *pgbin.Server
 
 	global *client.Client
 	atZone map[string]*client.Client
@@ -159,7 +164,11 @@ func (d *Demo) startControlPlanes(ctx context.Context) error {
 	if err := d.startGlobal(ctx); err != nil {
 		return err
 	}
-	d.done("global control plane", begin, "embedded SQLite store")
+	kept := "embedded SQLite store"
+	if d.postgres != nil {
+		kept = "its store is in Postgres"
+	}
+	d.done("global control plane", begin, kept)
 	begin = time.Now()
 	g, gctx := errgroup.WithContext(ctx)
 	for i, z := range d.zones {
@@ -181,12 +190,20 @@ func (d *Demo) startControlPlanes(ctx context.Context) error {
 
 func (d *Demo) startGlobal(ctx context.Context) error {
 	host := globalHost(d.net)
-	cfg, err := d.configure("global", map[string]any{
+	settings := map[string]any{
 		"dataDir":        d.path("global"),
 		"trustDomain":    globalTrustDomain,
 		"listen":         map[string]any{"api": addr(host, portAPI), "federation": addr(host, portFederation)},
 		"adminTokenFile": d.tokenFile("global"),
-	})
+	}
+	database, err := d.startPostgres(ctx)
+	if err != nil {
+		return err
+	}
+	if database != nil {
+		settings["database"] = database
+	}
+	cfg, err := d.configure("global", settings)
 	if err != nil {
 		return err
 	}
@@ -568,7 +585,7 @@ func (d *Demo) writeCLIConfig() error {
 // ConfigFile is where a demo leaves the configuration for comity.
 func ConfigFile(dir string) string { return filepath.Join(dir, "comity.yaml") }
 
-// Down stops every process: applications and proxies first, then zones, then global.
+// Down stops every process: applications and proxies first, then zones, then global, then its database.
 func (d *Demo) Down(ctx context.Context) {
 	zone := map[string]bool{}
 	for _, z := range d.zones {
@@ -579,6 +596,8 @@ func (d *Demo) Down(ctx context.Context) {
 		switch {
 		case strings.HasSuffix(name, "-app"): // workloadPlan.application
 			return 0
+		case name == processPostgres:
+			return 4
 		case name == "global":
 			return 3
 		case zone[name]:
@@ -587,6 +606,11 @@ func (d *Demo) Down(ctx context.Context) {
 			return 1
 		}
 	})
+	if d.postgres != nil {
+		if err := d.postgres.Remove(); err != nil {
+			fmt.Fprintln(d.opts.Out, "the database's folder stays:", err)
+		}
+	}
 }
 
 func addr(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
