@@ -16,6 +16,7 @@ import (
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/dataplane/lrs"
+	"github.com/comity-mesh/comity/dataplane/peer"
 	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/fault"
@@ -35,7 +36,8 @@ type agent struct {
 	sds      *sds.Server
 	envoy    *supervisor
 	attend   *attendant
-	check    *appCheck // nil: the application is not checked
+	peers    *peer.Peers // of an ingress; else nil
+	check    *appCheck   // nil: the application is not checked
 	metrics  *agentMetrics
 	registry *prometheus.Registry
 	health   telemetry.Health
@@ -125,6 +127,11 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 		proxy: a.config.proxy(), instance: instance, token: token, addresses: a.config.ZoneAddresses,
 		cred: a.cred, log: a.log, metrics: a.metrics, now: time.Now, lookAgain: time.Minute, early: make(chan struct{}, 1),
 	}
+	if a.config.Ingress != nil {
+		if a.peers, err = peer.New(peer.Config{Certificate: a.cred.certificate, Log: a.log, Metrics: a.registry, Now: a.config.clock}); err != nil {
+			return err
+		}
+	}
 	if a.config.clock != nil {
 		a.enroller.now, a.enroller.lookAgain = a.config.clock, 10*time.Millisecond
 	}
@@ -167,7 +174,7 @@ func (a *agent) describe(ctx context.Context) error {
 	}
 	a.attend = newAttendant(spec)
 	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime
-	a.attend.trust, a.attend.unknown = a.enroller.trust, a.enroller.soon
+	a.attend.trust, a.attend.unknown, a.attend.peers = a.enroller.trust, a.enroller.soon, a.peers
 	return nil
 }
 
@@ -254,7 +261,7 @@ func (a *agent) describeIngress(ctx context.Context) (*enrolpb.AgentReport, erro
 	a.info.Address, a.info.Ports = i.BindAddress, ports
 	raw, err := jsonOf(adv)
 	return &enrolpb.AgentReport{Report: &enrolpb.AgentReport_Ingress{Ingress: &enrolpb.IngressSpec{
-		Ingress: raw, BindAddress: i.BindAddress, BindPorts: lanes,
+		Ingress: raw, BindAddress: i.BindAddress, BindPorts: lanes, Peers: true,
 	}}}, err
 }
 
@@ -284,6 +291,9 @@ func (a *agent) serve(ctx context.Context) error {
 		lifecycle.Component{Name: "identity", Run: a.keepIdentity},
 		lifecycle.Component{Name: "envoy", Run: a.runEnvoy},
 	)
+	if a.peers != nil {
+		parts = append(parts, lifecycle.Component{Name: "peers", Run: a.runPeers})
+	}
 	if a.check != nil {
 		parts = append(parts, lifecycle.Component{Name: "health check", Run: func(ctx context.Context) error { return a.check.run(ctx, a.appIs) }})
 	}
@@ -325,11 +335,15 @@ func (a *agent) runEnvoy(ctx context.Context) error {
 	if i.XDSAddress != "" {
 		addresses = []string{i.XDSAddress}
 	}
-	raw, err := bootstrap{
+	b := bootstrap{
 		Proxy: a.config.proxy(), Zone: i.Zone, TrustDomain: i.TrustDomain, Locality: a.config.Locality, ZoneAddresses: addresses,
 		// Relative to the run directory, where Envoy runs: its path may be longer than a socket's may.
 		AdminSocket: fileAdmin, SDSSocket: fileSDS, MaxConnections: a.config.Envoy.MaxConnections, ReportLoad: a.config.Sidecar != nil,
-	}.JSON()
+	}
+	if a.peers != nil {
+		b.PeersSocket = filePeers
+	}
+	raw, err := b.JSON()
 	if err != nil {
 		return err
 	}
@@ -337,6 +351,18 @@ func (a *agent) runEnvoy(ctx context.Context) error {
 		return fmt.Errorf("envoy bootstrap: %w", err)
 	}
 	return a.envoy.run(ctx)
+}
+
+// runPeers answers other zones' ingresses on the socket that this one's Envoy connects to, and probes them.
+func (a *agent) runPeers(ctx context.Context) error {
+	if !a.whenAdmitted(ctx) {
+		return nil
+	}
+	l, err := sds.Listen(a.run.socket(filePeers))
+	if err != nil {
+		return err
+	}
+	return a.peers.Run(ctx, a.enroller.instance.Zone, l)
 }
 
 func (a *agent) keepLease(ctx context.Context) error {

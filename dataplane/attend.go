@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
+	"github.com/comity-mesh/comity/dataplane/peer"
 	"github.com/comity-mesh/comity/internal/fault"
 )
 
@@ -37,6 +38,7 @@ type attendant struct {
 	log     *slog.Logger
 	metrics *agentMetrics
 	drain   time.Duration // how long leaving may take
+	peers   *peer.Peers   // of an ingress; else nil
 
 	mu       sync.Mutex
 	health   *enrolpb.Health
@@ -86,6 +88,9 @@ func (a *attendant) setAttached(v bool) {
 	a.attached = v
 	a.accepted = a.accepted || v
 	a.mu.Unlock()
+	if !v && a.peers != nil {
+		a.peers.Attended(false)
+	}
 	if v {
 		a.metrics.attached.Set(1)
 	} else {
@@ -172,7 +177,11 @@ func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient)
 	lease := defaultLease
 	beat := time.NewTimer(lease / 3)
 	defer beat.Stop()
+	// nil until the zone has named peers on this stream: one that doesn't know of them takes no word about them.
+	var links <-chan struct{}
+	var words <-chan peer.Heard
 	for {
+		report := a.present
 		select {
 		case n := <-notices:
 			d, err := a.notice(n)
@@ -183,7 +192,16 @@ func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient)
 				lease = d
 				beat.Reset(lease / 3)
 			}
-			continue
+			if n.GetPeers() == nil || a.peers == nil || links != nil {
+				continue
+			}
+			links, words, report = a.peers.Changed(), a.peers.Words(), a.links
+		case <-links:
+			report = a.links
+		case w := <-words:
+			report = func() *enrolpb.AgentReport {
+				return &enrolpb.AgentReport{Report: &enrolpb.AgentReport_PeerWord{PeerWord: &enrolpb.PeerWord{Session: w.Session, Word: w.Word}}}
+			}
 		case err := <-failed:
 			if errors.Is(err, io.EOF) {
 				return errors.New("the zone ended the stream")
@@ -200,7 +218,7 @@ func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient)
 			return a.leave(stream, notices, failed)
 		}
 		// At the stream's end sending fails with io.EOF; what ended it comes from the receiver.
-		if err := stream.Send(a.present()); err != nil && !errors.Is(err, io.EOF) {
+		if err := stream.Send(report()); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		beat.Reset(lease / 3)
@@ -221,6 +239,10 @@ func (a *attendant) tellLoads(stream attendStream) error {
 		return err
 	}
 	return nil
+}
+
+func (a *attendant) links() *enrolpb.AgentReport {
+	return &enrolpb.AgentReport{Report: &enrolpb.AgentReport_PeerLinks{PeerLinks: a.peers.Links()}}
 }
 
 type attendStream = grpc.BidiStreamingClient[enrolpb.AgentReport, enrolpb.ZoneNotice]
@@ -278,6 +300,18 @@ func (a *attendant) notice(n *enrolpb.ZoneNotice) (time.Duration, error) {
 		if err := a.trust(v.Roots.GetZoneRoots()); err != nil {
 			// The old roots stay in force; the stream is not at fault.
 			a.log.Error("could not take the zone's new roots", "reason", err)
+		}
+	case *enrolpb.ZoneNotice_Peers:
+		if a.peers == nil {
+			break // meant for an ingress
+		}
+		if err := a.peers.Set(v.Peers); err != nil {
+			a.log.Warn("not all of the other zones that the zone named can be used", "reason", err)
+		}
+		a.peers.Attended(true)
+	case *enrolpb.ZoneNotice_PeerWord:
+		if a.peers != nil {
+			a.peers.Say(v.PeerWord.GetSession(), v.PeerWord.GetWord())
 		}
 	case *enrolpb.ZoneNotice_Drain:
 		a.log.Info("the zone sends no new traffic to this proxy")

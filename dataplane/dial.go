@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
+
+	"github.com/comity-mesh/comity/internal/handshake"
 )
 
 const (
@@ -94,14 +95,7 @@ func (d *dialer) once(ctx context.Context) (*grpc.ClientConn, tls.ConnectionStat
 	if err != nil {
 		return nil, tls.ConnectionState{}, err
 	}
-	var used atomic.Bool
-	cc, err := grpc.NewClient("passthrough:///zone", append(dialOptions(),
-		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
-			if used.Swap(true) {
-				return nil, errors.New("the connection to the zone is gone")
-			}
-			return c, nil
-		}))...)
+	cc, err := handshake.Once(c, dialOptions()...)
 	if err != nil {
 		return nil, tls.ConnectionState{}, errors.Join(fmt.Errorf("connect to the zone: %w", err), c.Close())
 	}
@@ -112,6 +106,7 @@ func (d *dialer) once(ctx context.Context) (*grpc.ClientConn, tls.ConnectionStat
 // wait for its agents.
 func (d *dialer) lasting() (*grpc.ClientConn, error) {
 	cc, err := grpc.NewClient("passthrough:///zone", append(dialOptions(),
+		grpc.WithTransportCredentials(handshake.Done{}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return d.dial(ctx) }),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 3 * time.Second},
@@ -125,34 +120,6 @@ func (d *dialer) lasting() (*grpc.ClientConn, error) {
 
 func dialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithTransportCredentials(handshaken{}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 	}
 }
-
-// handshaken are the transport credentials of connections whose TLS handshake the dialer has already
-// done, because the exporter must be known before the first call.
-type handshaken struct{}
-
-func (handshaken) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	t, ok := c.(*tls.Conn)
-	if !ok {
-		return nil, nil, fmt.Errorf("a connection of type %T is not TLS", c)
-	}
-	return c, credentials.TLSInfo{
-		State:          t.ConnectionState(),
-		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-	}, nil
-}
-
-func (handshaken) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return nil, nil, errors.New("these credentials are a client's")
-}
-
-func (handshaken) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
-}
-
-func (h handshaken) Clone() credentials.TransportCredentials { return h }
-
-func (handshaken) OverrideServerName(string) error { return nil }

@@ -23,6 +23,7 @@ const maxSocketPath = 107
 const (
 	fileAdmin     = "admin.sock"
 	fileSDS       = "sds.sock"
+	filePeers     = "peers.sock"
 	fileBootstrap = "envoy.json"
 )
 
@@ -96,7 +97,7 @@ func (d *runDir) socket(name string) string {
 // clean removes what the agent and its Envoy made, and the folder if nothing else is in it.
 func (d *runDir) clean() error {
 	var errs []error
-	for _, name := range []string{fileAdmin, fileSDS, fileBootstrap} {
+	for _, name := range []string{fileAdmin, fileSDS, filePeers, fileBootstrap} {
 		if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -55,6 +55,7 @@ type testZone struct {
 	reports   []*enrolpb.AgentReport
 	listeners []*anypb.Any
 	refuse    *enrolpb.Refused
+	peers     *enrolpb.Peers
 }
 
 type testToken struct {
@@ -234,6 +235,12 @@ func (z *testZone) Attend(s enrolpb.Enrolment_AttendServer) error {
 			return s.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Refused{Refused: refuse}})
 		default:
 			if err := s.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Accepted{Accepted: &enrolpb.Accepted{LeaseMs: 3000}}}); err != nil {
+				return err
+			}
+			if z.peers == nil {
+				continue
+			}
+			if err := s.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Peers{Peers: z.peers}}); err != nil {
 				return err
 			}
 		}

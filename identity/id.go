@@ -22,6 +22,8 @@ const (
 	SPIREPrefix = "/spire/"
 	// GlobalCPPath is global's own identity in the global trust domain.
 	GlobalCPPath = "/fed/global-cp"
+	// ingressPrefix leads the identities of zone ingresses, as mesh.TrustDomain.IngressID makes them.
+	ingressPrefix = "/fed/zone-ingress/"
 	// zonePrefix leads the federation certificates of zones in the global trust domain.
 	zonePrefix = "/zone/"
 )
@@ -132,6 +134,12 @@ func IngressID(td mesh.TrustDomain, name string) (ID, error) {
 		return ID{}, fmt.Errorf("ingress %w", err)
 	}
 	return ParseID(td.IngressID(name))
+}
+
+// IngressOf reads what IngressID made: the name of the ingress, false if the ID is no ingress's.
+func IngressOf(id ID) (string, bool) {
+	name, ok := strings.CutPrefix(id.path, ingressPrefix)
+	return name, ok && mesh.CheckLabel(name) == nil
 }
 
 // ZoneID is the ID of a zone's control plane toward global, in the global trust domain:

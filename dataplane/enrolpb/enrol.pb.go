@@ -24,6 +24,55 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PeerLink_State int32
+
+const (
+	PeerLink_UNKNOWN     PeerLink_State = 0 // it has not been tried for long enough
+	PeerLink_REACHABLE   PeerLink_State = 1
+	PeerLink_UNREACHABLE PeerLink_State = 2
+)
+
+// Enum value maps for PeerLink_State.
+var (
+	PeerLink_State_name = map[int32]string{
+		0: "UNKNOWN",
+		1: "REACHABLE",
+		2: "UNREACHABLE",
+	}
+	PeerLink_State_value = map[string]int32{
+		"UNKNOWN":     0,
+		"REACHABLE":   1,
+		"UNREACHABLE": 2,
+	}
+)
+
+func (x PeerLink_State) Enum() *PeerLink_State {
+	p := new(PeerLink_State)
+	*p = x
+	return p
+}
+
+func (x PeerLink_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PeerLink_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_dataplane_enrolpb_enrol_proto_enumTypes[0].Descriptor()
+}
+
+func (PeerLink_State) Type() protoreflect.EnumType {
+	return &file_dataplane_enrolpb_enrol_proto_enumTypes[0]
+}
+
+func (x PeerLink_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PeerLink_State.Descriptor instead.
+func (PeerLink_State) EnumDescriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18, 0}
+}
+
 type EnrolRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Role      string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`           // "sidecar", "ingress"
@@ -332,6 +381,8 @@ type AgentReport struct {
 	//	*AgentReport_Health
 	//	*AgentReport_Leaving
 	//	*AgentReport_Load
+	//	*AgentReport_PeerLinks
+	//	*AgentReport_PeerWord
 	Report        isAgentReport_Report `protobuf_oneof:"report"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -419,6 +470,24 @@ func (x *AgentReport) GetLoad() *LoadReport {
 	return nil
 }
 
+func (x *AgentReport) GetPeerLinks() *PeerLinks {
+	if x != nil {
+		if x, ok := x.Report.(*AgentReport_PeerLinks); ok {
+			return x.PeerLinks
+		}
+	}
+	return nil
+}
+
+func (x *AgentReport) GetPeerWord() *PeerWord {
+	if x != nil {
+		if x, ok := x.Report.(*AgentReport_PeerWord); ok {
+			return x.PeerWord
+		}
+	}
+	return nil
+}
+
 type isAgentReport_Report interface {
 	isAgentReport_Report()
 }
@@ -443,6 +512,16 @@ type AgentReport_Load struct {
 	Load *LoadReport `protobuf:"bytes,8,opt,name=load,proto3,oneof"` // only to a zone that said in Accepted that it takes them
 }
 
+type AgentReport_PeerLinks struct {
+	// Of an ingress, on a stream on which the zone has sent Peers, and not before: older zones refuse what they
+	// don't know.
+	PeerLinks *PeerLinks `protobuf:"bytes,5,opt,name=peer_links,json=peerLinks,proto3,oneof"`
+}
+
+type AgentReport_PeerWord struct {
+	PeerWord *PeerWord `protobuf:"bytes,6,opt,name=peer_word,json=peerWord,proto3,oneof"` // from a peer
+}
+
 func (*AgentReport_Workload) isAgentReport_Report() {}
 
 func (*AgentReport_Ingress) isAgentReport_Report() {}
@@ -452,6 +531,10 @@ func (*AgentReport_Health) isAgentReport_Report() {}
 func (*AgentReport_Leaving) isAgentReport_Report() {}
 
 func (*AgentReport_Load) isAgentReport_Report() {}
+
+func (*AgentReport_PeerLinks) isAgentReport_Report() {}
+
+func (*AgentReport_PeerWord) isAgentReport_Report() {}
 
 // LoadReport says what a sidecar's Envoy has sent since the report before. It stands until the next one:
 // while nothing is sent, nothing is reported.
@@ -640,6 +723,7 @@ type IngressSpec struct {
 	Ingress       []byte                 `protobuf:"bytes,1,opt,name=ingress,proto3" json:"ingress,omitempty"`                            // JSON mesh.Ingress as others reach it
 	BindAddress   string                 `protobuf:"bytes,2,opt,name=bind_address,json=bindAddress,proto3" json:"bind_address,omitempty"` // where Envoy listens
 	BindPorts     []uint32               `protobuf:"varint,3,rep,packed,name=bind_ports,json=bindPorts,proto3" json:"bind_ports,omitempty"`
+	Peers         bool                   `protobuf:"varint,4,opt,name=peers,proto3" json:"peers,omitempty"` // this agent understands Peers
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -693,6 +777,13 @@ func (x *IngressSpec) GetBindPorts() []uint32 {
 		return x.BindPorts
 	}
 	return nil
+}
+
+func (x *IngressSpec) GetPeers() bool {
+	if x != nil {
+		return x.Peers
+	}
+	return false
 }
 
 type Health struct {
@@ -771,6 +862,8 @@ type ZoneNotice struct {
 	//	*ZoneNotice_Refused
 	//	*ZoneNotice_Roots
 	//	*ZoneNotice_Drain
+	//	*ZoneNotice_Peers
+	//	*ZoneNotice_PeerWord
 	Notice        isZoneNotice_Notice `protobuf_oneof:"notice"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -849,6 +942,24 @@ func (x *ZoneNotice) GetDrain() bool {
 	return false
 }
 
+func (x *ZoneNotice) GetPeers() *Peers {
+	if x != nil {
+		if x, ok := x.Notice.(*ZoneNotice_Peers); ok {
+			return x.Peers
+		}
+	}
+	return nil
+}
+
+func (x *ZoneNotice) GetPeerWord() *PeerWord {
+	if x != nil {
+		if x, ok := x.Notice.(*ZoneNotice_PeerWord); ok {
+			return x.PeerWord
+		}
+	}
+	return nil
+}
+
 type isZoneNotice_Notice interface {
 	isZoneNotice_Notice()
 }
@@ -869,6 +980,15 @@ type ZoneNotice_Drain struct {
 	Drain bool `protobuf:"varint,4,opt,name=drain,proto3,oneof"`
 }
 
+type ZoneNotice_Peers struct {
+	// To an ingress whose agent understands them.
+	Peers *Peers `protobuf:"bytes,5,opt,name=peers,proto3,oneof"`
+}
+
+type ZoneNotice_PeerWord struct {
+	PeerWord *PeerWord `protobuf:"bytes,6,opt,name=peer_word,json=peerWord,proto3,oneof"` // for a peer
+}
+
 func (*ZoneNotice_Accepted) isZoneNotice_Notice() {}
 
 func (*ZoneNotice_Refused) isZoneNotice_Notice() {}
@@ -876,6 +996,10 @@ func (*ZoneNotice_Refused) isZoneNotice_Notice() {}
 func (*ZoneNotice_Roots) isZoneNotice_Notice() {}
 
 func (*ZoneNotice_Drain) isZoneNotice_Notice() {}
+
+func (*ZoneNotice_Peers) isZoneNotice_Notice() {}
+
+func (*ZoneNotice_PeerWord) isZoneNotice_Notice() {}
 
 type Accepted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1025,6 +1149,463 @@ func (x *Roots) GetZoneRoots() [][]byte {
 	return nil
 }
 
+// Peers is every other zone whose ingresses this ingress probes and answers. It replaces what was said before:
+// links to others, and from others, end.
+type Peers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zones         []*PeerZone            `protobuf:"bytes,1,rep,name=zones,proto3" json:"zones,omitempty"`
+	IntervalMs    uint32                 `protobuf:"varint,2,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"` // between pings
+	TimeoutMs     uint32                 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`    // without an answer, and a fresh handshake failed: unreachable
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peers) Reset() {
+	*x = Peers{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peers) ProtoMessage() {}
+
+func (x *Peers) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peers.ProtoReflect.Descriptor instead.
+func (*Peers) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Peers) GetZones() []*PeerZone {
+	if x != nil {
+		return x.Zones
+	}
+	return nil
+}
+
+func (x *Peers) GetIntervalMs() uint32 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
+}
+
+func (x *Peers) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+type PeerZone struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zone          string                 `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	TrustDomain   string                 `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Roots         [][]byte               `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"` // DER; who is neither under them nor an ingress of the zone is refused
+	Ingresses     []*PeerIngress         `protobuf:"bytes,4,rep,name=ingresses,proto3" json:"ingresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerZone) Reset() {
+	*x = PeerZone{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerZone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerZone) ProtoMessage() {}
+
+func (x *PeerZone) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerZone.ProtoReflect.Descriptor instead.
+func (*PeerZone) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PeerZone) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *PeerZone) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *PeerZone) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *PeerZone) GetIngresses() []*PeerIngress {
+	if x != nil {
+		return x.Ingresses
+	}
+	return nil
+}
+
+type PeerIngress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Addresses     []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"` // IP addresses
+	Ports         []uint32               `protobuf:"varint,3,rep,packed,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerIngress) Reset() {
+	*x = PeerIngress{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerIngress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerIngress) ProtoMessage() {}
+
+func (x *PeerIngress) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerIngress.ProtoReflect.Descriptor instead.
+func (*PeerIngress) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PeerIngress) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PeerIngress) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *PeerIngress) GetPorts() []uint32 {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+// PeerLinks is how this ingress stands to its peers, in full.
+type PeerLinks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Links         []*PeerLink            `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
+	Sessions      []*PeerSession         `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerLinks) Reset() {
+	*x = PeerLinks{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerLinks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerLinks) ProtoMessage() {}
+
+func (x *PeerLinks) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerLinks.ProtoReflect.Descriptor instead.
+func (*PeerLinks) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PeerLinks) GetLinks() []*PeerLink {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+func (x *PeerLinks) GetSessions() []*PeerSession {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+// PeerLink is the way from here to one ingress of another zone.
+type PeerLink struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zone          string                 `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	Ingress       string                 `protobuf:"bytes,2,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	State         PeerLink_State         `protobuf:"varint,3,opt,name=state,proto3,enum=comity.enrol.v1.PeerLink_State" json:"state,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`                                    // of UNREACHABLE
+	RttUs         uint32                 `protobuf:"varint,5,opt,name=rtt_us,json=rttUs,proto3" json:"rtt_us,omitempty"`                        // smoothed; told when it has changed much
+	Session       uint64                 `protobuf:"varint,6,opt,name=session,proto3" json:"session,omitempty"`                                 // over which words go; 0 for none
+	Attended      bool                   `protobuf:"varint,7,opt,name=attended,proto3" json:"attended,omitempty"`                               // the other zone's control plane holds that ingress's lease
+	ClockAheadMs  int64                  `protobuf:"varint,8,opt,name=clock_ahead_ms,json=clockAheadMs,proto3" json:"clock_ahead_ms,omitempty"` // of the other's clock, where it matters; else 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerLink) Reset() {
+	*x = PeerLink{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerLink) ProtoMessage() {}
+
+func (x *PeerLink) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerLink.ProtoReflect.Descriptor instead.
+func (*PeerLink) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PeerLink) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *PeerLink) GetIngress() string {
+	if x != nil {
+		return x.Ingress
+	}
+	return ""
+}
+
+func (x *PeerLink) GetState() PeerLink_State {
+	if x != nil {
+		return x.State
+	}
+	return PeerLink_UNKNOWN
+}
+
+func (x *PeerLink) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PeerLink) GetRttUs() uint32 {
+	if x != nil {
+		return x.RttUs
+	}
+	return 0
+}
+
+func (x *PeerLink) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *PeerLink) GetAttended() bool {
+	if x != nil {
+		return x.Attended
+	}
+	return false
+}
+
+func (x *PeerLink) GetClockAheadMs() int64 {
+	if x != nil {
+		return x.ClockAheadMs
+	}
+	return 0
+}
+
+// PeerSession was opened by an ingress of another zone here.
+type PeerSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"` // unique while the agent runs, also among the links'
+	Zone          string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	Ingress       string                 `protobuf:"bytes,3,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerSession) Reset() {
+	*x = PeerSession{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerSession) ProtoMessage() {}
+
+func (x *PeerSession) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerSession.ProtoReflect.Descriptor instead.
+func (*PeerSession) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PeerSession) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *PeerSession) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *PeerSession) GetIngress() string {
+	if x != nil {
+		return x.Ingress
+	}
+	return ""
+}
+
+type PeerWord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Word          []byte                 `protobuf:"bytes,2,opt,name=word,proto3" json:"word,omitempty"` // comity.peer.v1.Word
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerWord) Reset() {
+	*x = PeerWord{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerWord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerWord) ProtoMessage() {}
+
+func (x *PeerWord) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerWord.ProtoReflect.Descriptor instead.
+func (*PeerWord) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PeerWord) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *PeerWord) GetWord() []byte {
+	if x != nil {
+		return x.Word
+	}
+	return nil
+}
+
 var File_dataplane_enrolpb_enrol_proto protoreflect.FileDescriptor
 
 const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
@@ -1055,13 +1636,16 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\rRenewResponse\x12+\n" +
 	"\x11certificate_chain\x18\x01 \x03(\fR\x10certificateChain\x12\x1d\n" +
 	"\n" +
-	"zone_roots\x18\x02 \x03(\fR\tzoneRoots\"\x90\x02\n" +
+	"zone_roots\x18\x02 \x03(\fR\tzoneRoots\"\x87\x03\n" +
 	"\vAgentReport\x12;\n" +
 	"\bworkload\x18\x01 \x01(\v2\x1d.comity.enrol.v1.WorkloadSpecH\x00R\bworkload\x128\n" +
 	"\aingress\x18\x02 \x01(\v2\x1c.comity.enrol.v1.IngressSpecH\x00R\aingress\x121\n" +
 	"\x06health\x18\x03 \x01(\v2\x17.comity.enrol.v1.HealthH\x00R\x06health\x12\x1a\n" +
 	"\aleaving\x18\x04 \x01(\bH\x00R\aleaving\x121\n" +
-	"\x04load\x18\b \x01(\v2\x1b.comity.enrol.v1.LoadReportH\x00R\x04loadB\b\n" +
+	"\x04load\x18\b \x01(\v2\x1b.comity.enrol.v1.LoadReportH\x00R\x04load\x12;\n" +
+	"\n" +
+	"peer_links\x18\x05 \x01(\v2\x1a.comity.enrol.v1.PeerLinksH\x00R\tpeerLinks\x128\n" +
+	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWordB\b\n" +
 	"\x06report\"V\n" +
 	"\n" +
 	"LoadReport\x12\x1b\n" +
@@ -1078,24 +1662,27 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x06labels\x18\x02 \x03(\v2).comity.enrol.v1.WorkloadSpec.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"i\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x7f\n" +
 	"\vIngressSpec\x12\x18\n" +
 	"\aingress\x18\x01 \x01(\fR\aingress\x12!\n" +
 	"\fbind_address\x18\x02 \x01(\tR\vbindAddress\x12\x1d\n" +
 	"\n" +
-	"bind_ports\x18\x03 \x03(\rR\tbindPorts\"\x80\x01\n" +
+	"bind_ports\x18\x03 \x03(\rR\tbindPorts\x12\x14\n" +
+	"\x05peers\x18\x04 \x01(\bR\x05peers\"\x80\x01\n" +
 	"\x06Health\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +
 	"\renvoy_version\x18\x03 \x01(\tR\fenvoyVersion\x12\x1f\n" +
 	"\venvoy_ready\x18\x04 \x01(\bR\n" +
-	"envoyReady\"\xcd\x01\n" +
+	"envoyReady\"\xb7\x02\n" +
 	"\n" +
 	"ZoneNotice\x127\n" +
 	"\baccepted\x18\x01 \x01(\v2\x19.comity.enrol.v1.AcceptedH\x00R\baccepted\x124\n" +
 	"\arefused\x18\x02 \x01(\v2\x18.comity.enrol.v1.RefusedH\x00R\arefused\x12.\n" +
 	"\x05roots\x18\x03 \x01(\v2\x16.comity.enrol.v1.RootsH\x00R\x05roots\x12\x16\n" +
-	"\x05drain\x18\x04 \x01(\bH\x00R\x05drainB\b\n" +
+	"\x05drain\x18\x04 \x01(\bH\x00R\x05drain\x12.\n" +
+	"\x05peers\x18\x05 \x01(\v2\x16.comity.enrol.v1.PeersH\x00R\x05peers\x128\n" +
+	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWordB\b\n" +
 	"\x06notice\"F\n" +
 	"\bAccepted\x12\x19\n" +
 	"\blease_ms\x18\x01 \x01(\rR\aleaseMs\x12\x1f\n" +
@@ -1106,7 +1693,45 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
 	"\x05Roots\x12\x1d\n" +
 	"\n" +
-	"zone_roots\x18\x01 \x03(\fR\tzoneRoots2\xe4\x01\n" +
+	"zone_roots\x18\x01 \x03(\fR\tzoneRoots\"x\n" +
+	"\x05Peers\x12/\n" +
+	"\x05zones\x18\x01 \x03(\v2\x19.comity.enrol.v1.PeerZoneR\x05zones\x12\x1f\n" +
+	"\vinterval_ms\x18\x02 \x01(\rR\n" +
+	"intervalMs\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\rR\ttimeoutMs\"\x93\x01\n" +
+	"\bPeerZone\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\tR\x04zone\x12!\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x14\n" +
+	"\x05roots\x18\x03 \x03(\fR\x05roots\x12:\n" +
+	"\tingresses\x18\x04 \x03(\v2\x1c.comity.enrol.v1.PeerIngressR\tingresses\"Q\n" +
+	"\vPeerIngress\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x14\n" +
+	"\x05ports\x18\x03 \x03(\rR\x05ports\"v\n" +
+	"\tPeerLinks\x12/\n" +
+	"\x05links\x18\x01 \x03(\v2\x19.comity.enrol.v1.PeerLinkR\x05links\x128\n" +
+	"\bsessions\x18\x02 \x03(\v2\x1c.comity.enrol.v1.PeerSessionR\bsessions\"\xb0\x02\n" +
+	"\bPeerLink\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x18\n" +
+	"\aingress\x18\x02 \x01(\tR\aingress\x125\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1f.comity.enrol.v1.PeerLink.StateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x15\n" +
+	"\x06rtt_us\x18\x05 \x01(\rR\x05rttUs\x12\x18\n" +
+	"\asession\x18\x06 \x01(\x04R\asession\x12\x1a\n" +
+	"\battended\x18\a \x01(\bR\battended\x12$\n" +
+	"\x0eclock_ahead_ms\x18\b \x01(\x03R\fclockAheadMs\"4\n" +
+	"\x05State\x12\v\n" +
+	"\aUNKNOWN\x10\x00\x12\r\n" +
+	"\tREACHABLE\x10\x01\x12\x0f\n" +
+	"\vUNREACHABLE\x10\x02\"U\n" +
+	"\vPeerSession\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
+	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x18\n" +
+	"\aingress\x18\x03 \x01(\tR\aingress\"8\n" +
+	"\bPeerWord\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
+	"\x04word\x18\x02 \x01(\fR\x04word2\xe4\x01\n" +
 	"\tEnrolment\x12F\n" +
 	"\x05Enrol\x12\x1d.comity.enrol.v1.EnrolRequest\x1a\x1e.comity.enrol.v1.EnrolResponse\x12F\n" +
 	"\x05Renew\x12\x1d.comity.enrol.v1.RenewRequest\x1a\x1e.comity.enrol.v1.RenewResponse\x12G\n" +
@@ -1124,45 +1749,63 @@ func file_dataplane_enrolpb_enrol_proto_rawDescGZIP() []byte {
 	return file_dataplane_enrolpb_enrol_proto_rawDescData
 }
 
-var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_dataplane_enrolpb_enrol_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
-	(*EnrolRequest)(nil),  // 0: comity.enrol.v1.EnrolRequest
-	(*EnrolResponse)(nil), // 1: comity.enrol.v1.EnrolResponse
-	(*RenewRequest)(nil),  // 2: comity.enrol.v1.RenewRequest
-	(*RenewResponse)(nil), // 3: comity.enrol.v1.RenewResponse
-	(*AgentReport)(nil),   // 4: comity.enrol.v1.AgentReport
-	(*LoadReport)(nil),    // 5: comity.enrol.v1.LoadReport
-	(*Load)(nil),          // 6: comity.enrol.v1.Load
-	(*WorkloadSpec)(nil),  // 7: comity.enrol.v1.WorkloadSpec
-	(*IngressSpec)(nil),   // 8: comity.enrol.v1.IngressSpec
-	(*Health)(nil),        // 9: comity.enrol.v1.Health
-	(*ZoneNotice)(nil),    // 10: comity.enrol.v1.ZoneNotice
-	(*Accepted)(nil),      // 11: comity.enrol.v1.Accepted
-	(*Refused)(nil),       // 12: comity.enrol.v1.Refused
-	(*Roots)(nil),         // 13: comity.enrol.v1.Roots
-	nil,                   // 14: comity.enrol.v1.WorkloadSpec.LabelsEntry
+	(PeerLink_State)(0),   // 0: comity.enrol.v1.PeerLink.State
+	(*EnrolRequest)(nil),  // 1: comity.enrol.v1.EnrolRequest
+	(*EnrolResponse)(nil), // 2: comity.enrol.v1.EnrolResponse
+	(*RenewRequest)(nil),  // 3: comity.enrol.v1.RenewRequest
+	(*RenewResponse)(nil), // 4: comity.enrol.v1.RenewResponse
+	(*AgentReport)(nil),   // 5: comity.enrol.v1.AgentReport
+	(*LoadReport)(nil),    // 6: comity.enrol.v1.LoadReport
+	(*Load)(nil),          // 7: comity.enrol.v1.Load
+	(*WorkloadSpec)(nil),  // 8: comity.enrol.v1.WorkloadSpec
+	(*IngressSpec)(nil),   // 9: comity.enrol.v1.IngressSpec
+	(*Health)(nil),        // 10: comity.enrol.v1.Health
+	(*ZoneNotice)(nil),    // 11: comity.enrol.v1.ZoneNotice
+	(*Accepted)(nil),      // 12: comity.enrol.v1.Accepted
+	(*Refused)(nil),       // 13: comity.enrol.v1.Refused
+	(*Roots)(nil),         // 14: comity.enrol.v1.Roots
+	(*Peers)(nil),         // 15: comity.enrol.v1.Peers
+	(*PeerZone)(nil),      // 16: comity.enrol.v1.PeerZone
+	(*PeerIngress)(nil),   // 17: comity.enrol.v1.PeerIngress
+	(*PeerLinks)(nil),     // 18: comity.enrol.v1.PeerLinks
+	(*PeerLink)(nil),      // 19: comity.enrol.v1.PeerLink
+	(*PeerSession)(nil),   // 20: comity.enrol.v1.PeerSession
+	(*PeerWord)(nil),      // 21: comity.enrol.v1.PeerWord
+	nil,                   // 22: comity.enrol.v1.WorkloadSpec.LabelsEntry
 }
 var file_dataplane_enrolpb_enrol_proto_depIdxs = []int32{
-	7,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
-	8,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
-	9,  // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
-	5,  // 3: comity.enrol.v1.AgentReport.load:type_name -> comity.enrol.v1.LoadReport
-	6,  // 4: comity.enrol.v1.LoadReport.loads:type_name -> comity.enrol.v1.Load
-	14, // 5: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
-	11, // 6: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
-	12, // 7: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
-	13, // 8: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
-	0,  // 9: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
-	2,  // 10: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
-	4,  // 11: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
-	1,  // 12: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
-	3,  // 13: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
-	10, // 14: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	8,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
+	9,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
+	10, // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
+	6,  // 3: comity.enrol.v1.AgentReport.load:type_name -> comity.enrol.v1.LoadReport
+	18, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
+	21, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
+	7,  // 6: comity.enrol.v1.LoadReport.loads:type_name -> comity.enrol.v1.Load
+	22, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
+	12, // 8: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
+	13, // 9: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
+	14, // 10: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
+	15, // 11: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
+	21, // 12: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
+	16, // 13: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
+	17, // 14: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
+	19, // 15: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
+	20, // 16: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
+	0,  // 17: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
+	1,  // 18: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
+	3,  // 19: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
+	5,  // 20: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
+	2,  // 21: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
+	4,  // 22: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
+	11, // 23: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
+	21, // [21:24] is the sub-list for method output_type
+	18, // [18:21] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_enrolpb_enrol_proto_init() }
@@ -1176,25 +1819,30 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 		(*AgentReport_Health)(nil),
 		(*AgentReport_Leaving)(nil),
 		(*AgentReport_Load)(nil),
+		(*AgentReport_PeerLinks)(nil),
+		(*AgentReport_PeerWord)(nil),
 	}
 	file_dataplane_enrolpb_enrol_proto_msgTypes[10].OneofWrappers = []any{
 		(*ZoneNotice_Accepted)(nil),
 		(*ZoneNotice_Refused)(nil),
 		(*ZoneNotice_Roots)(nil),
 		(*ZoneNotice_Drain)(nil),
+		(*ZoneNotice_Peers)(nil),
+		(*ZoneNotice_PeerWord)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_enrolpb_enrol_proto_rawDesc), len(file_dataplane_enrolpb_enrol_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   15,
+			NumEnums:      1,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_dataplane_enrolpb_enrol_proto_goTypes,
 		DependencyIndexes: file_dataplane_enrolpb_enrol_proto_depIdxs,
+		EnumInfos:         file_dataplane_enrolpb_enrol_proto_enumTypes,
 		MessageInfos:      file_dataplane_enrolpb_enrol_proto_msgTypes,
 	}.Build()
 	File_dataplane_enrolpb_enrol_proto = out.File

@@ -63,15 +63,15 @@ func NewServer(secrets *Secrets, log *slog.Logger, reg prometheus.Registerer) (*
 // must be the caller's alone.
 func Listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("secrets socket: %w", err)
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("secrets socket: %w", err)
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	// Between the two calls the folder's mode 0700 keeps others out.
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("secrets socket: %w", err), l.Close())
+		return nil, errors.Join(fmt.Errorf("socket %s: %w", path, err), l.Close())
 	}
 	return l, nil
 }

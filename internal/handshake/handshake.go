@@ -1,5 +1,6 @@
-// Package handshake counts the connections to a gRPC port that ended before they were let in: bytes that are no TLS,
-// peers that were refused, and those that fell silent.
+// Package handshake is about gRPC connections at their beginning: it counts those that ended before they were let in
+// (bytes that are no TLS, peers that were refused, and those that fell silent), and makes gRPC connections of TLS
+// sessions that exist already.
 package handshake
 
 import (
