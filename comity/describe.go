@@ -95,14 +95,15 @@ func (s *shell) describe(ctx context.Context, r *remote, o client.Object) error 
 		} else if there {
 			return r.describeFromZone(ctx, field, o.Metadata.Name)
 		}
-		describeZone(field, zoneStatus(o))
+		describeZone(field, o)
 		return nil
 	}
 	return describeZones(w, resourceStatuses(o))
 }
 
-func describeZone(field fieldWriter, z client.ZoneObjectStatus) {
-	field("State", "%s", zoneState(z))
+func describeZone(field fieldWriter, o client.Object) {
+	z := zoneStatus(o)
+	field("State", "%s", zoneState(o))
 	if z.Message != "" {
 		field("Message", "%s", z.Message)
 	}
@@ -110,6 +111,10 @@ func describeZone(field fieldWriter, z client.ZoneObjectStatus) {
 		return
 	}
 	field("Incarnation", "%s", z.Incarnation)
+	if zoneState(o) == "Revoked" {
+		field("Trust domain", "%s, which nobody gets again", z.TrustDomain)
+		return
+	}
 	field("Trust domain", "%s (bundle sequence %d)", z.TrustDomain, z.BundleSequence)
 	field("Certificate", "expires in %s", until(z.CertificateExpires))
 	field("Configuration", "revision %d wanted, %d applied, %d bytes sent in this session", z.Wanted, z.Acked, z.SentBytes)
@@ -178,6 +183,16 @@ func (r *remote) describeFromZone(ctx context.Context, field fieldWriter, name s
 	}
 	field("State", "unknown here: zone %s holds no statement of it; whether it is connected is known to global", z.Zone)
 	return nil
+}
+
+// isOwn reports whether the control plane is that of the zone.
+func (r *remote) isOwn(ctx context.Context, name string) bool {
+	there, err := r.atZone(ctx)
+	if err != nil || !there {
+		return false
+	}
+	var z zoneWord
+	return r.Fetch(ctx, "/_zone", &z) == nil && z.Zone == name
 }
 
 func describeZones(w io.Writer, zones []mesh.ResourceStatus) error {

@@ -134,10 +134,10 @@ func (s *shell) getCommand() *cobra.Command {
 
 // showNeighbours lists zones as a zone knows them: how they are is known to global.
 func (s *shell) showNeighbours(objects []client.Object, headers bool) error {
-	t := table{columns: []string{"NAME", "CLOUD", "REGION", "MAY SPEAK FOR", "AGE"}}
+	t := table{columns: []string{"NAME", "ORDERED", "CLOUD", "REGION", "MAY SPEAK FOR", "AGE"}}
 	for _, o := range objects {
 		z := decodeInto[policy.Zone](o.Spec)
-		t.rows = append(t.rows, []string{o.Metadata.Name, z.Cloud, z.Region, strings.Join(z.Namespaces, ","), age(o.Metadata.CreationTimestamp)})
+		t.rows = append(t.rows, []string{o.Metadata.Name, firstOf(zoneOrder(z), "-"), z.Cloud, z.Region, strings.Join(z.Namespaces, ","), age(o.Metadata.CreationTimestamp)})
 	}
 	s.say("as this zone knows them; whether they are connected is known to global")
 	return t.write(s.out, s.output, headers)
@@ -224,7 +224,7 @@ func tableOf(kind mesh.Kind, objects []client.Object) table {
 		t := table{columns: []string{"NAME", "STATE", "PROXIES", "LAG", "CERT", "INGRESSES", "AGE", "TRUST DOMAIN", "VERSION", "INCARNATION"}, wide: 3}
 		for _, o := range objects {
 			z := zoneStatus(o)
-			t.rows = append(t.rows, []string{o.Metadata.Name, zoneState(z), fmt.Sprintf("%d/%d", z.ProxiesConnected, z.Proxies), lag(z), until(z.CertificateExpires),
+			t.rows = append(t.rows, []string{o.Metadata.Name, zoneState(o), fmt.Sprintf("%d/%d", z.ProxiesConnected, z.Proxies), lag(z), until(z.CertificateExpires),
 				fmt.Sprint(len(z.Ingresses)), age(o.Metadata.CreationTimestamp), string(z.TrustDomain), z.Version, string(z.Incarnation)})
 		}
 		return t

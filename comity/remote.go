@@ -90,6 +90,19 @@ func (r *remote) atZone(ctx context.Context) (bool, error) {
 	return who.Mode == "zone", err
 }
 
+// global is the control plane for what only global can do.
+func (s *shell) global(ctx context.Context) (*remote, error) {
+	r, err := s.remote()
+	if err != nil {
+		return nil, err
+	}
+	there, err := r.atZone(ctx)
+	if err == nil && there {
+		err = &fault.Error{Code: "CLI-NOT-GLOBAL", What: "this is ordered at global, and here is a zone", Try: "name global with --server or --context", Exit: fault.ExitUsage}
+	}
+	return r, err
+}
+
 func (sel selection) namespaceFilter() string {
 	if sel.all {
 		return ""
@@ -108,15 +121,35 @@ func zoneStatus(o client.Object) client.ZoneObjectStatus {
 	return decodeInto[client.ZoneObjectStatus](o.Status)
 }
 
-func zoneState(z client.ZoneObjectStatus) string {
+// zoneState is how a zone stands to global, and with it what was ordered about it.
+func zoneState(o client.Object) string {
+	z, spec := zoneStatus(o), decodeInto[policy.Zone](o.Spec)
+	state := "Offline"
 	switch {
+	case spec.Revoked != nil:
+		return "Revoked"
 	case !z.Joined:
-		return "Invited"
+		state = "Invited"
 	case z.Connected:
-		return "Connected"
-	default:
-		return "Offline"
+		state = "Connected"
 	}
+	if ordered := zoneOrder(spec); ordered != "" {
+		state += "," + ordered
+	}
+	return state
+}
+
+// zoneOrder is what was ordered about a zone, empty for nothing.
+func zoneOrder(z policy.Zone) string {
+	switch {
+	case z.Revoked != nil:
+		return "Revoked"
+	case z.Drain == nil:
+		return ""
+	case z.Drain.Leave:
+		return client.DrainLeaving
+	}
+	return client.DrainRunning
 }
 
 // lag is how many revisions a zone is behind, or how long it has been away.

@@ -19,7 +19,7 @@ import (
 func (s *shell) zoneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "zone",
-		Short: "Create, join and look at zones",
+		Short: "Create, join, drain, revoke and look at zones",
 		Long: `A zone joins in two steps, one on each side:
 
   at global:   comity zone create west --token-out west.token
@@ -28,7 +28,7 @@ func (s *shell) zoneCommand() *cobra.Command {
 The token is good for one zone, once, for a limited time. It holds the address of global and a pin of its CA,
 so that the zone knows whom it speaks with.`,
 	}
-	cmd.AddCommand(s.zoneCreate(), s.zoneJoin(), s.zoneList(), s.zoneDescribe())
+	cmd.AddCommand(s.zoneCreate(), s.zoneJoin(), s.zoneList(), s.zoneDescribe(), s.zoneDrain(), s.zoneUndrain(), s.zoneLeave(), s.zoneRevoke())
 	return cmd
 }
 
@@ -202,6 +202,12 @@ func (s *shell) zoneDescribe() *cobra.Command {
 				return err
 			}
 			objects, single, err := r.fetch(cmd.Context(), []string{"zones", args[0]}, selection{})
+			if fault.ExitCode(err) == fault.ExitNotFound && r.isOwn(cmd.Context(), args[0]) {
+				// It never joined, or global has removed it: there is no Zone, but the zone is here.
+				field := fields(s.out)
+				field("Name", "%s", args[0])
+				return r.describeFromZone(cmd.Context(), field, args[0])
+			}
 			if err != nil {
 				return err
 			}

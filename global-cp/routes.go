@@ -108,6 +108,8 @@ func tokenProblem(zone string, err error) error {
 	switch {
 	case errors.Is(err, fedserver.ErrNoZone):
 		return fail(http.StatusNotFound, api.CodeNotFound, "comity zone create "+zone, fmt.Sprintf("there is no zone %q", zone))
+	case errors.Is(err, fedserver.ErrRevoked):
+		return revokedProblem(zone)
 	case errors.Is(err, fedserver.ErrTokenUsed):
 		return fail(http.StatusConflict, api.CodeConflict, "remove the zone to end what the token admitted", "the token was used")
 	case errors.Is(err, store.ErrNotFound):

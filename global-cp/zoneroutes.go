@@ -110,13 +110,18 @@ func zoneProblem(zone string, err error) error {
 	case errors.Is(err, fedserver.ErrNoZone):
 		return fail(http.StatusNotFound, api.CodeNotFound, "comity get zones", fmt.Sprintf("there is no zone %q", zone))
 	case errors.Is(err, fedserver.ErrRevoked):
-		return fail(http.StatusConflict, api.CodeConflict, "comity zone revoke "+zone, fmt.Sprintf("zone %q is revoked: nothing goes to it", zone))
+		return revokedProblem(zone)
 	case errors.Is(err, fedserver.ErrNotRevoked):
 		return fail(http.StatusNotFound, api.CodeNotFound, "", fmt.Sprintf("zone %q is not revoked", zone))
 	case errors.Is(err, store.ErrUnavailable):
 		return fail(http.StatusServiceUnavailable, api.CodeUnavailable, "try again", "the store can't answer now")
 	}
 	return err
+}
+
+func revokedProblem(zone string) error {
+	return fail(http.StatusConflict, api.CodeConflict, "comity delete zone "+zone+", and make it anew for another life under another trust domain",
+		fmt.Sprintf("zone %q is revoked", zone))
 }
 
 // shortageProblem is a client.CapacityProblem as an answer.

@@ -77,8 +77,11 @@ func (s *Server) confirmation(ctx context.Context, revoked string, r revocation,
 		return c, err
 	}
 	if done {
-		// Envoy ends the connections of a filter chain that is gone when its drain time is over.
-		c.At = at.Add(mesh.ConnectionDrain).UTC()
+		if c.Total > 0 {
+			// Envoy ends the connections of a filter chain that is gone when its drain time is over.
+			at = at.Add(mesh.ConnectionDrain)
+		}
+		c.At = at.UTC()
 		c.Confirmed = !s.cfg.Now().Before(c.At)
 	}
 	if c.Confirmed {

@@ -119,7 +119,7 @@ func (s *Server) enforceRevocation(ctx context.Context, zone, actor string) erro
 	if joined && id.Revoked == nil {
 		id, err = update(ctx, s.cfg.Store, bucketIDs, zone, func(id *zoneIdentity, _ bool) error {
 			if id.Revoked == nil {
-				id.Revoked = &revocation{Revision: spec.resource.Changed, At: s.cfg.Now().UTC(), Actor: actor, Reason: spec.Revoked.Reason, TrustUntil: until}
+				id.Revoked = &revocation{Revision: spec.resource.Changed, At: spec.resource.ChangedAt.UTC(), Actor: actor, Reason: spec.Revoked.Reason, TrustUntil: until}
 			}
 			return nil
 		})

@@ -42,8 +42,12 @@ func (s *Server) CreateToken(ctx context.Context, zone string, ttl time.Duration
 	if ttl < 0 || ttl > MaxTokenTTL {
 		return "", TokenInfo{}, fmt.Errorf("a life of %s is not between 0 and %s", ttl, MaxTokenTTL)
 	}
-	if _, err := s.zone(ctx, zone); err != nil {
+	spec, err := s.zone(ctx, zone)
+	if err != nil {
 		return "", TokenInfo{}, err
+	}
+	if spec.Revoked != nil {
+		return "", TokenInfo{}, fmt.Errorf("zone %s: %w", zone, ErrRevoked)
 	}
 	id, err := identity.NewTokenID()
 	if err != nil {
