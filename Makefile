@@ -27,7 +27,7 @@ PACKAGES      ?= ./...
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##: run
 
@@ -54,6 +54,10 @@ test: tools ## Check everything that .ci/run checks: vet, build, all tests with 
 	go vet ./...
 	@$(MAKE) build
 	go test -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PACKAGES)
+
+.PHONY: e2e
+e2e: tools ## The tests with whole programs, those on networks of their own included (root)
+	COMITY_E2E_NETWORK=require go test -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) -v ./test/e2e
 
 .PHONY: lint
 lint: $(TOOLBIN)/golangci-lint ## Run the linters (.golangci.yml)

@@ -80,8 +80,8 @@ type process struct {
 	done chan struct{}
 }
 
-// start runs a program; it is stopped when the test ends, and its log shown if the test failed.
-func start(t testing.TB, name, dir string, env []string, program string, args ...string) *process {
+// start runs a program on a host; it is stopped when the test ends, and its log shown if the test failed.
+func (h *host) start(t testing.TB, name, dir string, env []string, program string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
 	f, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -93,7 +93,8 @@ func start(t testing.TB, name, dir string, env []string, program string, args ..
 	p.cmd.Env = append(os.Environ(), env...)
 	// Whatever happens to the test, nothing of it stays.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	h.do(func() { err = p.cmd.Start() })
+	if err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -148,8 +149,6 @@ func freePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-func address(t testing.TB) string { return "127.0.0.1:" + strconv.Itoa(freePort(t)) }
-
 func writeYAML(t testing.TB, path string, v any) string {
 	t.Helper()
 	text, err := yaml.Marshal(v)
@@ -166,9 +165,10 @@ func writeYAML(t testing.TB, path string, v any) string {
 type controlPlane struct {
 	*process
 	t       testing.TB
+	on      *host
 	name    string
 	dir     string
-	api     string
+	api     string // reachable from here
 	program string
 	config  string
 	*client.Client
@@ -176,7 +176,7 @@ type controlPlane struct {
 
 func (c *controlPlane) run() {
 	c.t.Helper()
-	c.process = start(c.t, c.name, c.dir, nil, c.program, "serve", "--config", c.config)
+	c.process = c.on.start(c.t, c.name, c.dir, nil, c.program, "serve", "--config", c.config)
 	await(c.t, c.name+" is ready", func() error {
 		select {
 		case <-c.process.done:
@@ -195,21 +195,24 @@ func (c *controlPlane) run() {
 	}
 }
 
-func startControlPlane(t testing.TB, name, program string, config map[string]any) *controlPlane {
+func startControlPlane(t testing.TB, on *host, name, program string, config map[string]any) *controlPlane {
 	t.Helper()
-	c := &controlPlane{t: t, name: name, dir: t.TempDir(), api: address(t), program: program}
+	port := on.free(t)
+	c := &controlPlane{t: t, on: on, name: name, dir: t.TempDir(), api: on.forward(t, port), program: program}
 	listen, _ := config["listen"].(map[string]any)
-	listen["api"] = c.api
+	listen["api"] = "127.0.0.1:" + strconv.Itoa(port)
 	config["dataDir"], config["adminTokenFile"] = filepath.Join(c.dir, "data"), filepath.Join(c.dir, "admin.token")
 	c.config = writeYAML(t, filepath.Join(c.dir, name+".yaml"), config)
 	c.run()
 	return c
 }
 
-func startGlobal(t testing.TB) *controlPlane {
+func startGlobal(t testing.TB) *controlPlane { t.Helper(); return startGlobalOn(t, nil) }
+
+func startGlobalOn(t testing.TB, on *host) *controlPlane {
 	t.Helper()
-	return startControlPlane(t, "global", "global-cp", map[string]any{
-		"trustDomain": "global.e2e.example", "listen": map[string]any{"federation": address(t)},
+	return startControlPlane(t, on, "global", "global-cp", map[string]any{
+		"trustDomain": "global.e2e.example", "listen": map[string]any{"federation": on.somewhere(t)},
 	})
 }
 
@@ -217,23 +220,29 @@ func startGlobal(t testing.TB) *controlPlane {
 type zone struct {
 	*controlPlane
 	trustDomain mesh.TrustDomain
+	place       string // fields of its Zone, as "cloud: a, region: b, "
 }
 
 // startZone starts a zone's control plane; settings come on top of the usual ones.
 func startZone(t testing.TB, name string, settings ...map[string]any) *zone {
 	t.Helper()
+	return startZoneOn(t, nil, name, settings...)
+}
+
+func startZoneOn(t testing.TB, on *host, name string, settings ...map[string]any) *zone {
+	t.Helper()
 	td := name + ".e2e.example"
-	config := map[string]any{"zone": name, "trustDomain": td, "listen": map[string]any{"proxies": address(t)}}
+	config := map[string]any{"zone": name, "trustDomain": td, "listen": map[string]any{"proxies": on.somewhere(t)}}
 	for _, s := range settings {
 		maps.Copy(config, s)
 	}
-	return &zone{trustDomain: mesh.TrustDomain(td), controlPlane: startControlPlane(t, name, "zone-cp", config)}
+	return &zone{trustDomain: mesh.TrustDomain(td), controlPlane: startControlPlane(t, on, name, "zone-cp", config)}
 }
 
 // joins makes the zone a member of the mesh, with the namespaces it may speak for.
 func (z *zone) joins(global *controlPlane, namespaces ...string) {
 	z.t.Helper()
-	global.apply(fmt.Sprintf("apiVersion: mesh.comity.dev/v1alpha1\nkind: Zone\nmetadata: {name: %s}\nspec: {namespaces: [%s]}\n", z.name, strings.Join(namespaces, ", ")))
+	global.apply(fmt.Sprintf("apiVersion: mesh.comity.dev/v1alpha1\nkind: Zone\nmetadata: {name: %s}\nspec: {%snamespaces: [%s]}\n", z.name, z.place, strings.Join(namespaces, ", ")))
 	token, err := global.CreateJoinToken(ctxOf(z.t), z.name, client.JoinTokenRequest{})
 	if err != nil {
 		z.t.Fatal(err)
@@ -277,7 +286,7 @@ type proxyInfo struct {
 	Ports    []uint16 `json:"ports"`
 }
 
-func (z *zone) startProxy(program, name string, token client.EnrolmentTokenRequest, config map[string]any) *proxy {
+func (z *zone) startProxy(on *host, program, name string, token client.EnrolmentTokenRequest, config map[string]any) *proxy {
 	z.t.Helper()
 	tok, err := z.CreateEnrolmentToken(ctxOf(z.t), token)
 	if err != nil {
@@ -297,7 +306,7 @@ func (z *zone) startProxy(program, name string, token client.EnrolmentTokenReque
 	config["name"], config["dataDir"], config["runDir"], config["writeInfo"] = name, filepath.Join(dir, "data"), filepath.Join(run, "r"), filepath.Join(dir, "info.json")
 	config["envoy"] = map[string]any{"path": envoy, "concurrency": 1}
 	file := writeYAML(z.t, filepath.Join(dir, name+".yaml"), config)
-	p := &proxy{process: start(z.t, z.name+"-"+name, dir, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, program, "run", "--config", file)}
+	p := &proxy{process: on.start(z.t, z.name+"-"+name, dir, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, program, "run", "--config", file)}
 	p.info = func() (proxyInfo, error) {
 		var i proxyInfo
 		text, err := os.ReadFile(filepath.Join(dir, "info.json"))
@@ -323,10 +332,12 @@ func (z *zone) startProxy(program, name string, token client.EnrolmentTokenReque
 }
 
 // ingress starts a zone ingress with two lanes.
-func (z *zone) ingress(name string) *proxy {
+func (z *zone) ingress(name string) *proxy { z.t.Helper(); return z.ingressOn(nil, name) }
+
+func (z *zone) ingressOn(on *host, name string) *proxy {
 	z.t.Helper()
-	return z.startProxy("ingress", name, client.EnrolmentTokenRequest{Role: mesh.RoleIngress, Name: name}, map[string]any{
-		"bindAddress": "127.0.0.1", "lanes": []int{freePort(z.t), freePort(z.t)},
+	return z.startProxy(on, "ingress", name, client.EnrolmentTokenRequest{Role: mesh.RoleIngress, Name: name}, map[string]any{
+		"bindAddress": on.address(), "lanes": []int{on.free(z.t), on.free(z.t)},
 	})
 }
 
@@ -341,20 +352,25 @@ type workload struct {
 // top of the usual ones.
 func (z *zone) workload(name string, settings ...map[string]any) *workload {
 	z.t.Helper()
+	return z.workloadOn(nil, name, settings...)
+}
+
+func (z *zone) workloadOn(on *host, name string, settings ...map[string]any) *workload {
+	z.t.Helper()
 	config := map[string]any{
-		"namespace": "shop", "labels": map[string]string{"app": name}, "address": "127.0.0.1", "inboundPort": freePort(z.t), "outboundPort": freePort(z.t),
+		"namespace": "shop", "labels": map[string]string{"app": name}, "address": on.address(), "inboundPort": on.free(z.t), "outboundPort": on.free(z.t),
 	}
 	for _, s := range settings {
 		maps.Copy(config, s)
 	}
-	p := z.startProxy("sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name, Labels: map[string]string{"app": name}}, config)
+	p := z.startProxy(on, "sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name, Labels: map[string]string{"app": name}}, config)
 	w := &workload{proxy: p, zone: z}
-	w.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+	w.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		i, err := p.info()
 		if err != nil {
 			return nil, err
 		}
-		return (&net.Dialer{}).DialContext(ctx, network, i.Outbound)
+		return on.dial(ctx, i.Outbound)
 	}}}
 	z.t.Cleanup(w.http.CloseIdleConnections)
 	return w
@@ -387,9 +403,14 @@ func (w *workload) answers(host string, status int) string {
 }
 
 // app is an application that says who called it.
-func app(t testing.TB, name string) (port int) {
+func app(t testing.TB, name string) (port int) { t.Helper(); return appOn(t, nil, name, 0) }
+
+// appOn starts it on a host; port 0 is any.
+func appOn(t testing.TB, on *host, name string, port int) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var l net.Listener
+	var err error
+	on.do(func() { l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)) })
 	if err != nil {
 		t.Fatal(err)
 	}
