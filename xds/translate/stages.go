@@ -19,7 +19,7 @@ type Translator struct {
 	t        *topology.Topology
 	settings policy.DetectionSettings
 	// Of services: what was handed in, and what was decided by it (of outboundEnds alone).
-	plans     map[topology.ServiceName]failover.Plan
+	plans     Plans
 	decisions map[topology.ServiceName]failover.Decision
 
 	outbound func() *ir.Proxy // of a sidecar that takes the application's HTTP
@@ -29,9 +29,12 @@ type Translator struct {
 	outboundEnds, ingressEnds func() *ir.Proxy
 }
 
-// New makes a translator of a topology. plans say what zones can carry of services now, for those who know it better than
-// the topology, which has no memory: nil, or a service that is not in it, means the topology's own.
-func New(t *topology.Topology, plans map[topology.ServiceName]failover.Plan) *Translator {
+// Plans say what zones can carry of services now, where somebody knows it better than the topology, which has no
+// memory. A service that is not there follows the topology's own.
+type Plans map[topology.ServiceName]failover.Plan
+
+// New makes a translator of a topology; plans may be nil.
+func New(t *topology.Topology, plans Plans) *Translator {
 	tr := &Translator{t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{}}
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
 	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.ingressEndpoints()} })

@@ -38,7 +38,8 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	in.Decode = p.specs.decode
 	t, issues := topology.Build(in)
 	p.specs.turn()
-	p.until = others.Until
+	failing := p.failover.Look(t, began)
+	p.until = earliest(others.Until, failing.Next)
 
 	var err error
 	clear(p.sound)
@@ -46,10 +47,10 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	blamed := map[mesh.ProxyID]blame{}
 	p.stale = false
 	if p.last != nil && len(changed) == 0 && len(p.isolations) == 0 && sameShape(*p.last, in) {
-		err = p.publishEndpoints(t, blamed)
+		err = p.publishEndpoints(t, failing.Plans, blamed)
 		p.metrics.builds.WithLabelValues("endpoints").Inc()
 	} else {
-		err = p.publishAll(t, p.translators(t, in), blamed)
+		err = p.publishAll(t, p.translators(t, in, failing.Plans, began), blamed)
 		p.metrics.builds.WithLabelValues("all").Inc()
 	}
 	if p.last = &in; err != nil {
@@ -69,6 +70,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	}
 	p.settleIsolations()
 	p.noteIssues(issues, others)
+	p.tellFailover(failing)
 	for id := range p.picture.Agents {
 		p.touched[id] = struct{}{}
 	}
@@ -263,8 +265,8 @@ func difference(before, after *view) blame {
 
 // publishEndpoints is the short path: nothing but health, number of healthy and capacity has changed,
 // so only assignments are made anew.
-func (p *Publisher) publishEndpoints(t *topology.Topology, blamed map[mesh.ProxyID]blame) error {
-	tr := translate.New(t, nil)
+func (p *Publisher) publishEndpoints(t *topology.Topology, plans translate.Plans, blamed map[mesh.ProxyID]blame) error {
+	tr := translate.New(t, plans)
 	built := map[snapshot.ViewKey]blame{}
 	var failed error
 	for _, x := range t.Proxies() {

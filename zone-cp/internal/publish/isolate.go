@@ -201,8 +201,8 @@ func (p *Publisher) settleIsolations() {
 
 // translators makes the translator of each view: of the topology as it is, or with what is held there at
 // its last good version. Views that hold the same share one.
-func (p *Publisher) translators(t *topology.Topology, in topology.Input) func(snapshot.ViewKey) *translate.Translator {
-	all := translate.New(t, nil)
+func (p *Publisher) translators(t *topology.Topology, in topology.Input, plans translate.Plans, now time.Time) func(snapshot.ViewKey) *translate.Translator {
+	all := translate.New(t, plans)
 	made := map[string]*translate.Translator{}
 	return func(view snapshot.ViewKey) *translate.Translator {
 		iso := p.isolations[view]
@@ -228,7 +228,7 @@ func (p *Publisher) translators(t *topology.Topology, in topology.Input) func(sn
 		}
 		// What this topology finds amiss is told of the one with everything.
 		held, _ := topology.Build(good)
-		tr := translate.New(held, nil)
+		tr := translate.New(held, p.failover.Plans(held, now))
 		made[id.String()] = tr
 		return tr
 	}

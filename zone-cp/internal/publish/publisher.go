@@ -27,6 +27,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/ads"
 	"github.com/comity-mesh/comity/zone-cp/internal/discovery"
 	"github.com/comity-mesh/comity/zone-cp/internal/exports"
+	"github.com/comity-mesh/comity/zone-cp/internal/failover"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
 )
 
@@ -64,6 +65,7 @@ type Publisher struct {
 	specs     specs
 	bundle    identity.Bundle
 	tracker   *tracker
+	failover  *failover.Engine
 	connected map[mesh.ProxyID]ads.Proxy
 	proxies   map[mesh.ProxyID]mesh.ProxyStatus // as last reported
 	touched   map[mesh.ProxyID]struct{}         // proxies whose status may have changed
@@ -188,6 +190,9 @@ func (p *Publisher) Run(ctx context.Context) error {
 	p.bundle = bundle
 	wg.Go(func() { p.reports.run(ctx) })
 	if err := p.restoreStatuses(ctx); err != nil {
+		return err
+	}
+	if p.failover, err = failover.Open(ctx, p.cfg.Store, p.cfg.Zone, time.Now()); err != nil {
 		return err
 	}
 	log, err := p.openLog(ctx)

@@ -18,6 +18,7 @@ import (
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/zone-cp/internal/failover"
 )
 
 // Buckets of the zone's statuses in its own store.
@@ -156,6 +157,19 @@ func (p *Publisher) report() {
 		s.ObservedAt = time.Now().UTC()
 		p.proxies[id] = s
 		p.reports.set(federation.BucketProxies, id.String(), s, false)
+	}
+}
+
+// tellFailover reports where traffic goes, and keeps what must be remembered.
+func (p *Publisher) tellFailover(v failover.View) {
+	for _, st := range v.Statuses {
+		p.reports.set(federation.BucketFailover, st.Namespace+"/"+st.Service, st, false)
+	}
+	for _, n := range v.Gone {
+		p.reports.set(federation.BucketFailover, n.Namespace+"/"+n.Name, nil, true)
+	}
+	for key, m := range v.Memory {
+		p.reports.tell(failover.BucketMemory, key, m, m == nil, false)
 	}
 }
 
