@@ -27,7 +27,8 @@ type settings struct {
 	// AdminTokenFile gets the first admin's token.
 	AdminTokenFile string              `json:"adminTokenFile" usage:"file that gets the first admin's token (0600); default: admin.token in dataDir"`
 	SealingKeyFile string              `json:"sealingKeyFile" usage:"file with the key that seals the zone's private keys; default: kek in dataDir. Keep it apart from backups"`
-	Lease          time.Duration       `json:"lease" usage:"how long a silent workload stays known; UNHEALTHY after half of it"`
+	Lease          time.Duration       `json:"lease" usage:"how long a silent workload counts as running; unhealthy after half of it"`
+	ForgetAfter    time.Duration       `json:"forgetAfter" usage:"how long a workload that was lost, and did not leave, is still counted as missing"`
 	LeafTTL        time.Duration       `json:"leafTTL" usage:"life of workloads' certificates"`
 	Retention      retentionSettings   `json:"retention"`
 	Log            telemetry.LogConfig `json:"log"`
@@ -55,9 +56,9 @@ type apiSettings struct {
 
 func defaults() settings {
 	return settings{
-		DataDir:   "zone-data",
-		Listen:    listenSettings{API: "127.0.0.1:7402", Proxies: "127.0.0.1:7403"},
-		Lease:     vm.DefaultLease,
+		DataDir: "zone-data",
+		Listen:  listenSettings{API: "127.0.0.1:7402", Proxies: "127.0.0.1:7403"},
+		Lease:   vm.DefaultLease, ForgetAfter: vm.DefaultForgetAfter,
 		LeafTTL:   12 * time.Hour,
 		Retention: retentionSettings(retain.Default()),
 	}
@@ -92,6 +93,9 @@ func (s *settings) Validate() error {
 	}
 	if s.API.TLSCert == "" && !loopback(s.Listen.API) {
 		add("listen.api", errors.New("plain HTTP is for loopback only: set api.tlsCert and api.tlsKey"))
+	}
+	if s.ForgetAfter < 0 || s.ForgetAfter > 7*24*time.Hour {
+		add("forgetAfter", fmt.Errorf("%s is not between 0s and 168h", s.ForgetAfter))
 	}
 	if s.Lease < 3*time.Second || s.Lease > time.Hour {
 		add("lease", fmt.Errorf("%s is not between 3s and 1h", s.Lease))

@@ -177,7 +177,7 @@ func (z *zone) open(ctx context.Context) error {
 		return &fault.Error{Code: "CA-OPEN", What: "the zone's authority can't be opened", Err: err,
 			Try: "put back what the cause names; a zone without its keys is another zone"}
 	}
-	z.table = vm.NewTable(z.cfg.Lease)
+	z.table = vm.NewTable(z.cfg.Lease, z.cfg.ForgetAfter)
 	if err := z.table.Restore(ctx, z.store); err != nil {
 		return err
 	}

@@ -34,9 +34,9 @@ type Workload struct {
 	Name      string
 	Labels    map[string]string
 	Spec      policy.Workload
-	// Healthy: it may be sent requests. One that was lost is not, but is known for a while: it is part of what
-	// there should be.
-	Healthy bool
+	Healthy   bool // it may be sent requests
+	// Lost: it ended without leaving. It is not healthy, and still part of what there should be.
+	Lost bool
 	// Draining takes it out of use: its connections end as their callers wish, and it gets no new ones.
 	Draining bool
 	// Identity that its sidecar was issued: <trust domain>/ns/<namespace>/sa/<service account>.

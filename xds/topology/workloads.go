@@ -36,7 +36,8 @@ func (w *Workload) key(zone string) mesh.Key {
 func (b *builder) findWorkloads() {
 	list := slices.Clone(b.in.Workloads)
 	slices.SortStableFunc(list, func(x, y Workload) int {
-		return tie(cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name)), x, y)
+		// What was lost comes last: its address may be another's by now.
+		return tie(cmp.Or(compareBools(x.Lost, y.Lost), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name)), x, y)
 	})
 	taken := map[string]*Workload{}
 	for i := range list {
@@ -46,7 +47,11 @@ func (b *builder) findWorkloads() {
 			continue
 		}
 		at := w.Spec.Address + " " + strconv.Itoa(int(w.Spec.InboundPort))
-		if other := taken[at]; other != nil {
+		other := taken[at]
+		if other != nil && w.Lost {
+			continue // the other one took its place
+		}
+		if other != nil {
 			// Envoy keeps one of two endpoints with the same address and port and does not say which.
 			b.issue(w.key(b.in.Zone), "the workload is left out: %s port %d is the address of %s/%s", w.Spec.Address, w.Spec.InboundPort, other.Namespace, other.Name)
 			continue
@@ -59,6 +64,20 @@ func (b *builder) findWorkloads() {
 		b.t.workloads[w.ProxyID()] = w
 		b.t.Workloads = append(b.t.Workloads, w)
 	}
+	slices.SortFunc(b.t.Workloads, func(x, y *Workload) int {
+		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
+	})
+}
+
+// compareBools orders false before true.
+func compareBools(x, y bool) int {
+	switch {
+	case x == y:
+		return 0
+	case y:
+		return -1
+	}
+	return 1
 }
 
 func (b *builder) checkWorkload(w *Workload) error {

@@ -18,7 +18,7 @@ type Source interface {
 
 // Picture is what a source knows at one moment.
 type Picture struct {
-	// Workloads that are running or were, a lease ago; sorted by namespace and name.
+	// Workloads that are running, or were and did not leave; sorted by namespace and name.
 	Workloads []topology.Workload
 	// Ingresses of the zone, sorted by name.
 	Ingresses []Ingress
@@ -30,7 +30,7 @@ type Picture struct {
 type Ingress struct {
 	topology.IngressProxy
 	Advertised mesh.Ingress `json:"advertised"`
-	// Ready: its agent attends and its Envoy serves. One that is not stays configured, but is not
+	// Ready: its agent attends, its Envoy serves, and it is not drained. One that is not stays configured, but is not
 	// advertised while another is ready.
 	Ready bool `json:"ready"`
 }

@@ -38,8 +38,11 @@ func (t *Table) Restore(ctx context.Context, s store.Records) error {
 			continue
 		}
 		e := &entry{known: k, index: -1, reason: "restored after a restart", staleAt: until, goneAt: until}
+		if !e.Lost.IsZero() {
+			e.goneAt = e.Lost.Add(t.forget)
+		}
 		t.entries[k.Proxy] = e
-		t.schedule(e, until)
+		t.schedule(e, e.goneAt)
 	}
 	t.touchPicture()
 	return nil

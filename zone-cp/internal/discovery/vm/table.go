@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	// DefaultLease is how long a silent agent stays known.
+	// DefaultLease is how long a silent agent counts as running.
 	DefaultLease = 15 * time.Second
+	// DefaultForgetAfter is how long a workload that was lost is still part of what there should be: long enough for
+	// somebody to bring it back or to take it away in order.
+	DefaultForgetAfter = 10 * time.Minute
 	// lostAfter is how long an agent whose stream broke may take to open another one before its
 	// workload counts as unhealthy: a few of its quick first retries.
 	lostAfter = time.Second
@@ -27,13 +30,18 @@ const (
 	graceLeases = 2
 )
 
-// ErrFenced: a newer stream of the same proxy took over.
-var ErrFenced = errors.New("a newer stream of the same proxy took over")
+var (
+	// ErrFenced: a newer stream of the same proxy took over.
+	ErrFenced = errors.New("a newer stream of the same proxy took over")
+	// ErrUnknown: there is no such proxy here.
+	ErrUnknown = errors.New("no such proxy is known here")
+)
 
 // Table holds the leases of a zone's agents. It is safe for concurrent use and implements
 // discovery.Source.
 type Table struct {
 	lease   time.Duration
+	forget  time.Duration // after a workload was lost
 	changed chan struct{} // capacity 1: the picture changed
 	dirty   chan struct{} // capacity 1: something is to be written to the store
 	rearm   chan struct{} // capacity 1: the earliest deadline moved forward
@@ -54,6 +62,10 @@ type known struct {
 	Workload *policy.Workload   `json:"workload,omitempty"`
 	Ingress  *discovery.Ingress `json:"ingress,omitempty"`
 	Healthy  bool               `json:"healthy"`
+	// Draining: it is to get no new requests, until it leaves or is undrained.
+	Draining bool `json:"draining,omitempty"`
+	// Lost is when the lease of a workload ran out that did not leave; zero if it did not.
+	Lost time.Time `json:"lost,omitzero"`
 }
 
 type entry struct {
@@ -72,9 +84,10 @@ type entry struct {
 }
 
 // NewTable makes an empty table; Restore fills it and Run keeps time.
-func NewTable(lease time.Duration) *Table {
+func NewTable(lease, forgetAfter time.Duration) *Table {
 	return &Table{
 		lease:   lease,
+		forget:  forgetAfter,
 		changed: make(chan struct{}, 1),
 		dirty:   make(chan struct{}, 1),
 		rearm:   make(chan struct{}, 1),
@@ -109,11 +122,11 @@ func (t *Table) draw() discovery.Picture {
 		case e.Workload != nil:
 			p.Workloads = append(p.Workloads, topology.Workload{
 				Namespace: id.Namespace, Name: id.Name, Labels: e.Labels,
-				Spec: *e.Workload, Healthy: e.Healthy, Identity: e.Identity,
+				Spec: *e.Workload, Healthy: e.Healthy, Draining: e.Draining, Lost: !e.Lost.IsZero(), Identity: e.Identity,
 			})
 		case e.Ingress != nil:
 			in := *e.Ingress
-			in.Ready = e.Healthy
+			in.Ready = e.Healthy && !e.Draining
 			p.Ingresses = append(p.Ingresses, in)
 		}
 		p.Agents[id] = discovery.Agent{
@@ -156,6 +169,10 @@ func (t *Table) open(id mesh.ProxyID, identity string, fence context.CancelCause
 	}
 	t.sessions++
 	e.session, e.fence = t.sessions, fence
+	if !e.Lost.IsZero() {
+		e.Lost = time.Time{}
+		t.save(id)
+	}
 	if e.Identity != identity {
 		e.Identity = identity
 		t.save(id)
@@ -203,8 +220,29 @@ func (s *Session) health(healthy bool, reason, envoyVersion string) error {
 	return s.with(func(e *entry) bool {
 		changed := e.Healthy != healthy || e.reason != reason || e.envoyVersion != envoyVersion
 		e.Healthy, e.reason, e.envoyVersion = healthy, reason, envoyVersion
+		if changed {
+			s.table.schedule(e, e.next()) // one that is healthy has an earlier deadline
+		}
 		return changed
 	})
+}
+
+// Drain says that a proxy is to get no new requests, or that it may have them again: a workload leaves the endpoints
+// and the capacity of its services, an ingress is not advertised while there is another. It holds until the proxy leaves.
+// ErrUnknown if there is none.
+func (t *Table) Drain(id mesh.ProxyID, draining bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[id]
+	if e == nil || e.Workload == nil && e.Ingress == nil {
+		return ErrUnknown
+	}
+	if e.Draining != draining {
+		e.Draining = draining
+		t.save(id)
+		t.touchPicture()
+	}
+	return nil
 }
 
 // leave withdraws the proxy at once.
@@ -235,7 +273,7 @@ func (s *Session) lost() {
 func (t *Table) renew(e *entry) {
 	now := time.Now()
 	e.staleAt, e.goneAt = now.Add(t.lease/2), now.Add(t.lease)
-	if e.index < 0 {
+	if e.index < 0 || e.checkAt.After(e.goneAt) { // new, or it was lost
 		t.schedule(e, e.next())
 	}
 }
@@ -293,6 +331,10 @@ func (t *Table) expire(now time.Time) time.Time {
 	for len(t.checks) > 0 && !t.checks[0].checkAt.After(now) {
 		e := t.checks[0]
 		switch {
+		case !e.goneAt.After(now) && e.Workload != nil && e.Lost.IsZero() && t.forget > 0:
+			e.Lost, e.Healthy, e.reason, e.goneAt = now, false, "lost: its lease ran out and it did not leave", now.Add(t.forget)
+			t.save(e.Proxy)
+			t.touchPicture()
 		case !e.goneAt.After(now):
 			t.drop(e)
 			t.save(e.Proxy)
