@@ -88,7 +88,7 @@ func (h *host) start(t testing.TB, name, dir string, env []string, program strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command(filepath.Join(bin, program), args...)
+	p.cmd = exec.Command(program, args...)
 	p.cmd.Stdout, p.cmd.Stderr = f, f
 	p.cmd.Env = append(os.Environ(), env...)
 	// Whatever happens to the test, nothing of it stays.
@@ -171,12 +171,14 @@ type controlPlane struct {
 	api     string // reachable from here
 	program string
 	config  string
+	skew    time.Duration // by which its clock is ahead
 	*client.Client
 }
 
 func (c *controlPlane) run() {
 	c.t.Helper()
-	c.process = c.on.start(c.t, c.name, c.dir, nil, c.program, "serve", "--config", c.config)
+	program, args := c.skewed(filepath.Join(bin, c.program), "serve", "--config", c.config)
+	c.process = c.on.start(c.t, c.name, c.dir, nil, program, args...)
 	await(c.t, c.name+" is ready", func() error {
 		select {
 		case <-c.process.done:
@@ -195,7 +197,16 @@ func (c *controlPlane) run() {
 	}
 }
 
-func startControlPlane(t testing.TB, on *host, name, program string, config map[string]any) *controlPlane {
+// skewed is how to run a program with the clock of the control plane.
+func (c *controlPlane) skewed(program string, args ...string) (string, []string) {
+	if c.skew == 0 {
+		return program, args
+	}
+	return filepath.Join(bin, "skew"), append([]string{c.skew.String(), program}, args...)
+}
+
+// newControlPlane configures one; run runs it.
+func newControlPlane(t testing.TB, on *host, name, program string, config map[string]any) *controlPlane {
 	t.Helper()
 	port := on.free(t)
 	c := &controlPlane{t: t, on: on, name: name, dir: t.TempDir(), api: on.forward(t, port), program: program}
@@ -203,7 +214,6 @@ func startControlPlane(t testing.TB, on *host, name, program string, config map[
 	listen["api"] = "127.0.0.1:" + strconv.Itoa(port)
 	config["dataDir"], config["adminTokenFile"] = filepath.Join(c.dir, "data"), filepath.Join(c.dir, "admin.token")
 	c.config = writeYAML(t, filepath.Join(c.dir, name+".yaml"), config)
-	c.run()
 	return c
 }
 
@@ -211,9 +221,11 @@ func startGlobal(t testing.TB) *controlPlane { t.Helper(); return startGlobalOn(
 
 func startGlobalOn(t testing.TB, on *host) *controlPlane {
 	t.Helper()
-	return startControlPlane(t, on, "global", "global-cp", map[string]any{
+	c := newControlPlane(t, on, "global", "global-cp", map[string]any{
 		"trustDomain": "global.e2e.example", "listen": map[string]any{"federation": on.somewhere(t)},
 	})
+	c.run()
+	return c
 }
 
 // zone is a zone's control plane with what runs in the zone.
@@ -231,12 +243,19 @@ func startZone(t testing.TB, name string, settings ...map[string]any) *zone {
 
 func startZoneOn(t testing.TB, on *host, name string, settings ...map[string]any) *zone {
 	t.Helper()
+	z := newZone(t, on, name, settings...)
+	z.run()
+	return z
+}
+
+func newZone(t testing.TB, on *host, name string, settings ...map[string]any) *zone {
+	t.Helper()
 	td := name + ".e2e.example"
 	config := map[string]any{"zone": name, "trustDomain": td, "listen": map[string]any{"proxies": on.somewhere(t)}}
 	for _, s := range settings {
 		maps.Copy(config, s)
 	}
-	return &zone{trustDomain: mesh.TrustDomain(td), controlPlane: startControlPlane(t, on, name, "zone-cp", config)}
+	return &zone{trustDomain: mesh.TrustDomain(td), controlPlane: newControlPlane(t, on, name, "zone-cp", config)}
 }
 
 // joins makes the zone a member of the mesh, with the namespaces it may speak for.
@@ -304,9 +323,18 @@ func (z *zone) startProxy(on *host, program, name string, token client.Enrolment
 		z.t.Fatal(err)
 	}
 	config["name"], config["dataDir"], config["runDir"], config["writeInfo"] = name, filepath.Join(dir, "data"), filepath.Join(run, "r"), filepath.Join(dir, "info.json")
+	if z.skew != 0 { // Envoy is started by the agent, and its clock is as wrong
+		program, args := z.skewed(envoy)
+		script := fmt.Sprintf("#!/bin/sh\nexec '%s' '%s' \"$@\"\n", program, strings.Join(args, "' '"))
+		envoy = filepath.Join(dir, "envoy")
+		if err := os.WriteFile(envoy, []byte(script), 0o700); err != nil {
+			z.t.Fatal(err)
+		}
+	}
 	config["envoy"] = map[string]any{"path": envoy, "concurrency": 1}
 	file := writeYAML(z.t, filepath.Join(dir, name+".yaml"), config)
-	p := &proxy{process: on.start(z.t, z.name+"-"+name, dir, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, program, "run", "--config", file)}
+	program, args := z.skewed(filepath.Join(bin, program), "run", "--config", file)
+	p := &proxy{process: on.start(z.t, z.name+"-"+name, dir, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, program, args...)}
 	p.info = func() (proxyInfo, error) {
 		var i proxyInfo
 		text, err := os.ReadFile(filepath.Join(dir, "info.json"))
