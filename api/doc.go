@@ -12,7 +12,7 @@
 //	GET    .../{plural}/{name}/history                   who changed it, when and why
 //	POST   /api/v1/_apply                                many documents as one revision
 //	GET    /api/v1/_status?revision=N                    how far a revision has come, as a stream
-//	GET    /api/v1/proxies, whoami, kinds, tokens
+//	GET    /api/v1/proxies, failover, whoami, kinds, tokens
 //	GET    /api/v1/overview                              what a person looks at first
 //	GET    /api/v1/overview/stream                       the same as a stream of changes
 //	POST   /api/v1/session                               keep the token in a cookie, with which a browser may read

@@ -19,7 +19,7 @@ func (s *server) describe() {
 	ref := func(v any) *huma.Schema { return doc.Components.Schemas.Schema(reflect.TypeOf(v), true, "") }
 	problemSchema := ref(problem{})
 	answers := map[string]*huma.Schema{
-		"apply": ref(client.ApplyResult{}), "proxies": ref(client.ProxyList{}), "whoami": ref(Whoami{}),
+		"apply": ref(client.ApplyResult{}), "proxies": ref(client.ProxyList{}), "failover": ref(client.FailoverList{}), "whoami": ref(Whoami{}),
 		"create-token": ref(client.APIToken{}), "list-tokens": ref(client.APITokens{}),
 	}
 	bodies := map[string]*huma.Schema{

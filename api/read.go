@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -222,31 +223,53 @@ func (s *server) history(ctx context.Context, kind policy.KindInfo, namespace, n
 
 // proxies answers the proxies of one zone or of all.
 func (s *server) proxies(ctx context.Context, zone string) (*huma.StreamResponse, error) {
+	list, err := zonesWords[mesh.ProxyStatus](ctx, s, "proxies", zone, "")
+	if err != nil {
+		return nil, err
+	}
+	return reply(http.StatusOK, nil, client.ProxyList{Items: list})
+}
+
+// failover answers where the traffic of services goes.
+func (s *server) failover(ctx context.Context, in client.FailoverQuery) (*huma.StreamResponse, error) {
+	prefix := ""
+	if in.Namespace != "" {
+		prefix = in.Namespace + "/"
+	}
+	list, err := zonesWords[mesh.FailoverStatus](ctx, s, "failover", in.Zone, prefix)
+	if err != nil {
+		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(st mesh.FailoverStatus) bool { return in.Service != "" && st.Service != in.Service })
+	return reply(http.StatusOK, nil, client.FailoverList{Items: list})
+}
+
+// zonesWords reads what one zone, or all, say of things: the values of a bucket whose keys begin with prefix, zone by
+// zone in the order of keys. A zone that is not known is an error.
+func zonesWords[T any](ctx context.Context, s *server, bucket, zone, prefix string) ([]T, error) {
 	zones, err := s.zones(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := client.ProxyList{Items: []mesh.ProxyStatus{}}
-	known := false
-	for _, z := range zones {
-		if zone != "" && z != zone {
-			continue
+	if zone != "" {
+		if !slices.Contains(zones, zone) {
+			return nil, notFound(mesh.KindZone, "", zone)
 		}
-		known = true
-		list, _, err := s.cfg.Store.ListRecords(ctx, "proxies/"+z, "")
+		zones = []string{zone}
+	}
+	out := []T{}
+	for _, z := range zones {
+		list, _, err := s.cfg.Store.ListRecords(ctx, bucket+"/"+z, prefix)
 		if err != nil {
 			return nil, err
 		}
 		for _, rec := range list {
-			var p mesh.ProxyStatus
-			if err := json.Unmarshal(rec.Value, &p); err != nil {
-				return nil, fmt.Errorf("status of proxy %s: %w", rec.Key, err)
+			var v T
+			if err := json.Unmarshal(rec.Value, &v); err != nil {
+				return nil, fmt.Errorf("%s of zone %s, %s: %w", bucket, z, rec.Key, err)
 			}
-			out.Items = append(out.Items, p)
+			out = append(out, v)
 		}
 	}
-	if zone != "" && !known {
-		return nil, notFound(mesh.KindZone, "", zone)
-	}
-	return reply(http.StatusOK, nil, out)
+	return out, nil
 }

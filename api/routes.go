@@ -193,6 +193,13 @@ func (s *server) registerRest() {
 	}) (*huma.StreamResponse, error) {
 		return s.proxies(ctx, in.Zone)
 	}))
+	huma.Register(s.api, op("failover", http.MethodGet, "/failover", "Where the traffic of services goes from each zone, and why"), handle(s, func(ctx context.Context, in *struct {
+		Namespace string `query:"namespace" maxLength:"63"`
+		Service   string `query:"service" maxLength:"63"`
+		Zone      string `query:"zone" doc:"Whose requests; at a zone only its own are known."`
+	}) (*huma.StreamResponse, error) {
+		return s.failover(ctx, client.FailoverQuery{Namespace: in.Namespace, Service: in.Service, Zone: in.Zone})
+	}))
 	huma.Register(s.api, op("whoami", http.MethodGet, "/whoami", "Who the token says you are, and where"), handle(s, func(ctx context.Context, _ *struct{}) (*huma.StreamResponse, error) {
 		p, _ := s.authz.Principal(ctx)
 		return reply(http.StatusOK, nil, Whoami{Name: p.Name, Role: p.Role, Mode: s.cfg.Mode, Zone: s.cfg.ZoneName, Version: s.cfg.Version})

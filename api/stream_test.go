@@ -196,6 +196,17 @@ func TestStatusAndProgress(t *testing.T) {
 		}
 	}
 	e.want(e.call("GET", "/api/v1/proxies?zone=mars", ""), 404, api.CodeNotFound)
+
+	for _, st := range []mesh.FailoverStatus{{Zone: "east", Namespace: "shop", Service: "pay"}, {Zone: "east", Namespace: "shop", Service: "web"}, {Zone: "west", Namespace: "shopping", Service: "pay"}} {
+		e.record("failover/"+st.Zone, st.Namespace+"/"+st.Service, st)
+	}
+	for query, n := range map[string]int{"": 3, "?zone=east": 2, "?namespace=shop": 2, "?service=pay": 2, "?namespace=shop&service=pay&zone=east": 1, "?namespace=nowhere": 0} {
+		var l client.FailoverList
+		if err := json.Unmarshal([]byte(e.want(e.call("GET", "/api/v1/failover"+query, ""), 200, "").body), &l); err != nil || len(l.Items) != n {
+			t.Errorf("failover%s: %+v, %v", query, l, err)
+		}
+	}
+	e.want(e.call("GET", "/api/v1/failover?zone=mars", ""), 404, api.CodeNotFound)
 }
 
 // What a zone says of a revision as a whole counts, not what its resources add up to.

@@ -192,6 +192,19 @@ func (c *Client) Proxies(ctx context.Context, zone string) ([]mesh.ProxyStatus, 
 	return out.Items, err
 }
 
+// Failover says where the traffic of services goes.
+func (c *Client) Failover(ctx context.Context, q FailoverQuery) ([]mesh.FailoverStatus, error) {
+	values := url.Values{}
+	for name, v := range map[string]string{"namespace": q.Namespace, "service": q.Service, "zone": q.Zone} {
+		if v != "" {
+			values.Set(name, v)
+		}
+	}
+	var out FailoverList
+	err := c.do(ctx, request{method: http.MethodGet, path: "/api/v1/failover", query: values}, &out)
+	return out.Items, err
+}
+
 // Post sends v as JSON to a path under /api/v1 and decodes the answer into out, which may be nil.
 func (c *Client) Post(ctx context.Context, path string, v, out any) error {
 	body, err := json.Marshal(v)

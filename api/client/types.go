@@ -68,6 +68,14 @@ type ProxyList struct {
 	Items []mesh.ProxyStatus `json:"items"`
 }
 
+// FailoverQuery chooses among the services of /api/v1/failover; what is empty is all of them.
+type FailoverQuery struct{ Namespace, Service, Zone string }
+
+// FailoverList is the answer of /api/v1/failover, zone by zone, then by namespace and service.
+type FailoverList struct {
+	Items []mesh.FailoverStatus `json:"items"`
+}
+
 // ApplyResult is the answer of /api/v1/_apply.
 type ApplyResult struct {
 	Revision mesh.Revision `json:"revision"`
