@@ -39,6 +39,11 @@ func (e *events) send(event, id string, data any) error {
 	if err != nil {
 		return err
 	}
+	return e.sendText(event, id, text)
+}
+
+// sendText is send for data that are JSON already, in one line.
+func (e *events) sendText(event, id string, text []byte) error {
 	var b bytes.Buffer
 	if id != "" {
 		fmt.Fprintf(&b, "id: %s\n", id)

@@ -36,7 +36,11 @@ type StatusBook struct {
 	floor   uint64 // deletions up to here are forgotten
 	entries map[statusKey]*list.Element
 	order   *list.List // of *statusEntry, by seq
+	gone    int        // entries without a value
 	wake    []func()
+	// Within Together nobody is woken; untold says that somebody should have been.
+	together int
+	untold   bool
 }
 
 type statusKey struct{ bucket, key string }
@@ -66,16 +70,49 @@ func (b *StatusBook) Set(bucket, key string, value []byte) bool {
 		b.mu.Unlock()
 		return true
 	case ok:
-		b.order.Remove(el)
+		b.remove(el)
 	}
 	b.seq++
 	b.entries[k] = b.order.PushBack(&statusEntry{k, value, b.seq})
+	if value == nil {
+		b.gone++
+	}
 	wake := b.wake
+	if b.together > 0 {
+		b.untold, wake = true, nil
+	}
 	b.mu.Unlock()
 	for _, f := range wake {
 		f()
 	}
 	return true
+}
+
+// Together calls f, and has what it sets go up in as few reports as may be: each costs global a message, an answer and
+// a transaction.
+func (b *StatusBook) Together(f func()) {
+	b.mu.Lock()
+	b.together++
+	b.mu.Unlock()
+	f()
+	b.mu.Lock()
+	b.together--
+	var wake []func()
+	if b.together == 0 && b.untold {
+		b.untold, wake = false, b.wake
+	}
+	b.mu.Unlock()
+	for _, f := range wake {
+		f()
+	}
+}
+
+// remove takes an entry out; b.mu is held.
+func (b *StatusBook) remove(el *list.Element) {
+	if el.Value.(*statusEntry).value == nil {
+		b.gone--
+	}
+	b.order.Remove(el)
 }
 
 // onChange sets who is told of changes: the link of the present session.
@@ -130,13 +167,13 @@ func (b *StatusBook) forget(seq uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.floor = max(b.floor, seq)
-	for el := b.order.Front(); el != nil; {
+	for el := b.order.Front(); el != nil && b.gone > 0; {
 		e, next := el.Value.(*statusEntry), el.Next()
 		if e.seq > seq {
 			return
 		}
 		if e.value == nil {
-			b.order.Remove(el)
+			b.remove(el)
 			delete(b.entries, e.statusKey)
 		}
 		el = next

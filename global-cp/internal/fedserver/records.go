@@ -94,14 +94,24 @@ func getJSON[T any](ctx context.Context, s store.Records, bucket, key string) (v
 
 // putJSON writes one record; ifVersion nil means whatever is there.
 func putJSON(ctx context.Context, s store.Records, bucket, key string, v any, ifVersion *uint64) error {
-	doc, err := json.Marshal(v)
+	w, err := jsonWrite(key, v)
 	if err != nil {
-		return fmt.Errorf("write %s %s: %w", bucket, key, err)
+		return err
 	}
-	if _, err := s.PutRecords(ctx, bucket, store.RecordWrite{Key: key, Value: doc, IfVersion: ifVersion}); err != nil {
+	w.IfVersion = ifVersion
+	if _, err := s.PutRecords(ctx, bucket, w); err != nil {
 		return fmt.Errorf("write %s %s: %w", bucket, key, err)
 	}
 	return nil
+}
+
+// jsonWrite is the write of one record, whatever is there.
+func jsonWrite(key string, v any) (store.RecordWrite, error) {
+	doc, err := json.Marshal(v)
+	if err != nil {
+		return store.RecordWrite{}, fmt.Errorf("encode %s: %w", key, err)
+	}
+	return store.RecordWrite{Key: key, Value: doc}, nil
 }
 
 // update changes one record by compare-and-set until nobody came between. change may refuse.

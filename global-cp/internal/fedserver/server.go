@@ -48,6 +48,7 @@ type Server struct {
 	cfg     Config
 	metrics *metrics
 	grpc    *grpc.Server
+	late    *laggard
 
 	mu       sync.Mutex
 	sessions map[string]*session // by zone
@@ -69,6 +70,7 @@ func New(cfg Config) *Server {
 		cfg.Now = time.Now
 	}
 	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics), sessions: map[string]*session{}, leaving: make(chan struct{}, 1)}
+	s.late = newLaggard(s)
 	own := cfg.Trust.TrustDomain()
 	onlyZones := func(id identity.ID) error {
 		_, err := identity.ZoneOf(own, id)
@@ -105,6 +107,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	chores, stop := context.WithCancel(ctx)
 	wg.Go(func() { s.keepFollowingZones(chores) })
 	wg.Go(func() { s.checkAll(chores) })
+	wg.Go(func() { s.late.run(chores, s.cfg.Log) })
 	wg.Go(func() { s.keepLeaving(chores) })
 	var err error
 	select {

@@ -37,7 +37,9 @@ type session struct {
 	wanted    atomic.Uint64 // newest revision of the log read so far that concerns the zone
 	proxies   map[string]bool
 	full      *inventory
-	lag       *laggard
+	// sound are resources of which it is known that the zone has not refused them, so that their acks need no look
+	// into the store; forgotten when they are many.
+	sound map[mesh.Key]struct{}
 }
 
 // end says goodbye and makes sure that the session ends even if nobody listens.
@@ -82,17 +84,14 @@ func (s *Server) Session(stream grpc.BidiStreamingServer[federationpb.ZoneFrame,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	x := &session{server: s, zone: zone, identity: id, expires: leaf.NotAfter, cancel: cancel, done: make(chan struct{}), lag: newLaggard(s, zone)}
+	x := &session{server: s, zone: zone, identity: id, expires: leaf.NotAfter, cancel: cancel, done: make(chan struct{}), sound: map[mesh.Key]struct{}{}}
 	if err := s.open(ctx, x, hello); err != nil {
 		return s.answered(ctx, "session", zone, from, err)
 	}
 	defer s.close(context.WithoutCancel(ctx), x)
 	s.cfg.Log.InfoContext(ctx, "session opened", "zone", zone, "epoch", x.epoch, "from", from, "version", printableText(hello.GetVersion()))
-	var lag sync.WaitGroup
-	lag.Go(func() { x.lag.run(ctx, s.cfg.Log) })
 	err = x.link.Run(ctx, &countedStream{stream, x})
 	cancel()
-	lag.Wait()
 	s.cfg.Log.InfoContext(ctx, "session closed", "zone", zone, "epoch", x.epoch, "cause", err)
 	switch {
 	case errors.Is(err, federation.ErrEnded):
@@ -256,7 +255,7 @@ func (s *Server) close(ctx context.Context, x *session) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	// A newer session begins only after this one is done.
-	if err := x.lag.flush(ctx); err != nil {
+	if err := s.late.flushZone(ctx, x.zone); err != nil {
 		s.cfg.Log.WarnContext(ctx, "zone status not kept", "zone", x.zone, "error", err)
 	}
 	if current {

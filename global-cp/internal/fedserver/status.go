@@ -71,7 +71,7 @@ func (x *session) Status(ctx context.Context, r *federationpb.StatusReport) erro
 		x.showProxies()
 	}
 	if !r.GetMore() { // the position counts when the inventory is whole
-		x.lag.position(statusPosition{r.GetEpoch(), r.GetSequence()})
+		x.server.late.position(x.zone, statusPosition{r.GetEpoch(), r.GetSequence()})
 	}
 	return nil
 }
@@ -102,10 +102,12 @@ func (x *session) statusRecord(rec *federationpb.StatusRecord) (store.RecordWrit
 	switch rec.GetBucket() {
 	case federation.BucketStatus:
 		var v mesh.ResourceStatus
-		if _, err := mesh.ParseKey(rec.GetKey()); err != nil || json.Unmarshal(rec.GetValue(), &v) != nil {
+		k, err := mesh.ParseKey(rec.GetKey())
+		if err != nil || json.Unmarshal(rec.GetValue(), &v) != nil {
 			return w, false
 		}
 		v.Zone = x.zone
+		x.judged(k, v.State)
 		doc = v
 	case federation.BucketProxies:
 		var v mesh.ProxyStatus
@@ -184,7 +186,7 @@ func (x *session) showProxies() {
 		}
 	}
 	total := len(x.proxies)
-	x.lag.change(func(z *mesh.ZoneStatus) { z.Proxies, z.ProxiesConnected = total, connected })
+	x.server.late.change(x.zone, func(z *mesh.ZoneStatus) { z.Proxies, z.ProxiesConnected = total, connected })
 }
 
 // acked notes how far the zone is. What an ack means for a resource the zone says itself, with its proxies
@@ -195,11 +197,15 @@ func (x *session) acked(ctx context.Context, e federation.Acked) error {
 	deleted := false
 	for _, it := range e.Items {
 		deleted = deleted || it.Deleted
+		if _, sound := x.sound[it.Key]; sound || it.Deleted {
+			continue
+		}
 		v, _, found, err := getJSON[mesh.ResourceStatus](ctx, x.server.cfg.Store, bucket, it.Key.String())
 		if err != nil {
 			return err
 		}
-		if !found || it.Deleted || v.Wanted >= it.Changed || v.State != mesh.StateRejected && v.State != mesh.StateUnknown {
+		x.judged(it.Key, v.State)
+		if !found || v.Wanted >= it.Changed || !refusedAs(v.State) {
 			continue
 		}
 		doc, err := json.Marshal(mesh.ResourceStatus{
@@ -214,18 +220,37 @@ func (x *session) acked(ctx context.Context, e federation.Acked) error {
 		return err
 	}
 	wanted, sent, now := mesh.Revision(x.wanted.Load()), x.sentBytes.Load(), x.server.cfg.Now().UTC()
-	x.lag.change(func(z *mesh.ZoneStatus) {
+	x.server.late.change(x.zone, func(z *mesh.ZoneStatus) {
 		z.Wanted = max(wanted, z.Wanted)
 		z.Acked, z.SentBytes, z.LastSeen = e.Cursor.Revision, sent, now
 	})
 	if deleted { // the ack is all that there may be to see of it
-		return x.lag.flush(ctx)
+		return x.server.late.flushZone(ctx, x.zone)
 	}
 	return nil
 }
 
+// refusedAs reports whether a state is a refusal, which a newer edit may overtake.
+func refusedAs(s mesh.ResourceState) bool { return s == mesh.StateRejected || s == mesh.StateUnknown }
+
+// maxSound bounds what a session remembers of resources.
+const maxSound = 4096
+
+// judged notes how a resource does in the zone.
+func (x *session) judged(k mesh.Key, s mesh.ResourceState) {
+	if refusedAs(s) {
+		delete(x.sound, k)
+		return
+	}
+	if len(x.sound) >= maxSound {
+		clear(x.sound)
+	}
+	x.sound[k] = struct{}{}
+}
+
 // refused notes that the zone did not take a resource; what it held before stays in force.
 func (x *session) refused(ctx context.Context, n federation.Refusal) error {
+	x.judged(n.Key, mesh.StateRejected)
 	x.server.metrics.nacks.WithLabelValues(x.zone, codeLabel(n.Code)).Inc()
 	x.server.cfg.Log.WarnContext(ctx, "zone refused a resource", "zone", x.zone, "key", n.Key.String(), "revision", n.Revision, "code", codeLabel(n.Code), "reason", n.Reason)
 	_, err := update(ctx, x.server.cfg.Store, BucketOf(federation.BucketStatus, x.zone), n.Key.String(), func(v *mesh.ResourceStatus, _ bool) error {

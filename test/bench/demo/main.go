@@ -14,12 +14,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/test/bench/internal/rig"
 )
 
 func main() {
@@ -41,36 +41,20 @@ func run(ctx context.Context, bin string, changes int, idle time.Duration) error
 		return err
 	}
 	defer os.RemoveAll(dir)
-	fmt.Printf("demo: %d cores, load average %s, %s\n", runtime.NumCPU(), load(), runtime.Version())
+	report := rig.NewReport(os.Stdout, "demo", "the demo as a stranger runs it")
 	d, err := start(ctx, bin, filepath.Join(dir, "demo"))
 	if err != nil {
 		return err
 	}
 	defer d.stop()
-	figure("demo-start", "first cross-zone 200 after", d.up.Seconds(), "s")
-	if err := d.measureIdle(ctx, idle); err != nil {
+	report.Figure("demo-start", "first cross-zone 200 after", d.up.Seconds(), "s")
+	if err := d.measureIdle(ctx, report, idle); err != nil {
 		return err
 	}
-	if err := d.measureChanges(ctx, "policy", deny, changes); err != nil {
+	if err := d.measureChanges(ctx, report, "policy", deny, changes); err != nil {
 		return err
 	}
-	return d.measureChanges(ctx, "route", route, changes)
-}
-
-func figure(name, text string, value float64, unit string) {
-	line, err := json.Marshal(map[string]any{"bench": name, "value": value, "unit": unit})
-	if err != nil {
-		return
-	}
-	fmt.Printf("  %-58s %10.2f %s\n%s\n", text, value, unit, line)
-}
-
-func load() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "?"
-	}
-	return strings.Join(strings.Fields(string(text))[:3], " ")
+	return d.measureChanges(ctx, report, "route", route, changes)
 }
 
 // running is a demo with a client of its global.
@@ -142,22 +126,22 @@ func (d *running) stop() {
 }
 
 // measureIdle reads memory and CPU time of all the demo's processes over a span without changes.
-func (d *running) measureIdle(ctx context.Context, span time.Duration) error {
-	before := usageOf(d.cmd.Process.Pid)
+func (d *running) measureIdle(ctx context.Context, report *rig.Report, span time.Duration) error {
+	before := rig.Tree(d.cmd.Process.Pid)
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(span):
 	}
-	after := usageOf(d.cmd.Process.Pid)
+	after := rig.Tree(d.cmd.Process.Pid)
 	for _, g := range []string{"global-cp", "zone-cp", "sidecar", "ingress", "envoy", "shop"} {
 		a, b := after[g], before[g]
-		fmt.Printf("  %-10s %2d processes  RSS %6.1f MB  PSS %6.1f MB  idle CPU %5.2f %% of a core\n", g, a.count, a.rss/1e6, a.pss/1e6, (a.cpu-b.cpu).Seconds()/span.Seconds()*100)
+		report.Note("%-10s %2d processes  RSS %6.1f MB  PSS %6.1f MB  idle CPU %5.2f %% of a core", g, a.Count, a.RSS/1e6, a.PSS/1e6, (a.CPU-b.CPU).Seconds()/span.Seconds()*100)
 	}
-	total, was := sum(after), sum(before)
-	figure("demo-rss", fmt.Sprintf("RSS of all %d processes", total.count), total.rss/1e6, "MB")
-	figure("demo-pss", "of which not shared twice (PSS)", total.pss/1e6, "MB")
-	figure("demo-idle-cpu", "CPU with 2 orders a second", (total.cpu-was.cpu).Seconds()/span.Seconds()*100, "% of a core")
+	total, was := rig.Sum(after), rig.Sum(before)
+	report.Figure("demo-rss", fmt.Sprintf("RSS of all %d processes", total.Count), total.RSS/1e6, "MB")
+	report.Figure("demo-pss", "of which not shared twice (PSS)", total.PSS/1e6, "MB")
+	report.Figure("demo-idle-cpu", "CPU with 2 orders a second", (total.CPU-was.CPU).Seconds()/span.Seconds()*100, "% of a core")
 	return nil
 }
 
@@ -185,10 +169,10 @@ spec:
 
 // measureChanges changes a document n times, one after the other, and times each from the REST answer to the
 // last acknowledgement.
-func (d *running) measureChanges(ctx context.Context, what, document string, n int) error {
+func (d *running) measureChanges(ctx context.Context, report *rig.Report, what, document string, n int) error {
 	var commit, ack []float64
 	acked := 0
-	before := usageOf(d.cmd.Process.Pid)
+	before := rig.Tree(d.cmd.Process.Pid)
 	for i := range n {
 		begin := time.Now()
 		res, err := d.global.Apply(ctx, fmt.Appendf(nil, document, i), client.ApplyOptions{})
@@ -207,19 +191,13 @@ func (d *running) measureChanges(ctx context.Context, what, document string, n i
 		ack = append(ack, time.Since(answered).Seconds()*1000)
 		acked = last.Acked
 	}
-	after := usageOf(d.cmd.Process.Pid)
+	after := rig.Tree(d.cmd.Process.Pid)
 	for _, g := range []string{"global-cp", "zone-cp", "sidecar", "ingress", "envoy"} {
-		fmt.Printf("  %-10s CPU %6.2f ms per change\n", g, (after[g].cpu-before[g].cpu).Seconds()*1000/float64(n))
+		report.Note("%-10s CPU %6.2f ms per change", g, (after[g].CPU-before[g].CPU).Seconds()*1000/float64(n))
 	}
-	slices.Sort(commit)
-	slices.Sort(ack)
-	fmt.Printf("  %d changes of a %s that concerns %d Envoys in 3 zones; load average %s\n", n, what, acked, load())
-	figure(what+"-rest-p50", "REST call, p50", at(commit, 50), "ms")
-	figure(what+"-last-ack-p50", "REST answer to last ACK, p50", at(ack, 50), "ms")
-	figure(what+"-last-ack-p99", "REST answer to last ACK, p99", at(ack, 99), "ms")
+	report.Note("%d changes of a %s that concerns %d Envoys in 3 zones; load average %s", n, what, acked, rig.Load())
+	report.Figure(what+"-rest-p50", "REST call, p50", rig.At(commit, 50), "ms")
+	report.Figure(what+"-last-ack-p50", "REST answer to last ACK, p50", rig.At(ack, 50), "ms")
+	report.Figure(what+"-last-ack-p99", "REST answer to last ACK, p99", rig.At(ack, 99), "ms")
 	return nil
-}
-
-func at(sorted []float64, percentile int) float64 {
-	return sorted[min(len(sorted)-1, len(sorted)*percentile/100)]
 }

@@ -5,19 +5,17 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/comity-mesh/comity/test/bench/internal/rig"
 )
 
 func main() {
@@ -69,15 +67,13 @@ func (c config) run(out io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	server := filepath.Join(dir, "benchserver")
-	build := exec.Command("go", "build", "-o", server, "github.com/comity-mesh/comity/zone-cp/internal/ads/benchserver")
-	if b, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building the server: %w: %s", err, b)
+	server, err := rig.Build(dir, "github.com/comity-mesh/comity/zone-cp/internal/ads/benchserver")
+	if err != nil {
+		return err
 	}
-	load, _ := os.ReadFile("/proc/loadavg")
 	enc := json.NewEncoder(out)
 	if err := enc.Encode(map[string]any{
-		"conditions": "xds", "cores": runtime.NumCPU(), "load": strings.TrimSpace(string(load)), "go": runtime.Version(),
+		"conditions": "xds", "cores": runtime.NumCPU(), "load": rig.Load(), "go": runtime.Version(),
 		"peer": "go-control-plane v0.14.0 MuxCache of LinearCaches", "clients": c.clients, "clusters": c.clusters, "changes": c.changes,
 		"turns": c.turns, "transport": "gRPC over loopback TCP without TLS, one connection a client",
 	}); err != nil {
@@ -105,7 +101,7 @@ func (c config) run(out io.Writer) error {
 	for _, name := range order {
 		f := figure{Name: name, Unit: units[name], All: all[name], Values: map[string]float64{}}
 		for kind, v := range all[name] {
-			f.Values[kind] = median(v)
+			f.Values[kind] = rig.At(v, 50)
 		}
 		if f.Values["linear"] > 0 {
 			f.Ratio = f.Values["comity"] / f.Values["linear"]
@@ -129,59 +125,6 @@ func (c config) run(out io.Writer) error {
 	return nil
 }
 
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	if len(v)%2 == 1 {
-		return v[len(v)/2]
-	}
-	return (v[len(v)/2-1] + v[len(v)/2]) / 2
-}
-
-// child is a process that answers each line with one of JSON.
-type child struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
-}
-
-func start(name string, args ...string) (*child, error) {
-	cmd := exec.Command(name, args...)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return &child{cmd, in, bufio.NewReader(out)}, nil
-}
-
-// stop ends the child by ending its input.
-func (p *child) stop() {
-	_ = p.in.Close()
-	_ = p.cmd.Wait()
-}
-
-func (p *child) read(v any) error {
-	line, err := p.out.ReadBytes('\n')
-	if err != nil {
-		return fmt.Errorf("%s ended: %w", filepath.Base(p.cmd.Path), err)
-	}
-	return json.Unmarshal(line, v)
-}
-
-func (p *child) ask(order string, v any) error {
-	if _, err := fmt.Fprintln(p.in, order); err != nil {
-		return err
-	}
-	return p.read(v)
-}
-
 // usage is what the server says of itself.
 type usage struct {
 	CPUMicros float64 `json:"cpuMicros"`
@@ -197,14 +140,14 @@ type traffic struct {
 }
 
 // quiet waits until the server has taken at least n requests and spends no more CPU, and returns its usage.
-func quiet(server *child, n int64) (usage, error) {
+func quiet(server *rig.Child, n int64) (usage, error) {
 	var last usage
 	deadline := time.Now().Add(2 * time.Minute)
 	tick := time.NewTicker(40 * time.Millisecond)
 	defer tick.Stop()
 	for same := 0; ; {
 		var u usage
-		if err := server.ask("usage", &u); err != nil {
+		if err := server.Ask("usage", &u); err != nil {
 			return u, err
 		}
 		if u.Received >= n && u.Received == last.Received && u.CPUMicros-last.CPUMicros < 2500 {
@@ -223,29 +166,29 @@ func quiet(server *child, n int64) (usage, error) {
 }
 
 func (c config) turn(binary, kind string, report func(name, unit string, v float64)) error {
-	server, err := start(binary, "-kind", kind, "-clusters", fmt.Sprint(c.clusters))
+	server, err := rig.Start(binary, "-kind", kind, "-clusters", fmt.Sprint(c.clusters))
 	if err != nil {
 		return err
 	}
-	defer server.stop()
+	defer server.Stop()
 	var hello struct {
 		Address string `json:"address"`
 	}
-	if err := server.read(&hello); err != nil {
+	if err := server.Read(&hello); err != nil {
 		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	clients, err := start(self, "-role", "clients", "-address", hello.Address, "-clients", fmt.Sprint(c.clients), "-clusters", fmt.Sprint(c.clusters))
+	clients, err := rig.Start(self, "-role", "clients", "-address", hello.Address, "-clients", fmt.Sprint(c.clients), "-clusters", fmt.Sprint(c.clusters))
 	if err != nil {
 		return err
 	}
-	defer clients.stop()
+	defer clients.Stop()
 	n := float64(c.clients)
 	var idle usage
-	if err := server.ask("collect", &idle); err != nil {
+	if err := server.Ask("collect", &idle); err != nil {
 		return err
 	}
 	before, err := quiet(server, 0)
@@ -255,15 +198,15 @@ func (c config) turn(binary, kind string, report func(name, unit string, v float
 	step := func(change, order string, requests int) (usage, traffic, error) {
 		var u usage
 		var tr traffic
-		if err := clients.ask("mark", &tr); err != nil {
+		if err := clients.Ask("mark", &tr); err != nil {
 			return u, tr, err
 		}
 		if change != "" {
-			if err := server.ask("change "+change, &u); err != nil {
+			if err := server.Ask("change "+change, &u); err != nil {
 				return u, tr, err
 			}
 		}
-		if err := clients.ask(order, &tr); err != nil {
+		if err := clients.Ask(order, &tr); err != nil {
 			return u, tr, err
 		}
 		if tr.Error != "" {
@@ -273,7 +216,7 @@ func (c config) turn(binary, kind string, report func(name, unit string, v float
 		if err != nil {
 			return u, tr, err
 		}
-		return u, tr, clients.ask("bytes", &tr)
+		return u, tr, clients.Ask("bytes", &tr)
 	}
 	// Four subscriptions and four ACKs of each.
 	after, tr, err := step("", "connect", 8)
@@ -300,7 +243,7 @@ func (c config) turn(binary, kind string, report func(name, unit string, v float
 	}
 	report("rss-per-proxy-uncollected", "KiB", (before.RSSKiB-idle.RSSKiB)/n)
 	var u usage
-	if err := server.ask("collect", &u); err != nil {
+	if err := server.Ask("collect", &u); err != nil {
 		return err
 	}
 	report("rss-per-proxy", "KiB", (u.RSSKiB-idle.RSSKiB)/n)

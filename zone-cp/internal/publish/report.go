@@ -95,7 +95,9 @@ func (p *Publisher) begin(now time.Time) {
 
 // report hands on the statuses that changed: revisions first, because somebody may be waiting for them, and
 // because a resource's status must not be seen before that of the revision that made it so.
-func (p *Publisher) report() {
+func (p *Publisher) report() { p.cfg.Statuses.Together(p.reportChanges) }
+
+func (p *Publisher) reportChanges() {
 	now := time.Now()
 	resources := p.tracker.take(now)
 	for _, s := range p.tracker.takeRevisions(now) {

@@ -1,4 +1,4 @@
-package main
+package rig
 
 import (
 	"fmt"
@@ -9,26 +9,28 @@ import (
 	"time"
 )
 
-// usage of a group of processes, in bytes and CPU time since their start.
-type usage struct {
-	count    int
-	rss, pss float64
-	cpu      time.Duration
+// Usage of a group of processes, in bytes and CPU time since their start.
+type Usage struct {
+	Count    int
+	RSS, PSS float64
+	CPU      time.Duration
 }
 
-func sum(all map[string]usage) usage {
-	var t usage
+// Sum adds all groups up.
+func Sum(all map[string]Usage) Usage {
+	var t Usage
 	for _, u := range all {
-		t.count += u.count
-		t.rss += u.rss
-		t.pss += u.pss
-		t.cpu += u.cpu
+		t = t.plus(u)
 	}
 	return t
 }
 
-// usageOf adds up the process and all its descendants, by program.
-func usageOf(root int) map[string]usage {
+func (u Usage) plus(o Usage) Usage {
+	return Usage{Count: u.Count + o.Count, RSS: u.RSS + o.RSS, PSS: u.PSS + o.PSS, CPU: u.CPU + o.CPU}
+}
+
+// Tree adds up the process and all its descendants, by program.
+func Tree(root int) map[string]Usage {
 	children := map[int][]int{}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -45,26 +47,32 @@ func usageOf(root int) map[string]usage {
 			}
 		}
 	}
-	out := map[string]usage{}
+	out := map[string]Usage{}
 	for todo := []int{root}; len(todo) > 0; {
 		pid := todo[0]
 		todo = append(todo[1:], children[pid]...)
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		f := stat(pid)
-		if err != nil || len(f) < 22 {
+		if err != nil {
 			continue
 		}
 		group := strings.TrimSpace(string(name))
-		u := out[group]
-		u.count++
-		u.rss += kilobytes(pid, "Rss:")
-		u.pss += kilobytes(pid, "Pss:")
-		user, _ := strconv.ParseInt(f[11], 10, 64)
-		system, _ := strconv.ParseInt(f[12], 10, 64)
-		u.cpu += time.Duration(user+system) * (time.Second / 100) // USER_HZ is 100 on Linux
-		out[group] = u
+		out[group] = out[group].plus(Of(pid))
 	}
 	return out
+}
+
+// Of is what one process uses; zero if it is not there.
+func Of(pid int) Usage {
+	f := stat(pid)
+	if len(f) < 22 {
+		return Usage{}
+	}
+	user, _ := strconv.ParseInt(f[11], 10, 64)
+	system, _ := strconv.ParseInt(f[12], 10, 64)
+	return Usage{
+		Count: 1, RSS: kilobytes(pid, "Rss:"), PSS: kilobytes(pid, "Pss:"),
+		CPU: time.Duration(user+system) * (time.Second / 100), // USER_HZ is 100 on Linux
+	}
 }
 
 // stat returns the fields of /proc/PID/stat after the command, the state being the first.
