@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 MODULE   := github.com/comity-mesh/comity
 PROGRAMS := global-cp zone-cp ingress sidecar comity
 TOOLBIN  := $(CURDIR)/.cache/tools/bin
+CONSOLE  := $(shell git ls-files --cached --others --exclude-standard -- console ':!console/*.go' ':!console/dist')
 PROTOS   := $(sort $(shell git ls-files --cached --others --exclude-standard -- "*.proto"))
 
 # What the build calls itself: the nearest tag, else "dev" and the commit.
@@ -38,10 +39,16 @@ demo: build tools ## Run three zones with real Envoys on loopback (ARGS="--check
 ##: build
 
 .PHONY: build
-build: go-version ## Build the programs into bin/
+build: go-version console ## Build the programs into bin/
 	@mkdir -p bin
 	go build -ldflags '$(LDFLAGS)' -o bin/ $(foreach p,$(PROGRAMS),$(if $(wildcard $(p)/*.go),./$(p))) $(if $(wildcard deploy/demo/shop/*.go),./deploy/demo/shop)
 	@echo "build: $$(ls -p bin | grep -v / | tr '\n' ' ')in bin/, version $(VERSION)"
+
+.PHONY: console
+console: console/dist/index.html ## Build the web console that the programs embed (needs Node 20; without it they say so)
+
+console/dist/index.html: $(CONSOLE)
+	@tools/console build
 
 .PHONY: generate
 generate: $(TOOLBIN)/protogen ## Generate code from the .proto files
@@ -50,7 +57,8 @@ generate: $(TOOLBIN)/protogen ## Generate code from the .proto files
 ##: check
 
 .PHONY: test
-test: tools ## Check everything that .ci/run checks: vet, build, all tests with real Envoys
+test: tools ## Check everything that .ci/run checks: vet, build, all tests with real Envoys and a real browser
+	@tools/console browser
 	go vet ./...
 	@$(MAKE) build
 	go test -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PACKAGES)
@@ -62,7 +70,7 @@ e2e: tools ## The tests with whole programs, those on networks of their own incl
 .PHONY: lint
 lint: $(TOOLBIN)/golangci-lint ## Run the linters (.golangci.yml)
 	$(TOOLBIN)/golangci-lint run $(PACKAGES)
-	bash -n tools/install .ci/run
+	bash -n tools/install tools/console .ci/run
 
 .PHONY: fmt
 fmt: $(TOOLBIN)/golangci-lint ## Format the code, imports of ours last

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/comity-mesh/comity/api"
+	"github.com/comity-mesh/comity/console"
 	"github.com/comity-mesh/comity/global-cp/internal/fedserver"
 	"github.com/comity-mesh/comity/global-cp/internal/trust"
 	"github.com/comity-mesh/comity/identity"
@@ -161,6 +162,10 @@ func (p *parts) assemble(at addresses) error {
 	mux := http.NewServeMux()
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle(path, observed)
+	}
+	pages := console.Handler()
+	for _, path := range []string{"GET /{$}", "GET /ui", "GET /ui/"} {
+		mux.Handle(path, pages)
 	}
 	mux.Handle("/", rest)
 	p.handler = mux

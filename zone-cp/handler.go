@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/comity-mesh/comity/api"
+	"github.com/comity-mesh/comity/console"
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/internal/version"
 	"github.com/comity-mesh/comity/mesh"
@@ -28,6 +29,10 @@ func (z *zone) handler(ctx context.Context) (http.Handler, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	pages := console.Handler()
+	for _, p := range []string{"GET /{$}", "GET /ui", "GET /ui/"} {
+		mux.Handle(p, pages)
 	}
 	mux.Handle("/", rest)
 	return mux, nil

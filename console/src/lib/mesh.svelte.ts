@@ -1,0 +1,175 @@
+import { apiURL, forgetSession, hadSession, Refused, refusal } from "./api";
+import { EventParser, type ServerEvent } from "./events";
+import type { About, Attention, Change, Failover, Link, Traffic, Zone } from "./types";
+
+/** The stream says that it lives every 15 s; this long without a word, it does not. */
+const silence = 40_000;
+/** A page that nobody looks at lets go of its stream after this long, and resumes when somebody does. */
+const hiddenFor = 30_000;
+const firstRetry = 500;
+const lastRetry = 10_000;
+
+export type Connection = "connecting" | "live" | "lost" | "paused" | "refused";
+
+const severities = ["critical", "warning", "info"];
+
+/** What the control plane last said of the mesh, and whether it still says so. */
+export class Mesh {
+  /** Every record by its path (client.OverviewChange). Replaced, never changed. */
+  #records = $state.raw<ReadonlyMap<string, unknown>>(new Map());
+  connection = $state<Connection>("connecting");
+  /** When the control plane was last heard, by this machine's clock; 0 before. */
+  heard = $state(0);
+  /** When the next try begins, while the connection is lost. */
+  retryAt = $state(0);
+  /** How far the control plane's clock is ahead of this machine's, in ms. */
+  skew = $state(0);
+  error = $state("");
+  loaded = $derived(this.#records.size > 0);
+
+  about = $derived(this.#records.get("about") as About | undefined);
+  zones = $derived(this.#kind<Zone>("zones"));
+  links = $derived(this.#kind<Link>("links"));
+  traffic = $derived(this.#kind<Traffic>("traffic"));
+  failover = $derived(this.#kind<Failover>("failover"));
+  attention = $derived(
+    this.#kind<Attention>("attention").sort((a, b) => severities.indexOf(a.severity) - severities.indexOf(b.severity) || (a.id < b.id ? -1 : 1)),
+  );
+
+  #last = "";
+  #failures = 0;
+  #stop: AbortController | undefined;
+  #timer = 0;
+
+  /** The records of a kind, in the order of their paths. */
+  #kind<T>(kind: string): T[] {
+    const out: [string, T][] = [];
+    for (const [path, value] of this.#records) if (path.startsWith(`${kind}/`)) out.push([path, value as T]);
+    return out.sort((a, b) => (a[0] < b[0] ? -1 : 1)).map(([, value]) => value);
+  }
+
+  /** Follows the stream until the returned function is called. */
+  follow(): () => void {
+    const look = (): void => this.#visibility();
+    const online = (): void => {
+      if (this.connection === "lost") this.retry();
+    };
+    document.addEventListener("visibilitychange", look);
+    window.addEventListener("online", online);
+    this.retry();
+    return () => {
+      document.removeEventListener("visibilitychange", look);
+      window.removeEventListener("online", online);
+      clearTimeout(this.#timer);
+      this.#stop?.abort();
+    };
+  }
+
+  /** Tries now. */
+  retry(): void {
+    clearTimeout(this.#timer);
+    this.#stop?.abort();
+    if (!hadSession()) {
+      this.#refused();
+      return;
+    }
+    const stop = new AbortController();
+    this.#stop = stop;
+    if (this.connection !== "lost") this.connection = "connecting";
+    void this.#run(stop);
+  }
+
+  /** Nobody is signed in, any more: nothing stays on the page. */
+  #refused(): void {
+    forgetSession();
+    this.connection = "refused";
+    this.#records = new Map();
+    this.#last = "";
+  }
+
+  #visibility(): void {
+    if (document.visibilityState === "visible") {
+      if (this.connection === "paused") this.retry();
+      return;
+    }
+    const stop = this.#stop;
+    setTimeout(() => {
+      if (document.visibilityState === "visible" || stop !== this.#stop || this.connection === "refused") return;
+      clearTimeout(this.#timer);
+      stop?.abort();
+      this.connection = "paused";
+    }, hiddenFor);
+  }
+
+  async #run(stop: AbortController): Promise<void> {
+    try {
+      await this.#session(stop);
+      throw new Error("the control plane ended the stream");
+    } catch (err) {
+      if (stop !== this.#stop || (stop.signal.aborted && stop.signal.reason !== "silent")) return;
+      if (err instanceof Refused && (err.status === 401 || err.status === 403)) {
+        this.#refused();
+        return;
+      }
+      this.error = err instanceof Error ? err.message : String(err);
+      this.connection = "lost";
+      // Half of it by chance, so that all who lost a server do not come back at once.
+      const wait = Math.min(lastRetry, firstRetry * 2 ** this.#failures++) * (0.5 + Math.random() / 2);
+      this.retryAt = Date.now() + wait;
+      this.#timer = window.setTimeout(() => this.retry(), wait);
+    }
+  }
+
+  async #session(stop: AbortController): Promise<void> {
+    const headers: Record<string, string> = { Accept: "text/event-stream" };
+    if (this.#last !== "") headers["Last-Event-ID"] = this.#last;
+    let dog = 0;
+    const alive = (): void => {
+      clearTimeout(dog);
+      dog = window.setTimeout(() => stop.abort("silent"), silence);
+      this.heard = Date.now();
+    };
+    try {
+      const res = await fetch(apiURL("/overview/stream"), { headers, signal: stop.signal, cache: "no-store" });
+      if (!res.ok || res.body === null) throw await refusal(res);
+      const date = Date.parse(res.headers.get("Date") ?? "");
+      // The header has whole seconds: less than that is no news.
+      if (!Number.isNaN(date)) this.skew = Math.abs(date - Date.now()) < 2_000 ? 0 : date - Date.now();
+      alive();
+      if (this.loaded) this.#live(); // it resumes; where nothing changed nothing comes
+      const parser = new EventParser();
+      const reader = res.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return;
+        alive();
+        for (const event of parser.take(value)) this.#take(event);
+      }
+    } finally {
+      clearTimeout(dog);
+    }
+  }
+
+  #live(): void {
+    this.connection = "live";
+    this.error = "";
+    this.#failures = 0;
+  }
+
+  #take(event: ServerEvent): void {
+    if (event.name === "error") {
+      const problem = JSON.parse(event.data) as { detail?: string; title?: string };
+      throw new Error(problem.detail ?? problem.title ?? "the stream failed");
+    }
+    if (event.name !== "snapshot" && event.name !== "patch") return; // of a newer control plane
+    const { records } = JSON.parse(event.data) as Change;
+    const next = new Map(event.name === "patch" ? this.#records : []);
+    for (const [path, value] of Object.entries(records)) {
+      if (value === null) next.delete(path);
+      else next.set(path, value);
+    }
+    this.#records = next;
+    this.#last = event.id;
+    this.#live();
+  }
+}
