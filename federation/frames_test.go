@@ -3,6 +3,8 @@ package federation_test
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -260,4 +262,77 @@ func feed(t *testing.T, s interface {
 		}
 	}
 	return err
+}
+
+// TestHeadsAreAskedForOnlyIfTheyDiffer: a zone that holds what global would relay says so in a few bytes.
+func TestHeadsAreAskedForOnlyIfTheyDiffer(t *testing.T) {
+	statement := func(zone string, sequence uint64) *federationpb.Statement {
+		return &federationpb.Statement{Kind: federation.StatementExport, Zone: zone, Subject: "shop/pay", Incarnation: "life", Sequence: sequence}
+	}
+	all := []*federationpb.Statement{statement("north", 3), statement("south", 7), statement("east", 9)}
+	for name, held := range map[string][]*federationpb.Statement{
+		"all":   {statement("south", 7), statement("north", 3)},
+		"older": {statement("south", 6), statement("north", 3)},
+		"some":  {statement("north", 3)},
+		"none":  nil,
+		"more":  {statement("south", 7), statement("north", 3), statement("west", 1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := federation.ZoneConfig{Zone: "east", Incarnation: "life", UpHead: mesh.Cursor{Incarnation: "e", Revision: 1}, Statuses: federation.NewStatusBook("book")}
+			for _, st := range held {
+				cfg.Heads = append(cfg.Heads, federation.HeadOf(st))
+			}
+			zone := federation.NewZoneSession(cfg)
+			hello, _ := zone.Next()
+			if len(hello.GetHello().GetHeads()) > 0 {
+				t.Error("heads in the hello")
+			}
+			global, err := federation.NewGlobalSession(federation.GlobalConfig{Zone: "east", Incarnation: "g", Epoch: 1}, hello.GetHello())
+			if err != nil {
+				t.Fatal(err)
+			}
+			global.RelayAll(all)
+			// Both ends until nobody has anything to say.
+			got, asked := map[string]uint64{}, false
+			for quiet := false; !quiet; {
+				quiet = true
+				for f, ok := global.Next(); ok; f, ok = global.Next() {
+					quiet, asked = false, asked || f.GetWelcome().GetWantHeads()
+					if st := f.GetStatement(); st != nil {
+						got[st.GetZone()] = st.GetSequence()
+					}
+					if err := zone.Receive(f); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for f, ok := zone.Next(); ok; f, ok = zone.Next() {
+					quiet = false
+					if err := global.Receive(f); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			want := map[string]uint64{}
+			for _, st := range all {
+				if st.GetZone() != "east" && !slices.ContainsFunc(held, func(h *federationpb.Statement) bool { return proto.Equal(h, st) }) {
+					want[st.GetZone()] = st.GetSequence()
+				}
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("sent %v, want %v", got, want)
+			}
+			if wantAsked := name != "all" && name != "none"; asked != wantAsked {
+				t.Errorf("asked for heads: %v", asked)
+			}
+		})
+	}
+	// Nobody may answer what was not asked.
+	global, err := federation.NewGlobalSession(federation.GlobalConfig{Zone: "east", Incarnation: "g", Epoch: 1},
+		&federationpb.ZoneHello{Protocol: federation.Protocol, Zone: "east", Incarnation: "life", UpHead: &federationpb.Cursor{Incarnation: "e", Revision: 5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := global.Receive(&federationpb.ZoneFrame{Frame: &federationpb.ZoneFrame_Heads{Heads: &federationpb.StatementHeads{}}}); !errors.Is(err, federation.ErrProtocol) {
+		t.Errorf("heads that were not asked for: %v", err)
+	}
 }

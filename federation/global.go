@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -28,10 +29,12 @@ type GlobalSession struct {
 	cfg     GlobalConfig
 	peer    int
 	welcome bool // sent
-	bye     *federationpb.Bye
-	said    Ended
-	asks    []*federationpb.Query
-	asked   map[uint64]struct{}
+	// digest is what the zone says of the statements that it holds, until it is known which they are.
+	digest []byte
+	bye    *federationpb.Bye
+	said   Ended
+	asks   []*federationpb.Query
+	asked  map[uint64]struct{}
 }
 
 // NewGlobalSession begins a session after the zone's hello, which its owner has read to learn how far
@@ -58,13 +61,15 @@ func NewGlobalSession(cfg GlobalConfig, hello *federationpb.ZoneHello) (*GlobalS
 		return nil, violation("zone %q says that it is %q", cfg.Zone, bounded(hello.GetZone(), 63))
 	}
 	up := CursorFromProto(hello.GetUpHead())
-	if up.Incarnation == "" || len(up.Incarnation) > 64 || len(hello.GetHeads()) > maxHeads {
+	if up.Incarnation == "" || len(up.Incarnation) > 64 || len(hello.GetHeads()) > maxHeads || len(hello.GetHeadsDigest()) > 64 {
 		return nil, violation("a hello without the head of the zone's log, or with too many statements")
 	}
 	s.peer = p
 	s.in.start(cfg.Up, up.Incarnation)
 	s.out.start(CursorFromProto(hello.GetDown()))
-	s.say.start(hello.GetHeads())
+	if s.digest = hello.GetHeadsDigest(); len(s.digest) == 0 {
+		s.say.start(hello.GetHeads())
+	}
 	s.effect(Started{
 		Protocol: p, Epoch: cfg.Epoch, Peer: up.Incarnation,
 		Version: bounded(hello.GetVersion(), 64),
@@ -77,6 +82,36 @@ func (s *GlobalSession) Relay(st *federationpb.Statement) {
 	if st.GetZone() != s.cfg.Zone {
 		s.say.offer(st)
 	}
+}
+
+// RelayAll hands in all statements of the other zones, before the first frame. If they are what the zone says that it
+// holds, none is sent; otherwise the zone is asked which it holds, and gets what it lacks.
+func (s *GlobalSession) RelayAll(list []*federationpb.Statement) {
+	if len(s.digest) > 0 && !s.welcome {
+		heads := make([]*federationpb.StatementHead, 0, len(list))
+		for _, st := range list {
+			if st.GetZone() != s.cfg.Zone {
+				heads = append(heads, HeadOf(st))
+			}
+		}
+		if bytes.Equal(DigestHeads(heads), s.digest) {
+			s.digest = nil
+			s.say.start(heads)
+		}
+	}
+	for _, st := range list {
+		s.Relay(st)
+	}
+}
+
+// takeHeads takes what the zone holds, if it was asked for.
+func (s *GlobalSession) takeHeads(h *federationpb.StatementHeads) error {
+	if len(s.digest) == 0 || !s.welcome || len(h.GetHeads()) > maxHeads {
+		return violation("heads of statements that were not asked for, or too many")
+	}
+	s.digest = nil
+	s.say.start(h.GetHeads())
+	return nil
 }
 
 // Ask sends a question to the zone. It reports false if too many are unanswered.
@@ -136,7 +171,7 @@ func (s *GlobalSession) Next() (frame *federationpb.GlobalFrame, ok bool) {
 		return globalFrame(&federationpb.GlobalWelcome{
 			Protocol: Protocol, Incarnation: string(s.cfg.Incarnation), Epoch: s.cfg.Epoch,
 			Up: CursorToProto(s.cfg.Up), Heads: heads,
-			StatusEpoch: s.cfg.StatusEpoch, StatusSequence: s.cfg.StatusSequence,
+			StatusEpoch: s.cfg.StatusEpoch, StatusSequence: s.cfg.StatusSequence, WantHeads: len(s.digest) > 0,
 		}), true
 	}
 	if m := s.nextCommon(); m != nil {
@@ -190,6 +225,8 @@ func (s *GlobalSession) Receive(f *federationpb.ZoneFrame) error {
 		s.effect(Answered{m.Answer})
 	case *federationpb.ZoneFrame_Ping:
 		s.ping(m.Ping)
+	case *federationpb.ZoneFrame_Heads:
+		return s.takeHeads(m.Heads)
 	case *federationpb.ZoneFrame_Hello:
 		return violation("a second hello")
 	default: // a frame of a newer protocol: not spoken here, so it must not have been sent

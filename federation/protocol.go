@@ -13,8 +13,10 @@ import (
 // abilities does not have.
 //
 //	1  2026-11  join, renewal, resources both ways, statements, statuses, queries
+//	2  2026-11  a zone says which statements it holds by a digest, and one by one only if asked
+//	            (an older global does not ask: it sends all of them again)
 const (
-	Protocol    = 1
+	Protocol    = 2
 	MinProtocol = 1 // the oldest ability this program still speaks with
 )
 

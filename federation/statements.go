@@ -1,6 +1,10 @@
 package federation
 
 import (
+	"crypto/sha256"
+	"fmt"
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/comity-mesh/comity/federation/federationpb"
@@ -31,6 +35,23 @@ func HeadOf(s *federationpb.Statement) *federationpb.StatementHead {
 		Zone: s.GetZone(), Kind: s.GetKind(), Subject: s.GetSubject(),
 		Incarnation: s.GetIncarnation(), Sequence: s.GetSequence(),
 	}
+}
+
+// DigestHeads is the same for the same heads in any order, and for hardly any others; nil for none.
+func DigestHeads(heads []*federationpb.StatementHead) []byte {
+	if len(heads) == 0 {
+		return nil
+	}
+	lines := make([]string, 0, len(heads))
+	for _, h := range heads {
+		lines = append(lines, fmt.Sprintf("%q %q %q %q %d\n", h.GetZone(), h.GetKind(), h.GetSubject(), h.GetIncarnation(), h.GetSequence()))
+	}
+	slices.Sort(lines)
+	sum := sha256.New()
+	for _, l := range lines {
+		sum.Write([]byte(l))
+	}
+	return sum.Sum(nil)
 }
 
 // Newer reports whether a statement replaces what is held of the same subject: a higher sequence of the

@@ -69,13 +69,9 @@ func (s *ZoneSession) Answer(id uint64, data []byte, problem string) {
 func (s *ZoneSession) Next() (frame *federationpb.ZoneFrame, ok bool) {
 	if !s.hello {
 		s.hello = true
-		heads := s.cfg.Heads
-		if len(heads) > maxHeads {
-			heads = heads[:maxHeads]
-		}
 		return zoneFrame(&federationpb.ZoneHello{
 			Protocol: Protocol, Zone: s.cfg.Zone, Incarnation: string(s.cfg.Incarnation), Version: s.cfg.Version,
-			Down: CursorToProto(s.cfg.Down), UpHead: CursorToProto(s.cfg.UpHead), Heads: heads,
+			Down: CursorToProto(s.cfg.Down), UpHead: CursorToProto(s.cfg.UpHead), HeadsDigest: DigestHeads(s.heads()),
 		}), true
 	}
 	if !s.welcome || s.ended {
@@ -93,6 +89,11 @@ func (s *ZoneSession) Next() (frame *federationpb.ZoneFrame, ok bool) {
 		return zoneFrame(a), true
 	}
 	return nil, false
+}
+
+// heads are those that fit into a frame.
+func (s *ZoneSession) heads() []*federationpb.StatementHead {
+	return s.cfg.Heads[:min(len(s.cfg.Heads), maxHeads)]
 }
 
 func (s *ZoneSession) over() error { return nil }
@@ -165,6 +166,9 @@ func (s *ZoneSession) takeWelcome(w *federationpb.GlobalWelcome) error {
 		return violation("a welcome without incarnation")
 	}
 	s.welcome = true
+	if w.GetWantHeads() {
+		s.reply(&federationpb.StatementHeads{Heads: s.heads()})
+	}
 	s.in.start(s.cfg.Down, mesh.Incarnation(w.GetIncarnation()))
 	s.out.start(CursorFromProto(w.GetUp()))
 	s.say.start(w.GetHeads())
@@ -193,6 +197,8 @@ func zoneFrame(m proto.Message) *federationpb.ZoneFrame {
 		f.Frame = &federationpb.ZoneFrame_Statement{Statement: m}
 	case *federationpb.StatementAck:
 		f.Frame = &federationpb.ZoneFrame_StatementAck{StatementAck: m}
+	case *federationpb.StatementHeads:
+		f.Frame = &federationpb.ZoneFrame_Heads{Heads: m}
 	case *federationpb.StatusReport:
 		f.Frame = &federationpb.ZoneFrame_Status{Status: m}
 	case *federationpb.Answer:

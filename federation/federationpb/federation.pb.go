@@ -351,6 +351,7 @@ type ZoneFrame struct {
 	//	*ZoneFrame_Answer
 	//	*ZoneFrame_Ping
 	//	*ZoneFrame_StatementAck
+	//	*ZoneFrame_Heads
 	Frame         isZoneFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -492,6 +493,15 @@ func (x *ZoneFrame) GetStatementAck() *StatementAck {
 	return nil
 }
 
+func (x *ZoneFrame) GetHeads() *StatementHeads {
+	if x != nil {
+		if x, ok := x.Frame.(*ZoneFrame_Heads); ok {
+			return x.Heads
+		}
+	}
+	return nil
+}
+
 type isZoneFrame_Frame interface {
 	isZoneFrame_Frame()
 }
@@ -540,6 +550,10 @@ type ZoneFrame_StatementAck struct {
 	StatementAck *StatementAck `protobuf:"bytes,11,opt,name=statement_ack,json=statementAck,proto3,oneof"`
 }
 
+type ZoneFrame_Heads struct {
+	Heads *StatementHeads `protobuf:"bytes,12,opt,name=heads,proto3,oneof"` // the answer to want_heads (protocol 2)
+}
+
 func (*ZoneFrame_Hello) isZoneFrame_Frame() {}
 
 func (*ZoneFrame_Ack) isZoneFrame_Frame() {}
@@ -561,6 +575,8 @@ func (*ZoneFrame_Answer) isZoneFrame_Frame() {}
 func (*ZoneFrame_Ping) isZoneFrame_Frame() {}
 
 func (*ZoneFrame_StatementAck) isZoneFrame_Frame() {}
+
+func (*ZoneFrame_Heads) isZoneFrame_Frame() {}
 
 // What global sends. The first frame is Welcome or Bye.
 type GlobalFrame struct {
@@ -858,14 +874,16 @@ func (x *Cursor) GetRevision() uint64 {
 }
 
 type ZoneHello struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Zone          string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
-	Incarnation   string                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // of the zone
-	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
-	Down          *Cursor                `protobuf:"bytes,5,opt,name=down,proto3" json:"down,omitempty"`                   // last applied of global's change log
-	UpHead        *Cursor                `protobuf:"bytes,6,opt,name=up_head,json=upHead,proto3" json:"up_head,omitempty"` // head of the zone's own change log
-	Heads         []*StatementHead       `protobuf:"bytes,7,rep,name=heads,proto3" json:"heads,omitempty"`                 // the newest statement held of each subject
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Protocol    uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Zone        string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	Incarnation string                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // of the zone
+	Version     string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Down        *Cursor                `protobuf:"bytes,5,opt,name=down,proto3" json:"down,omitempty"`                   // last applied of global's change log
+	UpHead      *Cursor                `protobuf:"bytes,6,opt,name=up_head,json=upHead,proto3" json:"up_head,omitempty"` // head of the zone's own change log
+	Heads       []*StatementHead       `protobuf:"bytes,7,rep,name=heads,proto3" json:"heads,omitempty"`                 // the newest statement held of each subject; from protocol 2 on not sent at first
+	// Of all heads (federation.DigestHeads), instead of them: mostly nothing has changed. Empty for none. (protocol 2)
+	HeadsDigest   []byte `protobuf:"bytes,8,opt,name=heads_digest,json=headsDigest,proto3" json:"heads_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -949,6 +967,13 @@ func (x *ZoneHello) GetHeads() []*StatementHead {
 	return nil
 }
 
+func (x *ZoneHello) GetHeadsDigest() []byte {
+	if x != nil {
+		return x.HeadsDigest
+	}
+	return nil
+}
+
 type GlobalWelcome struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Protocol    uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -959,8 +984,10 @@ type GlobalWelcome struct {
 	// How far global holds the zone's statuses: the position of the last StatusReport that it stored.
 	StatusEpoch    string `protobuf:"bytes,6,opt,name=status_epoch,json=statusEpoch,proto3" json:"status_epoch,omitempty"`
 	StatusSequence uint64 `protobuf:"varint,7,opt,name=status_sequence,json=statusSequence,proto3" json:"status_sequence,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The digest is not that of what global would relay: the zone answers with its heads. (protocol 2)
+	WantHeads     bool `protobuf:"varint,8,opt,name=want_heads,json=wantHeads,proto3" json:"want_heads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GlobalWelcome) Reset() {
@@ -1042,6 +1069,57 @@ func (x *GlobalWelcome) GetStatusSequence() uint64 {
 	return 0
 }
 
+func (x *GlobalWelcome) GetWantHeads() bool {
+	if x != nil {
+		return x.WantHeads
+	}
+	return false
+}
+
+type StatementHeads struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Heads         []*StatementHead       `protobuf:"bytes,1,rep,name=heads,proto3" json:"heads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatementHeads) Reset() {
+	*x = StatementHeads{}
+	mi := &file_federation_federationpb_federation_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatementHeads) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatementHeads) ProtoMessage() {}
+
+func (x *StatementHeads) ProtoReflect() protoreflect.Message {
+	mi := &file_federation_federationpb_federation_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatementHeads.ProtoReflect.Descriptor instead.
+func (*StatementHeads) Descriptor() ([]byte, []int) {
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StatementHeads) GetHeads() []*StatementHead {
+	if x != nil {
+		return x.Heads
+	}
+	return nil
+}
+
 // One committed revision of the sender's log, cut into frames of at most 1 MiB. A revision without
 // resources for the receiver advances its cursor.
 type Changes struct {
@@ -1057,7 +1135,7 @@ type Changes struct {
 
 func (x *Changes) Reset() {
 	*x = Changes{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[9]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1147,7 @@ func (x *Changes) String() string {
 func (*Changes) ProtoMessage() {}
 
 func (x *Changes) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[9]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1160,7 @@ func (x *Changes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Changes.ProtoReflect.Descriptor instead.
 func (*Changes) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{9}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Changes) GetFrom() uint64 {
@@ -1131,7 +1209,7 @@ type SnapshotBegin struct {
 
 func (x *SnapshotBegin) Reset() {
 	*x = SnapshotBegin{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[10]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1221,7 @@ func (x *SnapshotBegin) String() string {
 func (*SnapshotBegin) ProtoMessage() {}
 
 func (x *SnapshotBegin) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[10]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1234,7 @@ func (x *SnapshotBegin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotBegin.ProtoReflect.Descriptor instead.
 func (*SnapshotBegin) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{10}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SnapshotBegin) GetCursor() *Cursor {
@@ -1176,7 +1254,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[11]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1266,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[11]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1279,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{11}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SnapshotEnd) GetCursor() *Cursor {
@@ -1230,7 +1308,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[12]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1320,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[12]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1333,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{12}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Key) GetOrigin() string {
@@ -1305,7 +1383,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[13]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1395,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[13]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1408,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{13}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Resource) GetKey() *Key {
@@ -1420,7 +1498,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[14]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1510,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[14]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1523,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{14}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ack) GetCursor() *Cursor {
@@ -1468,7 +1546,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[15]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1558,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[15]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1571,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{15}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Nack) GetKey() *Key {
@@ -1546,7 +1624,7 @@ type Statement struct {
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[16]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1636,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[16]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1649,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{16}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Statement) GetKind() string {
@@ -1671,7 +1749,7 @@ type StatementHead struct {
 
 func (x *StatementHead) Reset() {
 	*x = StatementHead{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[17]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1761,7 @@ func (x *StatementHead) String() string {
 func (*StatementHead) ProtoMessage() {}
 
 func (x *StatementHead) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[17]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1774,7 @@ func (x *StatementHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatementHead.ProtoReflect.Descriptor instead.
 func (*StatementHead) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{17}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatementHead) GetZone() string {
@@ -1749,7 +1827,7 @@ type StatementAck struct {
 
 func (x *StatementAck) Reset() {
 	*x = StatementAck{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[18]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1839,7 @@ func (x *StatementAck) String() string {
 func (*StatementAck) ProtoMessage() {}
 
 func (x *StatementAck) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[18]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1852,7 @@ func (x *StatementAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatementAck.ProtoReflect.Descriptor instead.
 func (*StatementAck) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{18}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatementAck) GetZone() string {
@@ -1834,7 +1912,7 @@ type StatusReport struct {
 
 func (x *StatusReport) Reset() {
 	*x = StatusReport{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[19]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +1924,7 @@ func (x *StatusReport) String() string {
 func (*StatusReport) ProtoMessage() {}
 
 func (x *StatusReport) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[19]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +1937,7 @@ func (x *StatusReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReport.ProtoReflect.Descriptor instead.
 func (*StatusReport) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{19}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StatusReport) GetSequence() uint64 {
@@ -1908,7 +1986,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[20]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +1998,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[20]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2011,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{20}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatusAck) GetEpoch() string {
@@ -1961,7 +2039,7 @@ type StatusRecord struct {
 
 func (x *StatusRecord) Reset() {
 	*x = StatusRecord{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[21]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2051,7 @@ func (x *StatusRecord) String() string {
 func (*StatusRecord) ProtoMessage() {}
 
 func (x *StatusRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[21]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2064,7 @@ func (x *StatusRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRecord.ProtoReflect.Descriptor instead.
 func (*StatusRecord) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{21}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatusRecord) GetBucket() string {
@@ -2022,7 +2100,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[22]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2112,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[22]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2125,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{22}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Query) GetId() uint64 {
@@ -2083,7 +2161,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[23]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2095,7 +2173,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[23]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2108,7 +2186,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{23}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -2149,7 +2227,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[24]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2239,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[24]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2252,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{24}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Ping) GetNonce() uint64 {
@@ -2202,7 +2280,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_federation_federationpb_federation_proto_msgTypes[25]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2292,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_federationpb_federation_proto_msgTypes[25]
+	mi := &file_federation_federationpb_federation_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2305,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{25}
+	return file_federation_federationpb_federation_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Bye) GetCode() string {
@@ -2279,7 +2357,7 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\x05proof\x18\x05 \x01(\fR\x05proof\"_\n" +
 	"\rRenewResponse\x12+\n" +
 	"\x11certificate_chain\x18\x01 \x03(\fR\x10certificateChain\x12!\n" +
-	"\fglobal_roots\x18\x02 \x03(\fR\vglobalRoots\"\xb3\x05\n" +
+	"\fglobal_roots\x18\x02 \x03(\fR\vglobalRoots\"\xf1\x05\n" +
 	"\tZoneFrame\x127\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1f.comity.federation.v1.ZoneHelloH\x00R\x05hello\x12-\n" +
 	"\x03ack\x18\x02 \x01(\v2\x19.comity.federation.v1.AckH\x00R\x03ack\x120\n" +
@@ -2292,7 +2370,8 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\x06answer\x18\t \x01(\v2\x1c.comity.federation.v1.AnswerH\x00R\x06answer\x120\n" +
 	"\x04ping\x18\n" +
 	" \x01(\v2\x1a.comity.federation.v1.PingH\x00R\x04ping\x12I\n" +
-	"\rstatement_ack\x18\v \x01(\v2\".comity.federation.v1.StatementAckH\x00R\fstatementAckB\a\n" +
+	"\rstatement_ack\x18\v \x01(\v2\".comity.federation.v1.StatementAckH\x00R\fstatementAck\x12<\n" +
+	"\x05heads\x18\f \x01(\v2$.comity.federation.v1.StatementHeadsH\x00R\x05headsB\a\n" +
 	"\x05frame\"\xed\x05\n" +
 	"\vGlobalFrame\x12?\n" +
 	"\awelcome\x18\x01 \x01(\v2#.comity.federation.v1.GlobalWelcomeH\x00R\awelcome\x12-\n" +
@@ -2312,7 +2391,7 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\x05frame\"F\n" +
 	"\x06Cursor\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"\x9b\x02\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\xbe\x02\n" +
 	"\tZoneHello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12 \n" +
@@ -2320,7 +2399,8 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x120\n" +
 	"\x04down\x18\x05 \x01(\v2\x1c.comity.federation.v1.CursorR\x04down\x125\n" +
 	"\aup_head\x18\x06 \x01(\v2\x1c.comity.federation.v1.CursorR\x06upHead\x129\n" +
-	"\x05heads\x18\a \x03(\v2#.comity.federation.v1.StatementHeadR\x05heads\"\x98\x02\n" +
+	"\x05heads\x18\a \x03(\v2#.comity.federation.v1.StatementHeadR\x05heads\x12!\n" +
+	"\fheads_digest\x18\b \x01(\fR\vheadsDigest\"\xb7\x02\n" +
 	"\rGlobalWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x14\n" +
@@ -2328,7 +2408,11 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\x02up\x18\x04 \x01(\v2\x1c.comity.federation.v1.CursorR\x02up\x129\n" +
 	"\x05heads\x18\x05 \x03(\v2#.comity.federation.v1.StatementHeadR\x05heads\x12!\n" +
 	"\fstatus_epoch\x18\x06 \x01(\tR\vstatusEpoch\x12'\n" +
-	"\x0fstatus_sequence\x18\a \x01(\x04R\x0estatusSequence\"\xb4\x01\n" +
+	"\x0fstatus_sequence\x18\a \x01(\x04R\x0estatusSequence\x12\x1d\n" +
+	"\n" +
+	"want_heads\x18\b \x01(\bR\twantHeads\"K\n" +
+	"\x0eStatementHeads\x129\n" +
+	"\x05heads\x18\x01 \x03(\v2#.comity.federation.v1.StatementHeadR\x05heads\"\xb4\x01\n" +
 	"\aChanges\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x120\n" +
@@ -2448,88 +2532,91 @@ func file_federation_federationpb_federation_proto_rawDescGZIP() []byte {
 	return file_federation_federationpb_federation_proto_rawDescData
 }
 
-var file_federation_federationpb_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_federation_federationpb_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_federation_federationpb_federation_proto_goTypes = []any{
-	(*JoinRequest)(nil),   // 0: comity.federation.v1.JoinRequest
-	(*JoinResponse)(nil),  // 1: comity.federation.v1.JoinResponse
-	(*RenewRequest)(nil),  // 2: comity.federation.v1.RenewRequest
-	(*RenewResponse)(nil), // 3: comity.federation.v1.RenewResponse
-	(*ZoneFrame)(nil),     // 4: comity.federation.v1.ZoneFrame
-	(*GlobalFrame)(nil),   // 5: comity.federation.v1.GlobalFrame
-	(*Cursor)(nil),        // 6: comity.federation.v1.Cursor
-	(*ZoneHello)(nil),     // 7: comity.federation.v1.ZoneHello
-	(*GlobalWelcome)(nil), // 8: comity.federation.v1.GlobalWelcome
-	(*Changes)(nil),       // 9: comity.federation.v1.Changes
-	(*SnapshotBegin)(nil), // 10: comity.federation.v1.SnapshotBegin
-	(*SnapshotEnd)(nil),   // 11: comity.federation.v1.SnapshotEnd
-	(*Key)(nil),           // 12: comity.federation.v1.Key
-	(*Resource)(nil),      // 13: comity.federation.v1.Resource
-	(*Ack)(nil),           // 14: comity.federation.v1.Ack
-	(*Nack)(nil),          // 15: comity.federation.v1.Nack
-	(*Statement)(nil),     // 16: comity.federation.v1.Statement
-	(*StatementHead)(nil), // 17: comity.federation.v1.StatementHead
-	(*StatementAck)(nil),  // 18: comity.federation.v1.StatementAck
-	(*StatusReport)(nil),  // 19: comity.federation.v1.StatusReport
-	(*StatusAck)(nil),     // 20: comity.federation.v1.StatusAck
-	(*StatusRecord)(nil),  // 21: comity.federation.v1.StatusRecord
-	(*Query)(nil),         // 22: comity.federation.v1.Query
-	(*Answer)(nil),        // 23: comity.federation.v1.Answer
-	(*Ping)(nil),          // 24: comity.federation.v1.Ping
-	(*Bye)(nil),           // 25: comity.federation.v1.Bye
-	nil,                   // 26: comity.federation.v1.Resource.LabelsEntry
-	nil,                   // 27: comity.federation.v1.Resource.AnnotationsEntry
+	(*JoinRequest)(nil),    // 0: comity.federation.v1.JoinRequest
+	(*JoinResponse)(nil),   // 1: comity.federation.v1.JoinResponse
+	(*RenewRequest)(nil),   // 2: comity.federation.v1.RenewRequest
+	(*RenewResponse)(nil),  // 3: comity.federation.v1.RenewResponse
+	(*ZoneFrame)(nil),      // 4: comity.federation.v1.ZoneFrame
+	(*GlobalFrame)(nil),    // 5: comity.federation.v1.GlobalFrame
+	(*Cursor)(nil),         // 6: comity.federation.v1.Cursor
+	(*ZoneHello)(nil),      // 7: comity.federation.v1.ZoneHello
+	(*GlobalWelcome)(nil),  // 8: comity.federation.v1.GlobalWelcome
+	(*StatementHeads)(nil), // 9: comity.federation.v1.StatementHeads
+	(*Changes)(nil),        // 10: comity.federation.v1.Changes
+	(*SnapshotBegin)(nil),  // 11: comity.federation.v1.SnapshotBegin
+	(*SnapshotEnd)(nil),    // 12: comity.federation.v1.SnapshotEnd
+	(*Key)(nil),            // 13: comity.federation.v1.Key
+	(*Resource)(nil),       // 14: comity.federation.v1.Resource
+	(*Ack)(nil),            // 15: comity.federation.v1.Ack
+	(*Nack)(nil),           // 16: comity.federation.v1.Nack
+	(*Statement)(nil),      // 17: comity.federation.v1.Statement
+	(*StatementHead)(nil),  // 18: comity.federation.v1.StatementHead
+	(*StatementAck)(nil),   // 19: comity.federation.v1.StatementAck
+	(*StatusReport)(nil),   // 20: comity.federation.v1.StatusReport
+	(*StatusAck)(nil),      // 21: comity.federation.v1.StatusAck
+	(*StatusRecord)(nil),   // 22: comity.federation.v1.StatusRecord
+	(*Query)(nil),          // 23: comity.federation.v1.Query
+	(*Answer)(nil),         // 24: comity.federation.v1.Answer
+	(*Ping)(nil),           // 25: comity.federation.v1.Ping
+	(*Bye)(nil),            // 26: comity.federation.v1.Bye
+	nil,                    // 27: comity.federation.v1.Resource.LabelsEntry
+	nil,                    // 28: comity.federation.v1.Resource.AnnotationsEntry
 }
 var file_federation_federationpb_federation_proto_depIdxs = []int32{
-	16, // 0: comity.federation.v1.JoinRequest.bundle:type_name -> comity.federation.v1.Statement
+	17, // 0: comity.federation.v1.JoinRequest.bundle:type_name -> comity.federation.v1.Statement
 	7,  // 1: comity.federation.v1.ZoneFrame.hello:type_name -> comity.federation.v1.ZoneHello
-	14, // 2: comity.federation.v1.ZoneFrame.ack:type_name -> comity.federation.v1.Ack
-	15, // 3: comity.federation.v1.ZoneFrame.nack:type_name -> comity.federation.v1.Nack
-	9,  // 4: comity.federation.v1.ZoneFrame.changes:type_name -> comity.federation.v1.Changes
-	10, // 5: comity.federation.v1.ZoneFrame.snapshot_begin:type_name -> comity.federation.v1.SnapshotBegin
-	11, // 6: comity.federation.v1.ZoneFrame.snapshot_end:type_name -> comity.federation.v1.SnapshotEnd
-	16, // 7: comity.federation.v1.ZoneFrame.statement:type_name -> comity.federation.v1.Statement
-	19, // 8: comity.federation.v1.ZoneFrame.status:type_name -> comity.federation.v1.StatusReport
-	23, // 9: comity.federation.v1.ZoneFrame.answer:type_name -> comity.federation.v1.Answer
-	24, // 10: comity.federation.v1.ZoneFrame.ping:type_name -> comity.federation.v1.Ping
-	18, // 11: comity.federation.v1.ZoneFrame.statement_ack:type_name -> comity.federation.v1.StatementAck
-	8,  // 12: comity.federation.v1.GlobalFrame.welcome:type_name -> comity.federation.v1.GlobalWelcome
-	14, // 13: comity.federation.v1.GlobalFrame.ack:type_name -> comity.federation.v1.Ack
-	15, // 14: comity.federation.v1.GlobalFrame.nack:type_name -> comity.federation.v1.Nack
-	9,  // 15: comity.federation.v1.GlobalFrame.changes:type_name -> comity.federation.v1.Changes
-	10, // 16: comity.federation.v1.GlobalFrame.snapshot_begin:type_name -> comity.federation.v1.SnapshotBegin
-	11, // 17: comity.federation.v1.GlobalFrame.snapshot_end:type_name -> comity.federation.v1.SnapshotEnd
-	16, // 18: comity.federation.v1.GlobalFrame.statement:type_name -> comity.federation.v1.Statement
-	22, // 19: comity.federation.v1.GlobalFrame.query:type_name -> comity.federation.v1.Query
-	25, // 20: comity.federation.v1.GlobalFrame.bye:type_name -> comity.federation.v1.Bye
-	24, // 21: comity.federation.v1.GlobalFrame.ping:type_name -> comity.federation.v1.Ping
-	18, // 22: comity.federation.v1.GlobalFrame.statement_ack:type_name -> comity.federation.v1.StatementAck
-	20, // 23: comity.federation.v1.GlobalFrame.status_ack:type_name -> comity.federation.v1.StatusAck
-	6,  // 24: comity.federation.v1.ZoneHello.down:type_name -> comity.federation.v1.Cursor
-	6,  // 25: comity.federation.v1.ZoneHello.up_head:type_name -> comity.federation.v1.Cursor
-	17, // 26: comity.federation.v1.ZoneHello.heads:type_name -> comity.federation.v1.StatementHead
-	6,  // 27: comity.federation.v1.GlobalWelcome.up:type_name -> comity.federation.v1.Cursor
-	17, // 28: comity.federation.v1.GlobalWelcome.heads:type_name -> comity.federation.v1.StatementHead
-	13, // 29: comity.federation.v1.Changes.put:type_name -> comity.federation.v1.Resource
-	12, // 30: comity.federation.v1.Changes.deleted:type_name -> comity.federation.v1.Key
-	6,  // 31: comity.federation.v1.SnapshotBegin.cursor:type_name -> comity.federation.v1.Cursor
-	6,  // 32: comity.federation.v1.SnapshotEnd.cursor:type_name -> comity.federation.v1.Cursor
-	12, // 33: comity.federation.v1.Resource.key:type_name -> comity.federation.v1.Key
-	26, // 34: comity.federation.v1.Resource.labels:type_name -> comity.federation.v1.Resource.LabelsEntry
-	27, // 35: comity.federation.v1.Resource.annotations:type_name -> comity.federation.v1.Resource.AnnotationsEntry
-	6,  // 36: comity.federation.v1.Ack.cursor:type_name -> comity.federation.v1.Cursor
-	12, // 37: comity.federation.v1.Nack.key:type_name -> comity.federation.v1.Key
-	21, // 38: comity.federation.v1.StatusReport.records:type_name -> comity.federation.v1.StatusRecord
-	0,  // 39: comity.federation.v1.Federation.Join:input_type -> comity.federation.v1.JoinRequest
-	2,  // 40: comity.federation.v1.Federation.Renew:input_type -> comity.federation.v1.RenewRequest
-	4,  // 41: comity.federation.v1.Federation.Session:input_type -> comity.federation.v1.ZoneFrame
-	1,  // 42: comity.federation.v1.Federation.Join:output_type -> comity.federation.v1.JoinResponse
-	3,  // 43: comity.federation.v1.Federation.Renew:output_type -> comity.federation.v1.RenewResponse
-	5,  // 44: comity.federation.v1.Federation.Session:output_type -> comity.federation.v1.GlobalFrame
-	42, // [42:45] is the sub-list for method output_type
-	39, // [39:42] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	15, // 2: comity.federation.v1.ZoneFrame.ack:type_name -> comity.federation.v1.Ack
+	16, // 3: comity.federation.v1.ZoneFrame.nack:type_name -> comity.federation.v1.Nack
+	10, // 4: comity.federation.v1.ZoneFrame.changes:type_name -> comity.federation.v1.Changes
+	11, // 5: comity.federation.v1.ZoneFrame.snapshot_begin:type_name -> comity.federation.v1.SnapshotBegin
+	12, // 6: comity.federation.v1.ZoneFrame.snapshot_end:type_name -> comity.federation.v1.SnapshotEnd
+	17, // 7: comity.federation.v1.ZoneFrame.statement:type_name -> comity.federation.v1.Statement
+	20, // 8: comity.federation.v1.ZoneFrame.status:type_name -> comity.federation.v1.StatusReport
+	24, // 9: comity.federation.v1.ZoneFrame.answer:type_name -> comity.federation.v1.Answer
+	25, // 10: comity.federation.v1.ZoneFrame.ping:type_name -> comity.federation.v1.Ping
+	19, // 11: comity.federation.v1.ZoneFrame.statement_ack:type_name -> comity.federation.v1.StatementAck
+	9,  // 12: comity.federation.v1.ZoneFrame.heads:type_name -> comity.federation.v1.StatementHeads
+	8,  // 13: comity.federation.v1.GlobalFrame.welcome:type_name -> comity.federation.v1.GlobalWelcome
+	15, // 14: comity.federation.v1.GlobalFrame.ack:type_name -> comity.federation.v1.Ack
+	16, // 15: comity.federation.v1.GlobalFrame.nack:type_name -> comity.federation.v1.Nack
+	10, // 16: comity.federation.v1.GlobalFrame.changes:type_name -> comity.federation.v1.Changes
+	11, // 17: comity.federation.v1.GlobalFrame.snapshot_begin:type_name -> comity.federation.v1.SnapshotBegin
+	12, // 18: comity.federation.v1.GlobalFrame.snapshot_end:type_name -> comity.federation.v1.SnapshotEnd
+	17, // 19: comity.federation.v1.GlobalFrame.statement:type_name -> comity.federation.v1.Statement
+	23, // 20: comity.federation.v1.GlobalFrame.query:type_name -> comity.federation.v1.Query
+	26, // 21: comity.federation.v1.GlobalFrame.bye:type_name -> comity.federation.v1.Bye
+	25, // 22: comity.federation.v1.GlobalFrame.ping:type_name -> comity.federation.v1.Ping
+	19, // 23: comity.federation.v1.GlobalFrame.statement_ack:type_name -> comity.federation.v1.StatementAck
+	21, // 24: comity.federation.v1.GlobalFrame.status_ack:type_name -> comity.federation.v1.StatusAck
+	6,  // 25: comity.federation.v1.ZoneHello.down:type_name -> comity.federation.v1.Cursor
+	6,  // 26: comity.federation.v1.ZoneHello.up_head:type_name -> comity.federation.v1.Cursor
+	18, // 27: comity.federation.v1.ZoneHello.heads:type_name -> comity.federation.v1.StatementHead
+	6,  // 28: comity.federation.v1.GlobalWelcome.up:type_name -> comity.federation.v1.Cursor
+	18, // 29: comity.federation.v1.GlobalWelcome.heads:type_name -> comity.federation.v1.StatementHead
+	18, // 30: comity.federation.v1.StatementHeads.heads:type_name -> comity.federation.v1.StatementHead
+	14, // 31: comity.federation.v1.Changes.put:type_name -> comity.federation.v1.Resource
+	13, // 32: comity.federation.v1.Changes.deleted:type_name -> comity.federation.v1.Key
+	6,  // 33: comity.federation.v1.SnapshotBegin.cursor:type_name -> comity.federation.v1.Cursor
+	6,  // 34: comity.federation.v1.SnapshotEnd.cursor:type_name -> comity.federation.v1.Cursor
+	13, // 35: comity.federation.v1.Resource.key:type_name -> comity.federation.v1.Key
+	27, // 36: comity.federation.v1.Resource.labels:type_name -> comity.federation.v1.Resource.LabelsEntry
+	28, // 37: comity.federation.v1.Resource.annotations:type_name -> comity.federation.v1.Resource.AnnotationsEntry
+	6,  // 38: comity.federation.v1.Ack.cursor:type_name -> comity.federation.v1.Cursor
+	13, // 39: comity.federation.v1.Nack.key:type_name -> comity.federation.v1.Key
+	22, // 40: comity.federation.v1.StatusReport.records:type_name -> comity.federation.v1.StatusRecord
+	0,  // 41: comity.federation.v1.Federation.Join:input_type -> comity.federation.v1.JoinRequest
+	2,  // 42: comity.federation.v1.Federation.Renew:input_type -> comity.federation.v1.RenewRequest
+	4,  // 43: comity.federation.v1.Federation.Session:input_type -> comity.federation.v1.ZoneFrame
+	1,  // 44: comity.federation.v1.Federation.Join:output_type -> comity.federation.v1.JoinResponse
+	3,  // 45: comity.federation.v1.Federation.Renew:output_type -> comity.federation.v1.RenewResponse
+	5,  // 46: comity.federation.v1.Federation.Session:output_type -> comity.federation.v1.GlobalFrame
+	44, // [44:47] is the sub-list for method output_type
+	41, // [41:44] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_federation_federationpb_federation_proto_init() }
@@ -2549,6 +2636,7 @@ func file_federation_federationpb_federation_proto_init() {
 		(*ZoneFrame_Answer)(nil),
 		(*ZoneFrame_Ping)(nil),
 		(*ZoneFrame_StatementAck)(nil),
+		(*ZoneFrame_Heads)(nil),
 	}
 	file_federation_federationpb_federation_proto_msgTypes[5].OneofWrappers = []any{
 		(*GlobalFrame_Welcome)(nil),
@@ -2570,7 +2658,7 @@ func file_federation_federationpb_federation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_federation_federationpb_federation_proto_rawDesc), len(file_federation_federationpb_federation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -138,9 +138,7 @@ func (m *Mesh) serve(ctx context.Context, name string, p *Pipe) error {
 	}
 	link := federation.NewGlobalLink(gs, &end{node: g, peer: name, origin: mesh.Origin(name), relay: m.relay})
 	m.links[name] = link
-	for _, st := range g.statementList() {
-		gs.Relay(st)
-	}
+	gs.RelayAll(g.statementList())
 	m.mu.Unlock()
 	err = link.Run(ctx, p.Global())
 	m.mu.Lock()

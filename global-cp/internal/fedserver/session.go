@@ -89,6 +89,7 @@ func (s *Server) Session(stream grpc.BidiStreamingServer[federationpb.ZoneFrame,
 		return s.answered(ctx, "session", zone, from, err)
 	}
 	defer s.close(context.WithoutCancel(ctx), x)
+	s.metrics.received.WithLabelValues(zone, "other").Add(float64(proto.Size(hello)))
 	s.cfg.Log.InfoContext(ctx, "session opened", "zone", zone, "epoch", x.epoch, "from", from, "version", printableText(hello.GetVersion()))
 	err = x.link.Run(ctx, &countedStream{stream, x})
 	cancel()

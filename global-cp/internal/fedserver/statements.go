@@ -159,6 +159,7 @@ func (s *Server) relayAll(ctx context.Context, x *session) error {
 	if err != nil {
 		return fmt.Errorf("read identities: %w", err)
 	}
+	var all []*federationpb.Statement
 	for _, r := range recs {
 		if r.Key == x.zone {
 			continue
@@ -167,12 +168,9 @@ func (s *Server) relayAll(ctx context.Context, x *session) error {
 		if err != nil {
 			return err
 		}
-		x.link.Do(func(g *federation.GlobalSession) {
-			for _, st := range list {
-				g.Relay(st)
-			}
-		})
+		all = append(all, list...)
 	}
+	x.link.Do(func(g *federation.GlobalSession) { g.RelayAll(all) })
 	return nil
 }
 
