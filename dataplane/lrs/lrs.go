@@ -22,8 +22,13 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// Interval is how often Envoy reports.
-const Interval = 2 * time.Second
+// Interval is how often Envoy reports while it sends anything, and IdleInterval how often after
+// some reports of nothing: a report costs the two of them some 1.5 ms of CPU.
+const (
+	Interval     = 2 * time.Second
+	IdleInterval = 10 * time.Second
+	idleAfter    = 5
+)
 
 // Load is what Envoy sent to the endpoints of one zone in one cluster. Endpoints without a zone, as the
 // application beside a sidecar, are none of it.
@@ -70,13 +75,23 @@ func (s *Server) StreamLoadStats(g loadstatsv3.LoadReportingService_StreamLoadSt
 	if err := g.RecvMsg(new(Report)); err != nil {
 		return ended(err)
 	}
-	if err := g.Send(&loadstatsv3.LoadStatsResponse{SendAllClusters: true, LoadReportingInterval: durationpb.New(Interval)}); err != nil {
-		return err
-	}
-	for {
+	for interval, silent := time.Duration(0), 0; ; {
+		wanted := Interval
+		if silent >= idleAfter {
+			wanted = IdleInterval
+		}
+		if wanted != interval { // what is counted already stays
+			interval = wanted
+			if err := g.Send(&loadstatsv3.LoadStatsResponse{SendAllClusters: true, LoadReportingInterval: durationpb.New(interval)}); err != nil {
+				return err
+			}
+		}
 		var r Report
 		if err := g.RecvMsg(&r); err != nil {
 			return ended(err)
+		}
+		if silent++; len(r.Loads) > 0 {
+			silent = 0
 		}
 		s.take(r)
 	}
