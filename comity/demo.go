@@ -26,8 +26,9 @@ func (s *shell) demoCommand() *cobra.Command {
 		Long: `demo runs global, three zones that join it, their ingresses, and a small shop with a real Envoy beside each
 of its workloads, all on loopback addresses, without root. Ctrl-C ends everything; nothing is left but its folder (.demo).
 
-With --check it plays a story instead: requests across zones, refusals, a change of permission, global
-killed and started again. It prints each step with its figures and ends with 0 only if every step held.`,
+With --check it plays a story instead: requests across zones, refusals, a change of permission; then, under 200 GETs a second of
+which none may fail: a zone killed, global killed, a zone's control plane killed meanwhile, a zone drained, a zone
+revoked. It prints each step with its figures and ends with 0 only if every step held; it takes about two minutes.`,
 		Example: `  comity demo
   eval "$(bin/comity demo env)"; comity get zones      # in another terminal
   comity demo break onprem; comity demo fix

@@ -266,8 +266,8 @@ func statPatterns() []any {
 		// Configuration: connection to the zone, and refused updates (refused trust keeps the old trust).
 		`control_plane\.connected_state`,
 		`.+\.(update_rejected|update_failure|key_rotation_failed|init_fetch_timeout)`,
-		`cluster_manager\.(active_clusters|warming_clusters)`,
-		`listener_manager\.(total_listeners_(active|warming|draining)|listener_create_failure)`,
+		`cluster_manager\.(active_clusters|warming_clusters|cluster_(added|modified|removed))`,
+		`listener_manager\.(total_listeners_(active|warming|draining)|listener_(create_failure|added|modified|in_place_updated|removed))`,
 		// The process.
 		`server\.(live|state|uptime|memory_allocated|memory_physical_size|total_connections|days_until_first_cert_expiring)`,
 	} {

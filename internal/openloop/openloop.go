@@ -33,8 +33,9 @@ type Load struct {
 	stop     context.CancelFunc
 	finished chan struct{}
 
-	mu    sync.Mutex
-	ended Record // as they ended
+	mu   sync.Mutex
+	sent Record
+	done []bool // by request
 }
 
 // Start begins to send rate requests a second, until Stop or the end of ctx. Requests get ctx: its end ends
@@ -57,12 +58,15 @@ func Start(ctx context.Context, rate float64, send Send) *Load {
 				return
 			case <-timer.C:
 			}
+			l.mu.Lock()
+			l.sent, l.done = append(l.sent, Request{Due: due}), append(l.done, false)
+			l.mu.Unlock()
 			underWay.Go(func() {
 				by, err := send(ctx, n)
 				took := time.Since(due)
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				l.ended = append(l.ended, Request{Due: due, Took: took, By: by, Err: err})
+				l.sent[n], l.done[n] = Request{Due: due, Took: took, By: by, Err: err}, true
 			})
 		}
 	}()
@@ -76,13 +80,16 @@ func (l *Load) Stop() Record {
 	return l.SoFar()
 }
 
-// SoFar returns the requests that have ended.
+// SoFar returns the requests up to the first that is still under way: what came after it is not told before its end
+// is known.
 func (l *Load) SoFar() Record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := slices.Clone(l.ended)
-	slices.SortStableFunc(out, func(a, b Request) int { return a.Due.Compare(b.Due) })
-	return out
+	n := slices.Index(l.done, false)
+	if n < 0 {
+		n = len(l.sent)
+	}
+	return slices.Clone(l.sent[:n])
 }
 
 // Record is a series of requests in the order in which they were due.
@@ -141,14 +148,19 @@ func (r Record) By() map[string]int {
 	return out
 }
 
-// SettledAt is when, as far as r knows, the last request of which unsettled holds had ended; t if it holds of none
-// that was due at t or later.
-func (r Record) SettledAt(t time.Time, unsettled func(Request) bool) time.Time {
-	at := t
+// SteadyFrom is the first time, at t or later, from which on ok holds of every request for as long as window: the end
+// of the last request of which it does not hold. It reports false if r does not reach so far.
+func (r Record) SteadyFrom(t time.Time, window time.Duration, ok func(Request) bool) (time.Time, bool) {
+	from := t
 	for _, q := range r.Since(t) {
-		if unsettled(q) && q.Done().After(at) {
-			at = q.Done()
+		switch {
+		case !ok(q):
+			if q.Done().After(from) {
+				from = q.Done()
+			}
+		case q.Due.Sub(from) >= window:
+			return from, true
 		}
 	}
-	return at
+	return from, false
 }

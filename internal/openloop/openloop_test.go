@@ -52,26 +52,32 @@ func TestStall(t *testing.T) {
 		if got := all.Percentile(99.9); got < 990*time.Millisecond {
 			t.Errorf("p99.9 is %s", got)
 		}
-		slow := func(q Request) bool { return q.Took > 100*time.Millisecond }
-		if got := all.SettledAt(begin, slow); !got.Equal(stallEnds) {
-			t.Errorf("settled after %s", got.Sub(begin))
+		quick := func(q Request) bool { return q.Err == nil && q.Took < 100*time.Millisecond }
+		if got, ok := all.SteadyFrom(begin.Add(900*time.Millisecond), 500*time.Millisecond, quick); !ok || !got.Equal(stallEnds) {
+			t.Errorf("steady %t after %s", ok, got.Sub(begin))
 		}
-		if after := begin.Add(2500 * time.Millisecond); !all.SettledAt(after, slow).Equal(after) {
-			t.Error("nothing was unsettled after the stall")
+		if _, ok := all.SteadyFrom(begin.Add(900*time.Millisecond), time.Second, quick); ok {
+			t.Error("steady for a second that has not passed")
+		}
+		quiet := begin.Add(100 * time.Millisecond)
+		if got, ok := all.SteadyFrom(quiet, 500*time.Millisecond, quick); !ok || !got.Equal(quiet) {
+			t.Errorf("steady %t after %s, and nothing was unsteady then", ok, got.Sub(begin))
 		}
 	})
 }
 
-// TestStopWaits: what is under way when the schedule stops still counts.
+// TestStopWaits: what is under way when the schedule stops still counts, and meanwhile nothing after it is told.
 func TestStopWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		load := Start(t.Context(), 10, func(context.Context, int) (string, error) {
-			<-time.After(time.Minute)
-			return "late", nil
+		load := Start(t.Context(), 10, func(_ context.Context, n int) (string, error) {
+			if n == 3 {
+				<-time.After(time.Minute)
+			}
+			return "", nil
 		})
 		<-time.After(950 * time.Millisecond)
-		if n := len(load.SoFar()); n != 0 {
-			t.Errorf("%d requests had ended", n)
+		if n := len(load.SoFar()); n != 3 {
+			t.Errorf("%d requests are told, though the fourth has not ended", n)
 		}
 		if all := load.Stop(); len(all) != 10 || all.Longest() != time.Minute {
 			t.Errorf("%d requests, longest %s", len(all), all.Longest())

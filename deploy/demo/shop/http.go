@@ -117,6 +117,7 @@ func (a app) webHandler() http.Handler {
 	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, answer{Order: "hello", Trail: []hop{a.hop(callerOf(r.Header.Get("X-Forwarded-Client-Cert")))}})
 	})
+	mux.HandleFunc("GET /feed", a.feed)
 	return mux
 }
 
@@ -181,7 +182,7 @@ func (a app) serveLedger(ctx context.Context) error {
 	return a.serveHTTP(ctx, mux)
 }
 
-// feed answers for as long as the caller listens: a line every 100 ms, with the ledger's name.
+// feed answers for as long as the caller listens: a line every 100 ms, with its own name.
 func (a app) feed(w http.ResponseWriter, r *http.Request) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
