@@ -123,6 +123,13 @@ func (p *parts) open(ctx context.Context) error {
 		return errors.Join(&fault.Error{Code: "GLOBAL-AUTHORITY", What: "global's certificate authority can't be opened", Err: err,
 			Try: "check trustDomain and sealingKeyFile: both belong to the data folder for its life", Docs: "docs/configuration.md"}, p.store.Close())
 	}
+	if err := p.trust.Claim(ctx, p.store); err != nil {
+		f := &fault.Error{Code: "GLOBAL-ROOT", What: "this global's authority can't be made that of the store", Err: err, Docs: databaseDocs}
+		if errors.Is(err, trust.ErrAnotherRoot) {
+			f.Try = "copy the folder authority and the sealing key from another replica, or from a backup"
+		}
+		return errors.Join(f, p.store.Close())
+	}
 	if s.API.TLSCert != "" {
 		cert, err := tls.LoadX509KeyPair(s.API.TLSCert, s.API.TLSKey)
 		if err != nil {
@@ -141,7 +148,7 @@ func (p *parts) assemble(at addresses) error {
 		advertise = []string{at.Federation}
 	}
 	p.fed = fedserver.New(fedserver.Config{
-		Store: p.store, Trust: p.trust, Advertise: advertise, Log: p.log.With(telemetry.KeyComponent, "federation"), Metrics: p.metrics,
+		Store: p.store, Shared: p.settings.Database.URL != "", Trust: p.trust, Advertise: advertise, Log: p.log.With(telemetry.KeyComponent, "federation"), Metrics: p.metrics,
 	})
 	p.tokens = api.NewTokens(p.store, nil)
 	rest, err := api.New(api.Config{

@@ -297,8 +297,23 @@ func (b *BundleBook) MarshalJSON() ([]byte, error) {
 	records := []bookRecord{}
 	for _, td := range slices.Sorted(maps.Keys(b.entries)) {
 		if e := b.entries[td]; !e.own {
-			records = append(records, bookRecord{td, e.zone, e.stmt, e.retired, e.removed})
+			records = append(records, e.record(td))
 		}
+	}
+	return json.Marshal(records)
+}
+
+func (e *bookEntry) record(td mesh.TrustDomain) bookRecord {
+	return bookRecord{td, e.zone, e.stmt, e.retired, e.removed}
+}
+
+// Export is what MarshalJSON would export if the book held this trust domain alone.
+func (b *BundleBook) Export(td mesh.TrustDomain) ([]byte, error) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	records := []bookRecord{}
+	if e := b.entries[td]; e != nil && !e.own {
+		records = append(records, e.record(td))
 	}
 	return json.Marshal(records)
 }
@@ -307,6 +322,22 @@ func (b *BundleBook) MarshalJSON() ([]byte, error) {
 // trust domains. Statements were verified when they were accepted and are not verified again: keep
 // the document as safe as the roots themselves. On an error nothing is added.
 func (b *BundleBook) UnmarshalJSON(data []byte) error {
+	return b.add(data, func(_, _ *bookEntry) bool { return true })
+}
+
+// Merge is UnmarshalJSON for a document of another replica's book: of two entries of a trust domain the newer one
+// stays. Within one incarnation a removal is newer than any statement.
+func (b *BundleBook) Merge(data []byte) error {
+	return b.add(data, func(have, got *bookEntry) bool {
+		if have.stmt.Incarnation != got.stmt.Incarnation {
+			return slices.Contains(got.retired, have.stmt.Incarnation) || got.stmt.Issued.After(have.stmt.Issued)
+		}
+		return !have.removed && (got.removed || got.stmt.Sequence > have.stmt.Sequence)
+	})
+}
+
+// add reads entries, and asks whether one takes the place of what the book has.
+func (b *BundleBook) add(data []byte, replaces func(have, got *bookEntry) bool) error {
 	var records []bookRecord
 	if err := json.Unmarshal(data, &records); err != nil {
 		return fmt.Errorf("read a bundle book: %w", err)
@@ -330,9 +361,12 @@ func (b *BundleBook) UnmarshalJSON(data []byte) error {
 	if b.entries == nil {
 		b.entries = map[mesh.TrustDomain]*bookEntry{}
 	}
-	for td := range add {
-		if old := b.entries[td]; old != nil && old.own {
+	for td, got := range add {
+		switch have := b.entries[td]; {
+		case have != nil && have.own:
 			return fmt.Errorf("read a bundle book: %w: %s is pinned", ErrOwner, td)
+		case have != nil && !replaces(have, got):
+			delete(add, td)
 		}
 	}
 	maps.Copy(b.entries, add)

@@ -78,6 +78,22 @@ func (p Programs) Init(ctx context.Context, settings ...string) (_ *Server, err 
 	return s, s.append("postgresql.conf", strings.Join(conf, "\n")+"\n")
 }
 
+// Run finds the programs, makes a server and starts it.
+func Run(ctx context.Context, settings ...string) (*Server, error) {
+	programs, err := Find()
+	if err != nil {
+		return nil, err
+	}
+	s, err := programs.Init(ctx, settings...)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Start(ctx); err != nil {
+		return nil, errors.Join(err, s.Remove())
+	}
+	return s, nil
+}
+
 // append adds to a file of the data folder, which stays its owner's.
 func (s *Server) append(name, text string) error {
 	f, err := os.OpenFile(filepath.Join(s.data(), name), os.O_APPEND|os.O_WRONLY, 0o600)

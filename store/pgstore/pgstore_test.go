@@ -26,19 +26,12 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) int {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	programs, err := pgbin.Find()
-	if err == nil {
-		shared, err = programs.Init(ctx, "fsync = off", "max_connections = 400")
-	}
-	if err != nil {
+	var err error
+	if shared, err = pgbin.Run(ctx, "fsync = off", "max_connections = 400"); err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	defer shared.Remove() //nolint:errcheck // a folder for temporary files
-	if err := shared.Start(ctx); err != nil {
-		fmt.Println(err)
-		return 1
-	}
 	code := m.Run()
 	if err := goleak.Find(goleak.IgnoreTopFunction("os/exec.(*Cmd).Wait"), goleak.IgnoreAnyFunction("github.com/comity-mesh/comity/internal/pgbin.(*Server).start.func1")); err != nil && code == 0 {
 		fmt.Println(err)

@@ -122,7 +122,7 @@ func (s *Server) lag(ctx context.Context, c store.Commit) error {
 		s.mu.Lock()
 		_, here := s.sessions[z.zone]
 		s.mu.Unlock()
-		if here || z.status.Wanted >= c.Cursor.Revision || !concerned(z.zone) {
+		if here || s.cfg.Shared && z.status.Connected || z.status.Wanted >= c.Cursor.Revision || !concerned(z.zone) {
 			continue
 		}
 		// Not by the version that was read: a session may begin at this moment, and both are right.

@@ -31,6 +31,7 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/store/pgstore"
 	"github.com/comity-mesh/comity/store/sqlitestore"
 )
 
@@ -40,7 +41,8 @@ const globalTD = "global.test.example"
 type global struct {
 	t       *testing.T
 	dir     string
-	store   *sqlitestore.Store
+	store   store.Store
+	shared  *pgstore.Database // nil: a file of its own
 	server  *Server
 	trust   *trust.Authority
 	metrics *prometheus.Registry
@@ -85,7 +87,11 @@ func (g *global) start(address string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var err error
-	g.store, err = sqlitestore.Open(ctx, filepath.Join(g.dir, "store.db"), sqlitestore.Options{})
+	if g.shared != nil {
+		g.store, err = pgstore.Open(ctx, *g.shared, pgstore.Options{})
+	} else {
+		g.store, err = sqlitestore.Open(ctx, filepath.Join(g.dir, "store.db"), sqlitestore.Options{})
+	}
 	must(err)
 	g.trust, err = trust.Open(trust.Options{Dir: filepath.Join(g.dir, "ca"), KeyFile: filepath.Join(g.dir, "kek"), TrustDomain: globalTD})
 	must(err)
@@ -94,7 +100,7 @@ func (g *global) start(address string) {
 	g.address = l.Addr().String()
 	g.metrics = prometheus.NewRegistry()
 	g.server = New(Config{
-		Store: g.store, Trust: g.trust, Advertise: []string{g.address}, Metrics: g.metrics,
+		Store: g.store, Shared: g.shared != nil, Trust: g.trust, Advertise: []string{g.address}, Metrics: g.metrics,
 		Now: func() time.Time { return time.Now().Add(time.Duration(g.ahead.Load())) },
 		Log: slog.New(slog.NewTextHandler(g.log, nil)),
 	})

@@ -119,6 +119,9 @@ func (s *Server) join(ctx context.Context, req *federationpb.JoinRequest, export
 	if err := s.checkBundle(call); err != nil {
 		return nil, err
 	}
+	if err := s.claimDomain(ctx, call.td, call.zone); err != nil {
+		return nil, err
+	}
 	resumed, err := s.burn(ctx, call, token, version)
 	if err != nil {
 		return nil, err

@@ -69,7 +69,8 @@ type tokenRecord struct {
 }
 
 type sessionRecord struct {
-	Epoch uint64 `json:"epoch"`
+	Epoch   uint64 `json:"epoch"`
+	Replica string `json:"replica,omitempty"` // that holds it
 }
 
 type statusPosition struct {

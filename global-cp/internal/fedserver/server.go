@@ -2,6 +2,7 @@ package fedserver
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -34,7 +35,9 @@ import (
 // Config is what a Server needs.
 type Config struct {
 	Store store.Store
-	Trust *trust.Authority
+	// Shared: other replicas may serve the same store.
+	Shared bool
+	Trust  *trust.Authority
 	// Advertise is where zones reach the server, host:port, at least one; it goes into join tokens.
 	Advertise []string
 	Log       *slog.Logger
@@ -46,6 +49,7 @@ type Config struct {
 type Server struct {
 	federationpb.UnimplementedFederationServer
 	cfg     Config
+	id      string // of this replica, for its life
 	metrics *metrics
 	grpc    *grpc.Server
 	late    *laggard
@@ -69,7 +73,7 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics), sessions: map[string]*session{}, leaving: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, id: rand.Text(), metrics: newMetrics(cfg.Metrics), sessions: map[string]*session{}, leaving: make(chan struct{}, 1)}
 	s.late = newLaggard(s)
 	own := cfg.Trust.TrustDomain()
 	onlyZones := func(id identity.ID) error {
@@ -98,17 +102,29 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	if err := s.cfg.Trust.LoadBook(ctx, s.cfg.Store); err != nil {
 		return err
 	}
-	if err := s.disconnectAll(ctx); err != nil {
+	if s.cfg.Shared {
+		if err := s.beat(ctx); err != nil {
+			return err
+		}
+	} else if err := s.disconnectAll(ctx); err != nil {
 		return err
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- s.grpc.Serve(listener) }()
 	var wg sync.WaitGroup
 	chores, stop := context.WithCancel(ctx)
-	wg.Go(func() { s.keepFollowingZones(chores) })
+	wg.Go(func() { s.retried(chores, "removals of zones", s.followZones) })
 	wg.Go(func() { s.checkAll(chores) })
 	wg.Go(func() { s.late.run(chores, s.cfg.Log) })
 	wg.Go(func() { s.keepLeaving(chores) })
+	if s.cfg.Shared {
+		wg.Go(func() { s.retried(chores, "newer sessions elsewhere", s.fenceOlder) })
+		wg.Go(func() { s.retried(chores, "statements from elsewhere", s.relayOthers) })
+		wg.Go(func() { s.retried(chores, "silent replicas", s.keepAlive) })
+		wg.Go(func() {
+			s.retried(chores, "bundles from elsewhere", func(ctx context.Context) error { return s.cfg.Trust.FollowBook(ctx, s.cfg.Store) })
+		})
+	}
 	var err error
 	select {
 	case err = <-failed:
@@ -118,6 +134,9 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	s.goodbye()
 	s.grpc.Stop()
 	wg.Wait()
+	if s.cfg.Shared {
+		s.leave(ctx)
+	}
 	return err
 }
 
@@ -178,7 +197,9 @@ func (s *Server) recheck(ctx context.Context, x *session) {
 	case s.cfg.Now().After(x.expires):
 		x.end(federation.ByeShutdown, "the certificate has ended; come back with the renewed one", 0)
 	default:
-		if err := s.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) { z.LastSeen = s.cfg.Now().UTC() }); err != nil {
+		if err := s.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) {
+			z.Connected, z.LastSeen = true, s.cfg.Now().UTC() // connected: another replica may have taken this one for dead
+		}); err != nil {
 			s.cfg.Log.WarnContext(ctx, "zone status not kept", "zone", x.zone, "error", err)
 		}
 	}

@@ -172,12 +172,19 @@ func (s *Server) open(ctx context.Context, x *session, hello *federationpb.ZoneH
 	}
 	rec, err := update(ctx, s.cfg.Store, bucketSessions, x.zone, func(r *sessionRecord, _ bool) error {
 		r.Epoch++
+		r.Replica = s.id
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	x.epoch = rec.Epoch
+	// The zone's bundle may have come by another replica a moment ago.
+	if s.cfg.Shared {
+		if err := s.cfg.Trust.LoadBook(ctx, s.cfg.Store); err != nil {
+			return err
+		}
+	}
 	cfg, err := s.sessionConfig(ctx, x)
 	if err != nil {
 		return err
@@ -255,12 +262,18 @@ func (s *Server) close(ctx context.Context, x *session) {
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	// A newer session begins only after this one is done.
-	if err := s.late.flushZone(ctx, x.zone); err != nil {
+	// A newer session begins here only after this one is done, but at another replica when it will.
+	overtaken, err := x.overtaken(ctx)
+	if err == nil && !overtaken {
+		err = s.late.flushZone(ctx, x.zone)
+	}
+	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "zone status not kept", "zone", x.zone, "error", err)
 	}
 	if current {
 		s.metrics.sessions.WithLabelValues(x.zone).Set(0)
+	}
+	if current && !overtaken {
 		// A removed zone's status is gone and must not come back by this.
 		if _, _, found, err := getJSON[mesh.ZoneStatus](ctx, s.cfg.Store, BucketZones, x.zone); err == nil && found {
 			err = s.setZone(ctx, x.zone, func(z *mesh.ZoneStatus) {
@@ -346,6 +359,10 @@ func (x *session) Snapshot(ctx context.Context, begin func(mesh.Cursor), add fun
 
 // Apply implements federation.Host: the zone's resources become copies at global.
 func (x *session) Apply(ctx context.Context, b federation.Batch) ([]federation.Refusal, error) {
+	// What a newer session has applied must not be undone by what this one still holds.
+	if overtaken, err := x.overtaken(ctx); overtaken || err != nil {
+		return nil, errors.Join(err, errFenced)
+	}
 	return x.applier.Apply(ctx, b)
 }
 

@@ -129,7 +129,7 @@ func (s *Server) keepStatement(ctx context.Context, st *federationpb.Statement, 
 			return false, err
 		}
 		if changed || joined {
-			if err := s.cfg.Trust.SaveBook(ctx, s.cfg.Store); err != nil {
+			if err := s.cfg.Trust.SaveBook(ctx, s.cfg.Store, verified.TrustDomain); err != nil {
 				return false, err
 			}
 		}

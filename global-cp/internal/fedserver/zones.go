@@ -13,24 +13,6 @@ import (
 	"github.com/comity-mesh/comity/store"
 )
 
-// keepFollowingZones goes on after an outage of the store, such as a full disk: what was missed is found.
-func (s *Server) keepFollowingZones(ctx context.Context) {
-	for {
-		err := s.followZones(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		s.cfg.Log.ErrorContext(ctx, "removals of zones are not followed; trying again", "error", err)
-		again := time.NewTimer(retryAfter)
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			again.Stop()
-			return
-		}
-	}
-}
-
 // followZones ends zones whose Zone is deleted or revoked: what was missed first, then live.
 func (s *Server) followZones(ctx context.Context) error {
 	for {
@@ -173,7 +155,7 @@ func (s *Server) expel(ctx context.Context, zone string, id zoneIdentity, reason
 		return nil
 	}
 	s.cfg.Trust.Book().Remove(id.TrustDomain)
-	return s.cfg.Trust.SaveBook(ctx, s.cfg.Store)
+	return s.cfg.Trust.SaveBook(ctx, s.cfg.Store, id.TrustDomain)
 }
 
 // forgetZone deletes what the zone said, and what is shown of it.

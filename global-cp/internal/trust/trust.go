@@ -26,9 +26,10 @@ const (
 	// serverTTL is the life of global's own certificate, made anew at half of it.
 	serverTTL = 30 * 24 * time.Hour
 
-	// The book is one record; it is rewritten when a bundle changes.
-	bucketTrust = "trust"
-	bookKey     = "bundles"
+	// The book is one record for each trust domain, so that replicas don't write over each other's.
+	bucketTrust  = "trust"
+	bundlePrefix = "bundle/"
+	rootKey      = "root"
 )
 
 // Options say where the authority lives.
@@ -51,7 +52,7 @@ type Authority struct {
 	mu           sync.Mutex
 	intermediate *identity.Authority
 	server       *tls.Certificate
-	saving       sync.Mutex // one writer of the book
+	saving       sync.Mutex // one writer of the book, so that writes keep their order
 }
 
 // Open reads the authority from its folder, or makes one if the folder holds none. A folder of another
@@ -205,28 +206,63 @@ func (a *Authority) ServerCertificate() (*tls.Certificate, error) {
 	return a.server, nil
 }
 
-// LoadBook reads the zones' bundles from the store, once at the start.
+// LoadBook reads the zones' bundles from the store, at the start, and again where another replica may have changed
+// them.
 func (a *Authority) LoadBook(ctx context.Context, s store.Records) error {
-	rec, err := s.GetRecord(ctx, bucketTrust, bookKey)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
+	recs, _, err := s.ListRecords(ctx, bucketTrust, bundlePrefix)
 	if err != nil {
 		return fmt.Errorf("read the zones' bundles: %w", err)
 	}
-	return a.book.UnmarshalJSON(rec.Value)
+	for _, r := range recs {
+		if err := a.book.Merge(r.Value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// SaveBook keeps the zones' bundles, after each change.
-func (a *Authority) SaveBook(ctx context.Context, s store.Records) error {
+// FollowBook reads the zones' bundles whenever a replica has changed them, until ctx ends.
+func (a *Authority) FollowBook(ctx context.Context, s store.Records) error {
+	for range s.WatchRecords(ctx, bucketTrust) {
+		if err := a.LoadBook(ctx, s); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// SaveBook keeps the bundle of one trust domain, after each change.
+func (a *Authority) SaveBook(ctx context.Context, s store.Records, td mesh.TrustDomain) error {
 	a.saving.Lock()
 	defer a.saving.Unlock()
-	doc, err := a.book.MarshalJSON()
+	doc, err := a.book.Export(td)
 	if err != nil {
-		return fmt.Errorf("keep the zones' bundles: %w", err)
+		return fmt.Errorf("keep the bundle of %s: %w", td, err)
 	}
-	if _, err := s.PutRecords(ctx, bucketTrust, store.RecordWrite{Key: bookKey, Value: doc}); err != nil {
-		return fmt.Errorf("keep the zones' bundles: %w", err)
+	if _, err := s.PutRecords(ctx, bucketTrust, store.RecordWrite{Key: bundlePrefix + string(td), Value: doc}); err != nil {
+		return fmt.Errorf("keep the bundle of %s: %w", td, err)
+	}
+	return nil
+}
+
+// ErrAnotherRoot: the store belongs to a mesh whose zones trust another root than this authority's.
+var ErrAnotherRoot = errors.New("the zones of this store trust another root")
+
+// Claim makes the root that of the store, or returns ErrAnotherRoot: all replicas need the same one, and a zone that
+// has joined accepts no other.
+func (a *Authority) Claim(ctx context.Context, s store.Records) error {
+	none := uint64(0)
+	pin := a.Pin().String()
+	_, err := s.PutRecords(ctx, bucketTrust, store.RecordWrite{Key: rootKey, Value: []byte(pin), IfVersion: &none})
+	if !errors.Is(err, store.ErrConflict) {
+		return err
+	}
+	rec, err := s.GetRecord(ctx, bucketTrust, rootKey)
+	if err != nil {
+		return err
+	}
+	if string(rec.Value) != pin {
+		return fmt.Errorf("%w: %s; here is %s", ErrAnotherRoot, rec.Value, pin)
 	}
 	return nil
 }
