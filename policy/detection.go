@@ -58,8 +58,9 @@ type BackOff struct {
 type OutlierDetection struct {
 	// LocalFailures in a row: connections refused, reset or timed out. Default 2: one may be an accident.
 	LocalFailures *uint32 `json:"localFailures,omitempty"`
-	// GatewayFailures in a row: answers 502, 503 and 504. Default 5. An answer may be passed on from deeper in the
-	// call graph, so it takes more of them than of failures that only this endpoint can have caused.
+	// GatewayFailures in a row: answers of an endpoint's sidecar that its application refuses or breaks connections. Default
+	// 5: an application that starts anew breaks some. Whatever an application itself answers is none: a 503 may be
+	// passed on from deeper in the call graph, by one that is well.
 	GatewayFailures *uint32 `json:"gatewayFailures,omitempty"`
 	// Interval at which endpoints may come back. Default 5s: ejections do not wait for it.
 	Interval gatewayv1.Duration `json:"interval,omitempty"`

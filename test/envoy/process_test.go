@@ -28,6 +28,7 @@ type process struct {
 	files *files
 	admin string // host:port
 	log   *lockedBuffer
+	cmd   *exec.Cmd
 	exit  chan struct{}
 }
 
@@ -84,13 +85,13 @@ func startEnvoy(t *testing.T, name string, resources []envoy.Resource, identity 
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p.cmd = cmd
 	go func() {
 		_ = cmd.Wait() // its exit code says nothing here: it is killed
 		close(p.exit)
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-p.exit
+		p.kill()
 		if t.Failed() {
 			t.Logf("log of %s:\n%s", name, p.log)
 		}
@@ -105,6 +106,12 @@ func startEnvoy(t *testing.T, name string, resources []envoy.Resource, identity 
 		return err
 	})
 	return p
+}
+
+// kill ends it as a machine that loses power does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may be gone already
+	<-p.exit
 }
 
 // wait polls until f has no error, the process ends, or half a minute has passed.

@@ -2,7 +2,9 @@ package envoy
 
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	commonmatcherv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -85,22 +87,37 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 		}
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}
 	}
-	return &httpv3.HttpProtocolOptions{
+	o := &httpv3.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: duration(c.IdleTimeout), MaxConnectionDuration: duration(c.MaxAge)},
 		UpstreamProtocolOptions:   &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
 	}
+	if c.Detection != nil {
+		o.OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: noAnswer()}
+	}
+	return o
+}
+
+// noAnswer matches the answers by which an endpoint's own sidecar says that its application does not. No other answer
+// counts against an endpoint, whatever its status.
+func noAnswer() *commonmatcherv3.MatchPredicate {
+	return &commonmatcherv3.MatchPredicate{Rule: &commonmatcherv3.MatchPredicate_HttpResponseHeadersMatch{
+		HttpResponseHeadersMatch: &commonmatcherv3.HttpHeadersMatch{Headers: []*routev3.HeaderMatcher{{
+			Name: noAnswerHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
+		}}},
+	}}
 }
 
 // outlierDetection ejects by what requests meet, at once: the interval only decides when an endpoint
 // comes back, so it can be long and cost nothing. Short ejections send traffic back into the hole.
-// An application's own 5xx eject nobody, but for the gateway's 502 to 504.
+// What counts as a failed answer says noAnswer; the statuses that an application passes on from deeper in the call graph
+// would eject endpoints that are well.
 func outlierDetection(d ir.Detection) *clusterv3.OutlierDetection {
 	return &clusterv3.OutlierDetection{
 		SplitExternalLocalOriginErrors: true,
 		ConsecutiveLocalOriginFailure:  u32(d.LocalFailures), EnforcingConsecutiveLocalOriginFailure: u32(100),
-		ConsecutiveGatewayFailure: u32(d.GatewayFailures), EnforcingConsecutiveGatewayFailure: u32(100),
-		EnforcingConsecutive_5Xx: u32(0),
-		EnforcingSuccessRate:     u32(0), EnforcingLocalOriginSuccessRate: u32(0),
+		Consecutive_5Xx: u32(d.GatewayFailures), EnforcingConsecutive_5Xx: u32(100),
+		EnforcingConsecutiveGatewayFailure: u32(0),
+		EnforcingSuccessRate:               u32(0), EnforcingLocalOriginSuccessRate: u32(0),
 		Interval: duration(d.Interval), BaseEjectionTime: duration(d.Ejection), MaxEjectionPercent: u32(d.MaxEjectionPercent),
 	}
 }

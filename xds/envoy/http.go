@@ -54,7 +54,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		// Allow rules without policies refuse everything. The policies come with the routes, so that they
 		// hold from the next request of a live connection; a route without them stays closed.
 		m.HttpFilters = append(m.HttpFilters, b.httpFilter(rbacFilter, &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}))
-		m.LocalReplyConfig = deniedReply()
+		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{deniedReply(), noAnswerReply()}}
 	}
 	router := &routerv3.Router{SuppressEnvoyHeaders: true} // which no application reads
 	if h.Authorize {
@@ -71,8 +71,8 @@ func (b *messages) httpFilter(name string, m proto.Message) *hcmv3.HttpFilter {
 }
 
 // deniedReply makes refusals say who refused: RESPONSE_CODE_DETAILS carries the name of the policy.
-func deniedReply() *hcmv3.LocalReplyConfig {
-	return &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{
+func deniedReply() *hcmv3.ResponseMapper {
+	return &hcmv3.ResponseMapper{
 		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
 			StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
 				Op: accesslogv3.ComparisonFilter_EQ,
@@ -91,7 +91,24 @@ func deniedReply() *hcmv3.LocalReplyConfig {
 				"try":    "See who may call the service: comity get authorizationpolicies",
 			})},
 		},
-	}}}
+	}
+}
+
+// noAnswerHeader is on the answers that a sidecar makes because its application does not: it refuses the connection (UF)
+// or ends it in the middle (UC). So clients can tell an endpoint that fails from one that passes on the failure of
+// somebody else: both say 503.
+const noAnswerHeader = "comity-no-answer"
+
+func noAnswerReply() *hcmv3.ResponseMapper {
+	return &hcmv3.ResponseMapper{
+		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
+			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{"UF", "UC"}},
+		}},
+		HeadersToAdd: []*corev3.HeaderValueOption{{
+			Header:       &corev3.HeaderValue{Key: noAnswerHeader, Value: "%RESPONSE_FLAGS%"},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}},
+	}
 }
 
 func stringStruct(m map[string]string) *structpb.Struct {

@@ -32,7 +32,9 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 	m := &routev3.RouteConfiguration{Name: t.Name}
 	for _, h := range t.Hosts {
 		v := &routev3.VirtualHost{Name: h.Name, Domains: h.Domains, RetryPolicy: b.retry(h.Retry)}
-		if h.Authorization != nil {
+		if h.Authorization == nil {
+			v.ResponseHeadersToRemove = []string{noAnswerHeader} // for this sidecar, not for what is beside it
+		} else {
 			v.RequestHeadersToRemove = callerLookAlikes
 			v.TypedPerFilterConfig = map[string]*anypb.Any{
 				rbacFilter: b.any(&rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Matcher: b.authorize(*h.Authorization)}}),
