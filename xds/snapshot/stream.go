@@ -21,8 +21,9 @@ import (
 //     together with the new ones, because two can't share an address for a moment.)
 //   - One push is outstanding per type; what changes meanwhile is one push afterwards. Answers to
 //     subscriptions are outside this rule and are given at once.
-//   - What the client says it has from an earlier stream is not sent again, except endpoints, and
-//     except where an earlier stream ended in the middle of a refusal.
+//   - What the client says it has from an earlier stream is not sent again, except where an earlier stream ended
+//     in the middle of a refusal, and except endpoints while clusters may wait for them, though it had them: Envoy
+//     holds its request for clusters back while one of them does, and each cluster that is sent will.
 //   - A refused response is sent again in parts until the resources at fault are found (Verdicts).
 type Stream struct {
 	gen      *Generation // newest of the view; nil until there is one
@@ -225,16 +226,11 @@ func (s *Stream) begin(t Type, r *Request) {
 	if t.wildcard() {
 		st.only = make(map[string]struct{}, len(r.Subscribe))
 	}
-	if t == Endpoint || len(r.Initial) == 0 {
+	if len(r.Initial) == 0 || t == Endpoint && !s.clustersStand() {
 		s.subscribe(t, r.Subscribe)
 		if all {
 			st.full = true
 		}
-		if t == Endpoint {
-			return
-		}
-	}
-	if len(r.Initial) == 0 {
 		return
 	}
 	had := make(map[string]struct{}, len(r.Initial))
@@ -251,13 +247,25 @@ func (s *Stream) begin(t Type, r *Request) {
 			if st.only != nil {
 				st.only[name] = struct{}{}
 			}
+		} else if t == Endpoint {
+			fresh = append(fresh, name) // there are none; that is an answer, where a removal would be none
 		}
+	}
+	if t == Endpoint {
+		r.Initial = slices.DeleteFunc(r.Initial, func(nv NameVersion) bool { return s.gen.sets[t].find(nv.Name) == nil })
 	}
 	slices.SortFunc(known, func(a, b *Entry) int { return strings.Compare(a.Name, b.Name) })
 	if len(fresh) > 0 {
 		s.subscribe(t, fresh)
 	}
 	s.resume(t, slices.Compact(known), r.Initial)
+}
+
+// clustersStand reports whether the client has asked for its clusters in this stream and needs none of them anew: none
+// of them waits for endpoints, then, nor will.
+func (s *Stream) clustersStand() bool {
+	c := &s.types[Cluster]
+	return c.resumed && len(c.sent) == 0 && len(c.dirty) == 0
 }
 
 // resume compares what the client has with what it shall have, and marks the difference.
@@ -577,6 +585,11 @@ func (s *Stream) remove() {
 		return
 	}
 	by := s.released()
+	if by == 0 && !s.replied && !s.Waiting() && s.types[Cluster].subscribed {
+		// It came back with all it needed, so it was told nothing, and has not said anything since: its answer to
+		// nothing says that its questions have all come.
+		s.send(Cluster, answer, looseFrame(Cluster, nil, nil), nil)
+	}
 	for _, t := range [...]Type{Route, Extension, Secret, Cluster, Endpoint} {
 		st := &s.types[t]
 		if len(st.gone) == 0 || st.pushing > 0 || st.probe != nil {

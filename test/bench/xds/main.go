@@ -109,8 +109,8 @@ func (c config) run(out io.Writer) error {
 		if err := enc.Encode(f); err != nil {
 			return err
 		}
-		// Two figures have no limit, because the peer does less than Envoy needs: it sends a changed cluster
-		// without its endpoints, and after a reconnect no endpoints at all; Envoy then waits for 15 s.
+		// Two figures have no limit. With a changed cluster the peer sends no endpoints, without which Envoy waits for
+		// 15 s. After a reconnect neither sends anything that matters: it is gRPC's cost.
 		lesser := name == "change-cluster-cpu" || name == "reconnect-unchanged-cpu"
 		if strings.HasSuffix(name, "-cpu") && !lesser && f.Ratio > maxCPURatio {
 			broken = append(broken, fmt.Errorf("%s: %.2f of the peer's CPU, the limit is %.2f", name, f.Ratio, maxCPURatio))
