@@ -288,7 +288,7 @@ func (h *heed) draining(z client.ZoneOverview) {
 	}
 	a := client.Attention{
 		ID: "drain/" + z.Name, Severity: client.SeverityInfo, Link: "zones/" + z.Name, What: z.Name + " is draining",
-		Why: "No zone has said yet what it still sends there.", Try: "comity zone undrain " + z.Name + " takes it back",
+		Why: "No zone has said yet what it still sends there.", Try: "comity zone undrain " + z.Name,
 	}
 	switch {
 	case services > 0 && left == 0:
@@ -304,7 +304,7 @@ func (h *heed) draining(z client.ZoneOverview) {
 func (h *heed) revoked(z client.ZoneOverview) {
 	a := client.Attention{
 		ID: "revoked/" + z.Name, Severity: client.SeverityInfo, Link: "zones/" + z.Name, What: z.Name + " is revoked",
-		Why: "Every zone that is to know has confirmed it.", Try: "comity zone leave " + z.Name + " removes it",
+		Why: "Every zone that is to know has confirmed it.", Try: "comity zone leave " + z.Name,
 	}
 	if !h.global() {
 		a.Why = "This zone does not believe it any more."

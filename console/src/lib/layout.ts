@@ -23,34 +23,61 @@ export interface Curve {
   arrow: Point & { turn: number };
 }
 
-export const width = 760;
-export const height = 420;
+/** The room that the map has, and how large a zone's card is in it. */
+export interface Room {
+  width: number;
+  height: number;
+  card: { width: number; height: number };
+  /** There is room for words of one kind only. */
+  narrow: boolean;
+}
+
+/** The room of an element so many pixels wide. Narrow ones keep the size of the letters, not of the map. */
+export function roomFor(pixels: number): Room {
+  if (pixels > 0 && pixels < 560) return { width: Math.max(320, pixels), height: 400, card: { width: 126, height: 62 }, narrow: true };
+  return { width: 760, height: 420, card: { width: 158, height: 62 }, narrow: false };
+}
 
 /** With up to so many zones each has a card, with more a dot. */
-export const mostCards = 8;
-export const card = { width: 158, height: 62 };
+export function mostCards(room: Room): number {
+  return room.narrow ? 4 : 8;
+}
 
-export function place(zones: readonly Zone[]): Placed[] {
+export function place(zones: readonly Zone[], room: Room): Placed[] {
+  const { width, height, card, narrow } = room;
   const key = (z: Zone): string => `${z.spec.cloud ?? "~"}\0${z.spec.region ?? "~"}\0${z.name}`;
   const list = [...zones].sort((a, b) => (key(a) < key(b) ? -1 : 1));
   const n = list.length;
   const middle = { x: width / 2, y: height / 2 };
   if (n === 1 && list[0]) return [{ zone: list[0], ...middle, angle: -Math.PI / 2 }];
-  const margin = n <= mostCards ? { x: card.width / 2 + 22, y: card.height / 2 + 26 } : { x: 130, y: 84 };
+  const margin = n <= mostCards(room) ? { x: card.width / 2 + (narrow ? 6 : 22), y: card.height / 2 + 26 } : { x: narrow ? 92 : 130, y: 84 };
   const radius = { x: width / 2 - margin.x, y: height / 2 - margin.y };
   const first = n === 2 ? Math.PI : -Math.PI / 2;
-  return list.map((zone, i) => {
-    const angle = first + (2 * Math.PI * i) / n;
-    return { zone, angle, x: middle.x + radius.x * Math.cos(angle), y: middle.y + radius.y * Math.sin(angle) };
-  });
+  const angles = list.map((_, i) => first + (2 * Math.PI * i) / n);
+  // A triangle fills half of its ellipse only: what is there is stretched over all of the room.
+  const x = stretch(angles.map(Math.cos), middle.x, radius.x);
+  const y = stretch(angles.map(Math.sin), middle.y, radius.y);
+  return list.map((zone, i) => ({ zone, angle: angles[i] ?? 0, x: x[i] ?? middle.x, y: y[i] ?? middle.y }));
 }
 
-/** The way from one zone to another: bowed to its left, so that the way back lies beside it. */
-export function curve(a: Point, b: Point, bow: number): Curve {
+/** Moves values so that they reach from middle - radius to middle + radius; alike ones to the middle. */
+function stretch(values: readonly number[], middle: number, radius: number): number[] {
+  const low = Math.min(...values);
+  const high = Math.max(...values);
+  if (high - low < 0.01) return values.map(() => middle);
+  return values.map((v) => middle + radius * ((2 * (v - low)) / (high - low) - 1));
+}
+
+/**
+ * The way from one zone to another: bowed to its left, so that the way back lies beside it; and drawn toward the middle
+ * of the map, so that many ways run together and leave the rim free.
+ */
+export function curve(a: Point, b: Point, bow: number, inward: number, room: Room): Curve {
   const dx = b.x - a.x;
   const dy = b.y - a.y;
   const length = Math.hypot(dx, dy) || 1;
-  const control = { x: (a.x + b.x) / 2 + (dy / length) * bow, y: (a.y + b.y) / 2 - (dx / length) * bow };
+  const toward = (half: number, middle: number): number => half + (middle - half) * inward;
+  const control = { x: toward((a.x + b.x) / 2, room.width / 2) + (dy / length) * bow, y: toward((a.y + b.y) / 2, room.height / 2) - (dx / length) * bow };
   const at = (t: number): Point => ({
     x: (1 - t) ** 2 * a.x + 2 * (1 - t) * t * control.x + t ** 2 * b.x,
     y: (1 - t) ** 2 * a.y + 2 * (1 - t) * t * control.y + t ** 2 * b.y,
