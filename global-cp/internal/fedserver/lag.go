@@ -89,6 +89,13 @@ func (l *laggard) run(ctx context.Context, log *slog.Logger) {
 	}
 }
 
+// drop forgets what is still to be written of a zone whose newer session another replica holds.
+func (l *laggard) drop(zone string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.zones, zone)
+}
+
 // flushZone writes what there is now of one zone.
 func (l *laggard) flushZone(ctx context.Context, zone string) error {
 	return l.flush(ctx, func(z string) bool { return z == zone })

@@ -264,7 +264,10 @@ func (s *Server) close(ctx context.Context, x *session) {
 	defer cancel()
 	// A newer session begins here only after this one is done, but at another replica when it will.
 	overtaken, err := x.overtaken(ctx)
-	if err == nil && !overtaken {
+	switch {
+	case err == nil && overtaken:
+		s.late.drop(x.zone)
+	case err == nil:
 		err = s.late.flushZone(ctx, x.zone)
 	}
 	if err != nil {
