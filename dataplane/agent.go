@@ -37,7 +37,8 @@ type agent struct {
 	envoy    *supervisor
 	attend   *attendant
 	peers    *peer.Peers // of an ingress; else nil
-	check    *appCheck   // nil: the application is not checked
+	severer  *severer
+	check    *appCheck // nil: the application is not checked
 	metrics  *agentMetrics
 	registry *prometheus.Registry
 	health   telemetry.Health
@@ -172,7 +173,9 @@ func (a *agent) describe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.severer = newSeverer(func() int { return a.envoy.current().PID }, a.log)
 	a.attend = newAttendant(spec)
+	a.attend.sever = a.severer.set
 	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime
 	a.attend.trust, a.attend.unknown, a.attend.peers = a.enroller.trust, a.enroller.soon, a.peers
 	return nil
@@ -297,7 +300,7 @@ func (a *agent) serve(ctx context.Context) error {
 	if a.check != nil {
 		parts = append(parts, lifecycle.Component{Name: "health check", Run: func(ctx context.Context) error { return a.check.run(ctx, a.appIs) }})
 	}
-	parts = append(parts, lifecycle.Component{Name: "lease", Run: a.keepLease})
+	parts = append(parts, lifecycle.Component{Name: "sever", Run: a.severer.run}, lifecycle.Component{Name: "lease", Run: a.keepLease})
 	if err := a.writeInfo(); err != nil {
 		return errors.Join(err, secretsListener.Close())
 	}

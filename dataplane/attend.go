@@ -39,6 +39,7 @@ type attendant struct {
 	metrics *agentMetrics
 	drain   time.Duration // how long leaving may take
 	peers   *peer.Peers   // of an ingress; else nil
+	sever   func([]*enrolpb.Address)
 
 	mu       sync.Mutex
 	health   *enrolpb.Health
@@ -313,6 +314,8 @@ func (a *attendant) notice(n *enrolpb.ZoneNotice) (time.Duration, error) {
 		if a.peers != nil {
 			a.peers.Say(v.PeerWord.GetSession(), v.PeerWord.GetWord())
 		}
+	case *enrolpb.ZoneNotice_Sever:
+		a.sever(v.Sever.GetAddresses())
 	case *enrolpb.ZoneNotice_Drain:
 		a.log.Info("the zone sends no new traffic to this proxy")
 	default:

@@ -2,9 +2,13 @@ package mesh
 
 import "time"
 
-// ConnectionDrain is how long Envoys go on with the connections of what is gone from their listeners: filter
-// chains of a zone that is trusted no more among them, so it bounds how long a revocation takes to end them.
-const ConnectionDrain = 3 * time.Second
+const (
+	// ConnectionDrain is how long Envoys go on with the connections of what is gone from their listeners: filter
+	// chains of a zone that is trusted no more among them, so it bounds how long a revocation takes to end them.
+	ConnectionDrain = 2 * time.Second
+	// ConnectionEnd is when the last of them has ended: Envoy gives HTTP connections another second to close.
+	ConnectionEnd = ConnectionDrain + time.Second
+)
 
 // FailoverStatus is a zone's word about where its requests to one service go now, and why. Bucket
 // "failover/<zone>", keyed by <namespace>/<service>.

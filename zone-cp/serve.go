@@ -215,7 +215,7 @@ func (z *zone) openFederation(ctx context.Context) error {
 	z.publisher, err = publish.New(publish.Config{
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Store: z.store, Source: z.table, Book: z.book, Resolver: z.resolver,
 		Ledger: z.ledger, Identity: z.ca, Statuses: statuses, Log: z.part("publish"), Metrics: z.metrics,
-		Offer: func(list []identity.Statement) { z.fed.Offer(list) },
+		Offer: func(list []identity.Statement) { z.fed.Offer(list) }, Sever: z.table.Sever,
 	})
 	if err != nil {
 		return err

@@ -70,7 +70,7 @@ func (x PeerLink_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PeerLink_State.Descriptor instead.
 func (PeerLink_State) EnumDescriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18, 0}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type EnrolRequest struct {
@@ -864,6 +864,7 @@ type ZoneNotice struct {
 	//	*ZoneNotice_Drain
 	//	*ZoneNotice_Peers
 	//	*ZoneNotice_PeerWord
+	//	*ZoneNotice_Sever
 	Notice        isZoneNotice_Notice `protobuf_oneof:"notice"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -960,6 +961,15 @@ func (x *ZoneNotice) GetPeerWord() *PeerWord {
 	return nil
 }
 
+func (x *ZoneNotice) GetSever() *Sever {
+	if x != nil {
+		if x, ok := x.Notice.(*ZoneNotice_Sever); ok {
+			return x.Sever
+		}
+	}
+	return nil
+}
+
 type isZoneNotice_Notice interface {
 	isZoneNotice_Notice()
 }
@@ -989,6 +999,10 @@ type ZoneNotice_PeerWord struct {
 	PeerWord *PeerWord `protobuf:"bytes,6,opt,name=peer_word,json=peerWord,proto3,oneof"` // for a peer
 }
 
+type ZoneNotice_Sever struct {
+	Sever *Sever `protobuf:"bytes,7,opt,name=sever,proto3,oneof"` // older agents pass it over
+}
+
 func (*ZoneNotice_Accepted) isZoneNotice_Notice() {}
 
 func (*ZoneNotice_Refused) isZoneNotice_Notice() {}
@@ -1001,6 +1015,106 @@ func (*ZoneNotice_Peers) isZoneNotice_Notice() {}
 
 func (*ZoneNotice_PeerWord) isZoneNotice_Notice() {}
 
+func (*ZoneNotice_Sever) isZoneNotice_Notice() {}
+
+// Sever is to what this proxy may not be connected any more: ingresses of revoked zones. It replaces what was said
+// before.
+type Sever struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addresses     []*Address             `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sever) Reset() {
+	*x = Sever{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sever) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sever) ProtoMessage() {}
+
+func (x *Sever) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sever.ProtoReflect.Descriptor instead.
+func (*Sever) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Sever) GetAddresses() []*Address {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+type Address struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            string                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Address) Reset() {
+	*x = Address{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Address) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Address) ProtoMessage() {}
+
+func (x *Address) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Address.ProtoReflect.Descriptor instead.
+func (*Address) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Address) GetIp() string {
+	if x != nil {
+		return x.Ip
+	}
+	return ""
+}
+
+func (x *Address) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 type Accepted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LeaseMs       uint32                 `protobuf:"varint,1,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`          // send something at least this often (the agent sends at a third of it)
@@ -1011,7 +1125,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1137,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1150,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Accepted) GetLeaseMs() uint32 {
@@ -1063,7 +1177,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1189,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1202,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Refused) GetCode() string {
@@ -1114,7 +1228,7 @@ type Roots struct {
 
 func (x *Roots) Reset() {
 	*x = Roots{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1240,7 @@ func (x *Roots) String() string {
 func (*Roots) ProtoMessage() {}
 
 func (x *Roots) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1253,7 @@ func (x *Roots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roots.ProtoReflect.Descriptor instead.
 func (*Roots) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Roots) GetZoneRoots() [][]byte {
@@ -1162,7 +1276,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1288,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1301,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Peers) GetZones() []*PeerZone {
@@ -1223,7 +1337,7 @@ type PeerZone struct {
 
 func (x *PeerZone) Reset() {
 	*x = PeerZone{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1349,7 @@ func (x *PeerZone) String() string {
 func (*PeerZone) ProtoMessage() {}
 
 func (x *PeerZone) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1362,7 @@ func (x *PeerZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerZone.ProtoReflect.Descriptor instead.
 func (*PeerZone) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PeerZone) GetZone() string {
@@ -1290,7 +1404,7 @@ type PeerIngress struct {
 
 func (x *PeerIngress) Reset() {
 	*x = PeerIngress{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1416,7 @@ func (x *PeerIngress) String() string {
 func (*PeerIngress) ProtoMessage() {}
 
 func (x *PeerIngress) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1429,7 @@ func (x *PeerIngress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerIngress.ProtoReflect.Descriptor instead.
 func (*PeerIngress) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PeerIngress) GetId() string {
@@ -1350,7 +1464,7 @@ type PeerLinks struct {
 
 func (x *PeerLinks) Reset() {
 	*x = PeerLinks{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1476,7 @@ func (x *PeerLinks) String() string {
 func (*PeerLinks) ProtoMessage() {}
 
 func (x *PeerLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1489,7 @@ func (x *PeerLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLinks.ProtoReflect.Descriptor instead.
 func (*PeerLinks) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PeerLinks) GetLinks() []*PeerLink {
@@ -1409,7 +1523,7 @@ type PeerLink struct {
 
 func (x *PeerLink) Reset() {
 	*x = PeerLink{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1535,7 @@ func (x *PeerLink) String() string {
 func (*PeerLink) ProtoMessage() {}
 
 func (x *PeerLink) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1548,7 @@ func (x *PeerLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLink.ProtoReflect.Descriptor instead.
 func (*PeerLink) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PeerLink) GetZone() string {
@@ -1505,7 +1619,7 @@ type PeerSession struct {
 
 func (x *PeerSession) Reset() {
 	*x = PeerSession{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1631,7 @@ func (x *PeerSession) String() string {
 func (*PeerSession) ProtoMessage() {}
 
 func (x *PeerSession) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1644,7 @@ func (x *PeerSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerSession.ProtoReflect.Descriptor instead.
 func (*PeerSession) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PeerSession) GetSession() uint64 {
@@ -1564,7 +1678,7 @@ type PeerWord struct {
 
 func (x *PeerWord) Reset() {
 	*x = PeerWord{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1690,7 @@ func (x *PeerWord) String() string {
 func (*PeerWord) ProtoMessage() {}
 
 func (x *PeerWord) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1703,7 @@ func (x *PeerWord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerWord.ProtoReflect.Descriptor instead.
 func (*PeerWord) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PeerWord) GetSession() uint64 {
@@ -1674,7 +1788,7 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +
 	"\renvoy_version\x18\x03 \x01(\tR\fenvoyVersion\x12\x1f\n" +
 	"\venvoy_ready\x18\x04 \x01(\bR\n" +
-	"envoyReady\"\xb7\x02\n" +
+	"envoyReady\"\xe7\x02\n" +
 	"\n" +
 	"ZoneNotice\x127\n" +
 	"\baccepted\x18\x01 \x01(\v2\x19.comity.enrol.v1.AcceptedH\x00R\baccepted\x124\n" +
@@ -1682,8 +1796,14 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x05roots\x18\x03 \x01(\v2\x16.comity.enrol.v1.RootsH\x00R\x05roots\x12\x16\n" +
 	"\x05drain\x18\x04 \x01(\bH\x00R\x05drain\x12.\n" +
 	"\x05peers\x18\x05 \x01(\v2\x16.comity.enrol.v1.PeersH\x00R\x05peers\x128\n" +
-	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWordB\b\n" +
-	"\x06notice\"F\n" +
+	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWord\x12.\n" +
+	"\x05sever\x18\a \x01(\v2\x16.comity.enrol.v1.SeverH\x00R\x05severB\b\n" +
+	"\x06notice\"?\n" +
+	"\x05Sever\x126\n" +
+	"\taddresses\x18\x01 \x03(\v2\x18.comity.enrol.v1.AddressR\taddresses\"-\n" +
+	"\aAddress\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\tR\x02ip\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"F\n" +
 	"\bAccepted\x12\x19\n" +
 	"\blease_ms\x18\x01 \x01(\rR\aleaseMs\x12\x1f\n" +
 	"\vtakes_loads\x18\x02 \x01(\bR\n" +
@@ -1750,7 +1870,7 @@ func file_dataplane_enrolpb_enrol_proto_rawDescGZIP() []byte {
 }
 
 var file_dataplane_enrolpb_enrol_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(PeerLink_State)(0),   // 0: comity.enrol.v1.PeerLink.State
 	(*EnrolRequest)(nil),  // 1: comity.enrol.v1.EnrolRequest
@@ -1764,48 +1884,52 @@ var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(*IngressSpec)(nil),   // 9: comity.enrol.v1.IngressSpec
 	(*Health)(nil),        // 10: comity.enrol.v1.Health
 	(*ZoneNotice)(nil),    // 11: comity.enrol.v1.ZoneNotice
-	(*Accepted)(nil),      // 12: comity.enrol.v1.Accepted
-	(*Refused)(nil),       // 13: comity.enrol.v1.Refused
-	(*Roots)(nil),         // 14: comity.enrol.v1.Roots
-	(*Peers)(nil),         // 15: comity.enrol.v1.Peers
-	(*PeerZone)(nil),      // 16: comity.enrol.v1.PeerZone
-	(*PeerIngress)(nil),   // 17: comity.enrol.v1.PeerIngress
-	(*PeerLinks)(nil),     // 18: comity.enrol.v1.PeerLinks
-	(*PeerLink)(nil),      // 19: comity.enrol.v1.PeerLink
-	(*PeerSession)(nil),   // 20: comity.enrol.v1.PeerSession
-	(*PeerWord)(nil),      // 21: comity.enrol.v1.PeerWord
-	nil,                   // 22: comity.enrol.v1.WorkloadSpec.LabelsEntry
+	(*Sever)(nil),         // 12: comity.enrol.v1.Sever
+	(*Address)(nil),       // 13: comity.enrol.v1.Address
+	(*Accepted)(nil),      // 14: comity.enrol.v1.Accepted
+	(*Refused)(nil),       // 15: comity.enrol.v1.Refused
+	(*Roots)(nil),         // 16: comity.enrol.v1.Roots
+	(*Peers)(nil),         // 17: comity.enrol.v1.Peers
+	(*PeerZone)(nil),      // 18: comity.enrol.v1.PeerZone
+	(*PeerIngress)(nil),   // 19: comity.enrol.v1.PeerIngress
+	(*PeerLinks)(nil),     // 20: comity.enrol.v1.PeerLinks
+	(*PeerLink)(nil),      // 21: comity.enrol.v1.PeerLink
+	(*PeerSession)(nil),   // 22: comity.enrol.v1.PeerSession
+	(*PeerWord)(nil),      // 23: comity.enrol.v1.PeerWord
+	nil,                   // 24: comity.enrol.v1.WorkloadSpec.LabelsEntry
 }
 var file_dataplane_enrolpb_enrol_proto_depIdxs = []int32{
 	8,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
 	9,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
 	10, // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
 	6,  // 3: comity.enrol.v1.AgentReport.load:type_name -> comity.enrol.v1.LoadReport
-	18, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
-	21, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
+	20, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
+	23, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
 	7,  // 6: comity.enrol.v1.LoadReport.loads:type_name -> comity.enrol.v1.Load
-	22, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
-	12, // 8: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
-	13, // 9: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
-	14, // 10: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
-	15, // 11: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
-	21, // 12: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
-	16, // 13: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
-	17, // 14: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
-	19, // 15: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
-	20, // 16: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
-	0,  // 17: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
-	1,  // 18: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
-	3,  // 19: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
-	5,  // 20: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
-	2,  // 21: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
-	4,  // 22: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
-	11, // 23: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
-	21, // [21:24] is the sub-list for method output_type
-	18, // [18:21] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	24, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
+	14, // 8: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
+	15, // 9: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
+	16, // 10: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
+	17, // 11: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
+	23, // 12: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
+	12, // 13: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
+	13, // 14: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
+	18, // 15: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
+	19, // 16: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
+	21, // 17: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
+	22, // 18: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
+	0,  // 19: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
+	1,  // 20: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
+	3,  // 21: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
+	5,  // 22: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
+	2,  // 23: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
+	4,  // 24: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
+	11, // 25: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_enrolpb_enrol_proto_init() }
@@ -1829,6 +1953,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 		(*ZoneNotice_Drain)(nil),
 		(*ZoneNotice_Peers)(nil),
 		(*ZoneNotice_PeerWord)(nil),
+		(*ZoneNotice_Sever)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1836,7 +1961,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_enrolpb_enrol_proto_rawDesc), len(file_dataplane_enrolpb_enrol_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -78,8 +78,7 @@ func (s *Server) confirmation(ctx context.Context, revoked string, r revocation,
 	}
 	if done {
 		if c.Total > 0 {
-			// Envoy ends the connections of a filter chain that is gone when its drain time is over.
-			at = at.Add(mesh.ConnectionDrain)
+			at = at.Add(mesh.ConnectionEnd)
 		}
 		c.At = at.UTC()
 		c.Confirmed = !s.cfg.Now().Before(c.At)

@@ -263,7 +263,7 @@ func TestRevocationIsConfirmedZoneByZone(t *testing.T) {
 	if z := west(); z.Confirmed || z.At.IsZero() {
 		t.Errorf("before its connections have ended: %+v", z)
 	}
-	g.ahead.Store(int64(mesh.ConnectionDrain))
+	g.ahead.Store(int64(mesh.ConnectionEnd))
 	first := west()
 	if !first.Confirmed || first.Acked != 3 {
 		t.Errorf("after the drain time: %+v", first)

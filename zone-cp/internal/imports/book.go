@@ -52,8 +52,10 @@ type Book struct {
 	trust   *identity.BundleBook
 	changed chan struct{} // capacity 1
 
-	mu    sync.Mutex
-	zones map[string]*zone
+	mu      sync.Mutex
+	zones   map[string]*zone
+	revoked map[mesh.TrustDomain]revoked
+	unkept  bool // what was revoked is not yet on disk
 }
 
 type zone struct {
@@ -74,6 +76,7 @@ func Open(ctx context.Context, records store.Records, zoneName string, own ident
 	b := &Book{
 		zone: zoneName, records: records, trust: identity.NewBundleBook(),
 		changed: make(chan struct{}, 1), zones: map[string]*zone{},
+		revoked: map[mesh.TrustDomain]revoked{},
 	}
 	if err := b.trust.Pin(zoneName, own, now); err != nil {
 		return nil, fmt.Errorf("the zone's own bundle: %w", err)
@@ -86,6 +89,12 @@ func Open(ctx context.Context, records store.Records, zoneName string, own ident
 		if err := json.Unmarshal(r.Value, b.trust); err != nil {
 			return nil, fmt.Errorf("read trust: %w", err)
 		}
+	}
+	if err := b.readRevoked(ctx); err != nil {
+		return nil, err
+	}
+	for td := range b.revoked {
+		b.trust.Remove(td)
 	}
 	for _, z := range b.trust.List() {
 		if z.Zone == zoneName {
@@ -134,6 +143,9 @@ func (b *Book) Receive(ctx context.Context, s identity.Statement, now time.Time)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if _, gone := b.revoked[s.TrustDomain]; gone {
+		return ErrRevoked
+	}
 	if s.Kind == identity.KindBundle {
 		return b.receiveBundle(ctx, s, now)
 	}
@@ -149,12 +161,8 @@ func (b *Book) receiveBundle(ctx context.Context, s identity.Statement, now time
 		return err
 	}
 	// Kept even if its content is the same: its lease is newer.
-	value, err := b.trust.MarshalJSON()
-	if err != nil {
-		return fmt.Errorf("keep trust: %w", err)
-	}
-	if _, err := b.records.PutRecords(ctx, bookBucket, store.RecordWrite{Key: bookKey, Value: value}); err != nil {
-		return fmt.Errorf("keep trust: %w", err)
+	if err := b.keepTrust(ctx); err != nil {
+		return err
 	}
 	z := b.of(s.Zone)
 	pending := z.pending

@@ -34,6 +34,7 @@ type blame map[mesh.Key]struct{}
 func (p *Publisher) build(ctx context.Context, b batch) error {
 	began := time.Now()
 	changed := p.takeIn(b)
+	heeded := p.cfg.Book.Heed(ctx, p.zones())
 	in, zones, others := p.input(began)
 	in.Decode = p.specs.decode
 	t, issues := topology.Build(in)
@@ -74,7 +75,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	for id := range p.picture.Agents {
 		p.touched[id] = struct{}{}
 	}
-	return errors.Join(err, p.state(ctx, t, zones))
+	return errors.Join(err, heeded, p.state(ctx, t, zones))
 }
 
 // takeIn applies commits to the resources, and returns the newest change of each.

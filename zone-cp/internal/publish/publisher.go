@@ -10,7 +10,10 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"iter"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,7 +47,9 @@ type Config struct {
 	// Statuses is what the zone reports to global.
 	Statuses *federation.StatusBook
 	// Offer hands new statements of the zone to the federation.
-	Offer   func([]identity.Statement)
+	Offer func([]identity.Statement)
+	// Sever, when not nil, is told to what no proxy may be connected any more, in full at each change.
+	Sever   func([]netip.AddrPort)
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
@@ -90,6 +95,8 @@ type Publisher struct {
 	spoil func([]envoy.Resource) []envoy.Resource
 
 	ready chan struct{} // closed after the first build
+
+	severed []netip.AddrPort // as last told
 }
 
 // New makes a publisher.
@@ -320,7 +327,9 @@ func (p *Publisher) zones() map[string]policy.Zone {
 func (p *Publisher) input(now time.Time) (topology.Input, map[string]policy.Zone, imports.Picture) {
 	zones := p.zones()
 	others := p.cfg.Book.Picture(zones, now)
-	p.cfg.Resolver.Fill(others.Remotes)
+	condemned := p.cfg.Book.Condemned()
+	p.cfg.Resolver.Fill(slices.Concat(others.Remotes, condemned))
+	p.sever(condemned, others.Remotes)
 	p.picture = p.cfg.Source.Picture()
 	in := topology.Input{
 		Zone: p.cfg.Zone, TrustDomain: p.cfg.TrustDomain, Revision: p.cursor.Revision,
@@ -334,6 +343,49 @@ func (p *Publisher) input(now time.Time) (topology.Input, map[string]policy.Zone
 		in.Ingresses = append(in.Ingresses, g.IngressProxy)
 	}
 	return in, zones, others
+}
+
+// sever has live connections to the ingresses of revoked zones ended, but for addresses that are others' by now.
+func (p *Publisher) sever(condemned, believed []topology.Remote) {
+	if p.cfg.Sever == nil {
+		return
+	}
+	taken := map[netip.AddrPort]struct{}{}
+	for a := range lanes(believed) {
+		taken[a] = struct{}{}
+	}
+	var out []netip.AddrPort
+	for a := range lanes(condemned) {
+		if _, other := taken[a]; !other {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	if out = slices.Compact(out); !slices.Equal(out, p.severed) {
+		p.severed = out
+		p.cfg.Sever(out)
+	}
+}
+
+// lanes are the addresses of all ingresses.
+func lanes(remotes []topology.Remote) iter.Seq[netip.AddrPort] {
+	return func(yield func(netip.AddrPort) bool) {
+		for _, r := range remotes {
+			for _, in := range r.Ingresses {
+				for _, text := range in.Addresses {
+					a, err := netip.ParseAddr(text)
+					if err != nil {
+						continue
+					}
+					for _, port := range in.Ports {
+						if !yield(netip.AddrPortFrom(a.Unmap(), port)) {
+							return
+						}
+					}
+				}
+			}
+		}
+	}
 }
 
 // inbox is a queue of things to do for the publisher's goroutine.

@@ -78,8 +78,13 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 	}()
 
 	accepted := false
+	var severed <-chan struct{} // of the word that was sent
 	for {
 		select {
+		case <-severed:
+			if severed = t.tellSevered(stream); severed == nil {
+				return nil // the stream is gone; the lease runs on
+			}
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), ErrFenced) {
 				return t.refuse(ctx, stream, log, codeFenced, ErrFenced)
@@ -109,6 +114,9 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 				Accepted: &enrolpb.Accepted{LeaseMs: uint32(t.lease.Milliseconds()), TakesLoads: peer.Load != nil},
 			}}); err != nil {
 				return nil // the stream is gone; the lease runs on
+			}
+			if severed = t.tellSevered(stream); severed == nil {
+				return nil
 			}
 		}
 	}

@@ -52,6 +52,7 @@ type Table struct {
 	sessions uint64
 	unsaved  map[mesh.ProxyID]bool
 	picture  *discovery.Picture // nil after a change
+	severed  severed
 }
 
 // known is what survives a restart: the value of a record.
@@ -93,6 +94,7 @@ func NewTable(lease, forgetAfter time.Duration) *Table {
 		rearm:   make(chan struct{}, 1),
 		entries: make(map[mesh.ProxyID]*entry),
 		unsaved: make(map[mesh.ProxyID]bool),
+		severed: severed{replaced: make(chan struct{})},
 	}
 }
 

@@ -1,0 +1,107 @@
+package imports
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/comity-mesh/comity/identity"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// revokedKey is the record, beside the trust in other zones, of what was revoked.
+const revokedKey = "revoked"
+
+// ErrRevoked: the trust domain was revoked, and nothing of it is believed again.
+var ErrRevoked = fmt.Errorf("%w: its trust domain was revoked", identity.ErrStatement)
+
+// revoked is what is remembered of a trust domain that was revoked.
+type revoked struct {
+	Zone string `json:"zone"`
+	// Ingresses as the zone last stated them: live connections to them are to end.
+	Ingresses []mesh.Ingress `json:"ingresses,omitempty"`
+}
+
+func (b *Book) readRevoked(ctx context.Context) error {
+	r, err := b.records.GetRecord(ctx, bookBucket, revokedKey)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(r.Value, &b.revoked)
+	}
+	if err != nil {
+		return fmt.Errorf("read what was revoked: %w", err)
+	}
+	return nil
+}
+
+// Heed ends what is believed of zones that global has revoked, and remembers it for good: neither another Zone of
+// the name nor a statement, by whichever way, brings it back, nor a global that was restored from before. What can't be kept on disk is in force all the
+// same, and tried again by the next call.
+func (b *Book) Heed(ctx context.Context, zones map[string]policy.Zone) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, t := range b.trust.List() {
+		z, known := zones[t.Zone]
+		if t.Zone == b.zone || !known || z.Revoked == nil || z.TrustDomain != "" && z.TrustDomain != t.Bundle.TrustDomain {
+			continue
+		}
+		gone := revoked{Zone: t.Zone}
+		for _, h := range b.of(t.Zone).held {
+			if h.ingress != nil && !h.statement.Withdrawn {
+				gone.Ingresses = append(gone.Ingresses, h.ingress.Ingresses...)
+			}
+		}
+		b.revoked[t.Bundle.TrustDomain] = gone
+		b.trust.Remove(t.Bundle.TrustDomain)
+		b.unkept = true
+	}
+	if !b.unkept {
+		return nil
+	}
+	value, err := json.Marshal(b.revoked)
+	if err != nil {
+		return fmt.Errorf("keep what was revoked: %w", err)
+	}
+	if _, err := b.records.PutRecords(ctx, bookBucket, store.RecordWrite{Key: revokedKey, Value: value}); err != nil {
+		return fmt.Errorf("keep what was revoked: %w", err)
+	}
+	if err := b.keepTrust(ctx); err != nil {
+		return err
+	}
+	b.unkept = false
+	return nil
+}
+
+// Condemned are the zones that were revoked, with the ingresses to which nothing may be connected any more.
+func (b *Book) Condemned() []topology.Remote {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []topology.Remote
+	for _, td := range slices.Sorted(maps.Keys(b.revoked)) {
+		r := topology.Remote{Zone: b.revoked[td].Zone, TrustDomain: td}
+		for _, in := range b.revoked[td].Ingresses {
+			r.Ingresses = append(r.Ingresses, topology.RemoteIngress{Ingress: in})
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func (b *Book) keepTrust(ctx context.Context) error {
+	value, err := b.trust.MarshalJSON()
+	if err != nil {
+		return fmt.Errorf("keep trust: %w", err)
+	}
+	if _, err := b.records.PutRecords(ctx, bookBucket, store.RecordWrite{Key: bookKey, Value: value}); err != nil {
+		return fmt.Errorf("keep trust: %w", err)
+	}
+	return nil
+}
