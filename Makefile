@@ -90,6 +90,10 @@ verify: go-version ## Fail if generated code, go.mod or formatting is not curren
 fuzz: go-version ## Fuzz every target for FUZZTIME (20s) each
 	@tools/fuzz "$${FUZZTIME:-20s}"
 
+.PHONY: soak
+soak: tools ## Random schedules of writes and kills on both stores, SOAK times (20) as many as make test runs
+	COMITY_SOAK=$${SOAK:-20} go test -count=1 -timeout 6h -v -run TestSchedules ./store/sqlitestore ./store/pgstore | grep -v "^=== \|PASS: TestSchedules/"
+
 .PHONY: bench
 bench: build tools ## Measure; prints the conditions beside the figures (docs/performance.md)
 	@tools/bench $(ARGS)

@@ -133,7 +133,7 @@ func (w *watcher) look() (moved <-chan struct{}, behind bool, err error) {
 		return nil, false, store.ErrIncarnation
 	case at < h.compacted:
 		return nil, false, store.ErrCompacted
-	case at == h.head:
+	case at >= h.head: // what was read from the database may be ahead of what was published
 		return h.moved, false, nil
 	}
 	if len(h.recent) == 0 || h.recent[0].Cursor.Revision > at+1 {

@@ -14,6 +14,7 @@ import (
 	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/store/pgstore"
 	"github.com/comity-mesh/comity/store/storetest"
+	"github.com/comity-mesh/comity/store/storetest/history"
 )
 
 // shared is the server of the tests that do it no harm; each has a database of its own.
@@ -24,6 +25,9 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	if os.Getenv(history.Env) != "" {
+		return history.Child(context.Background(), openReach)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var err error

@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/store/sqlitestore"
 	"github.com/comity-mesh/comity/store/storetest"
+	"github.com/comity-mesh/comity/store/storetest/history"
 )
 
 // childDir, when set, makes the test binary the process that TestKilled kills.
@@ -29,6 +32,9 @@ const childDir = "COMITY_TEST_STORE_CHILD"
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
 		writeUntilKilled(dir)
+	}
+	if os.Getenv(history.Env) != "" {
+		os.Exit(history.Child(context.Background(), openFile))
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -288,6 +294,33 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func openFile(ctx context.Context, path string) (store.Store, error) {
+	return sqlitestore.Open(ctx, path, sqlitestore.Options{})
+}
+
+// TestSchedules: writers and a watch in processes that are killed at random moments lose and repeat nothing.
+func TestSchedules(t *testing.T) {
+	var mu sync.Mutex
+	var sum history.Report
+	n := history.Schedules(150)
+	t.Run("run", func(t *testing.T) {
+		for seed := range n {
+			t.Run(strconv.Itoa(seed), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				r, err := history.Run(t.Context(), history.Config{Seed: uint64(seed), Dir: dir, Store: filepath.Join(dir, "x.db"), Open: openFile, Replicas: 1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				sum.Add(r)
+			})
+		}
+	})
+	t.Logf("%d schedules: %+v", n, sum)
 }
 
 func BenchmarkApply(b *testing.B) {
