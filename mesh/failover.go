@@ -70,10 +70,14 @@ type LinkStatus struct {
 	Since     time.Time `json:"since,omitzero"` // of Reachable
 	RTTMillis float64   `json:"rttMs,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
+	// Current: the zones' control planes are in touch through their ingresses, so that what Zone holds of the other is
+	// its newest word. Else it was that at HeardAt for the last time.
+	Current bool `json:"current,omitempty"`
 	// HeardAt is when the newest word of the other zone arrived, HeardBy by which way: "global" or "peer".
 	HeardAt time.Time `json:"heardAt,omitzero"`
 	HeardBy string    `json:"heardBy,omitempty"`
-	// TrustUntil is when the other zone's identities stop being believed unless global is heard of before.
+	// TrustUntil is when the other zone's identities stop being believed unless global is heard of before. It is there only
+	// while global is away.
 	TrustUntil time.Time `json:"trustUntil,omitzero"`
 	ObservedAt time.Time `json:"observedAt"`
 }

@@ -41,6 +41,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/fedclient"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
 	"github.com/comity-mesh/comity/zone-cp/internal/loads"
+	"github.com/comity-mesh/comity/zone-cp/internal/peering"
 	"github.com/comity-mesh/comity/zone-cp/internal/publish"
 )
 
@@ -62,6 +63,8 @@ type zone struct {
 	table     *vm.Table
 	book      *imports.Book
 	resolver  *imports.Resolver
+	lease     *imports.Lease
+	peers     *peering.Hub
 	ledger    *exports.Ledger
 	publisher *publish.Publisher
 	loads     *loads.Book
@@ -126,6 +129,8 @@ func serve(ctx context.Context, s settings, logTo io.Writer, ready func(apiAddre
 		lifecycle.Component{Name: "xds", Run: func(ctx context.Context) error { z.xds.Run(ctx); return nil }},
 		lifecycle.Component{Name: "publish", Run: z.publisher.Run},
 		lifecycle.Component{Name: "loads", Run: z.loads.Run},
+		lifecycle.Component{Name: "peering", Run: z.peers.Run},
+		lifecycle.Component{Name: "trust lease", Run: z.lease.Run},
 		lifecycle.Component{Name: "federation", Run: z.fed.Run},
 		lifecycle.Component{Name: "proxies", Run: func(ctx context.Context) error { return serveGRPC(ctx, server, z.proxies) }},
 		lifecycle.HTTPServer("api", web, z.api, drainWithin),
@@ -212,10 +217,25 @@ func (z *zone) openFederation(ctx context.Context) error {
 		return err
 	}
 	statuses := federation.NewStatusBook(hex.EncodeToString(epoch[:]))
+	connected := func() bool { return z.fed.Connected() }
+	if z.lease, err = imports.OpenLease(ctx, z.store, connected, now); err != nil {
+		return err
+	}
+	z.peers, err = peering.Open(ctx, peering.Config{
+		Zone: z.Zone, Records: z.store, Book: z.book, Statements: z.ledger.All, Statuses: statuses, Log: z.part("peering"),
+		Connected: connected, TrustUntil: z.lease.Until,
+	})
+	if err != nil {
+		return err
+	}
 	z.publisher, err = publish.New(publish.Config{
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Store: z.store, Source: z.table, Book: z.book, Resolver: z.resolver,
-		Ledger: z.ledger, Identity: z.ca, Statuses: statuses, Log: z.part("publish"), Metrics: z.metrics,
-		Offer: func(list []identity.Statement) { z.fed.Offer(list) }, Sever: z.table.Sever,
+		Peers: z.peers, TrustUntil: z.lease.Until, Ledger: z.ledger, Identity: z.ca, Statuses: statuses, Log: z.part("publish"), Metrics: z.metrics,
+		Offer: func(list []identity.Statement) {
+			z.fed.Offer(list)
+			z.peers.Offer(list)
+		},
+		Sever: z.table.Sever,
 	})
 	if err != nil {
 		return err
@@ -227,7 +247,7 @@ func (z *zone) openFederation(ctx context.Context) error {
 	z.fed = fedclient.New(fedclient.Config{
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Incarnation: z.Incarnation, Endpoints: z.cfg.Global.Endpoints,
 		Store: z.store, Book: z.book, Statuses: statuses, Refused: z.publisher.Refused, Log: z.part("federation"),
-		Statements: z.ledger.All, BundleStatement: z.bundleStatement,
+		Statements: z.ledger.All, BundleStatement: z.bundleStatement, Heard: func() { z.lease.Heard(time.Now()) },
 	}, cred)
 	z.xds, err = ads.NewServer(ads.Config{
 		Authorize: publish.Authorize(z.ca.Lookup), Observer: z.publisher.Observer(), Log: z.part("xds"), Metrics: z.metrics,
@@ -300,6 +320,11 @@ func (z *zone) attend(caller ca.Caller, stream enrolpb.Enrolment_AttendServer) e
 		source := z.loads.Open(caller.Proxy)
 		defer source.Close()
 		peer.Load = source.Report
+	}
+	if caller.Proxy.Role == mesh.RoleIngress {
+		agent := z.peers.Open(caller.Proxy)
+		defer agent.Close()
+		peer.Peers = &vm.Peers{Wake: agent.Wake(), Notices: agent.Notices, Links: agent.Links, Word: agent.Word}
 	}
 	return z.table.Attend(peer, stream, z.checkWorkload, z.part("discovery"))
 }

@@ -1269,7 +1269,8 @@ type Peers struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Zones         []*PeerZone            `protobuf:"bytes,1,rep,name=zones,proto3" json:"zones,omitempty"`
 	IntervalMs    uint32                 `protobuf:"varint,2,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"` // between pings
-	TimeoutMs     uint32                 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`    // without an answer, and a fresh handshake failed: unreachable
+	Failures      uint32                 `protobuf:"varint,3,opt,name=failures,proto3" json:"failures,omitempty"`                       // pings in a row without an answer, after which a fresh handshake is tried
+	TimeoutMs     uint32                 `protobuf:"varint,4,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`    // of that handshake; if it fails, and still nothing was heard: unreachable
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1314,6 +1315,13 @@ func (x *Peers) GetZones() []*PeerZone {
 func (x *Peers) GetIntervalMs() uint32 {
 	if x != nil {
 		return x.IntervalMs
+	}
+	return 0
+}
+
+func (x *Peers) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
 	}
 	return 0
 }
@@ -1813,13 +1821,14 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
 	"\x05Roots\x12\x1d\n" +
 	"\n" +
-	"zone_roots\x18\x01 \x03(\fR\tzoneRoots\"x\n" +
+	"zone_roots\x18\x01 \x03(\fR\tzoneRoots\"\x94\x01\n" +
 	"\x05Peers\x12/\n" +
 	"\x05zones\x18\x01 \x03(\v2\x19.comity.enrol.v1.PeerZoneR\x05zones\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
-	"intervalMs\x12\x1d\n" +
+	"intervalMs\x12\x1a\n" +
+	"\bfailures\x18\x03 \x01(\rR\bfailures\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\x03 \x01(\rR\ttimeoutMs\"\x93\x01\n" +
+	"timeout_ms\x18\x04 \x01(\rR\ttimeoutMs\"\x93\x01\n" +
 	"\bPeerZone\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x14\n" +

@@ -35,13 +35,13 @@ const (
 
 // link is the way to one ingress of another zone. One goroutine, run, owns all but status.
 //
-// It holds one session and pings over it. An ingress is unreachable when nothing has been heard of it for the
-// timeout and a fresh handshake, begun when two thirds of that were over, has failed too. Neither alone
-// suffices: a session dies for many reasons, and a handshake may meet a busy moment.
+// It holds one session and pings over it. An ingress is unreachable when nothing has been heard of it for long
+// enough to be suspect, and a fresh handshake has failed too. Neither alone suffices: a session dies for many
+// reasons, and a handshake may meet a busy moment.
 type link struct {
 	name     Name
 	log      *slog.Logger
-	settings func() (t target, interval, timeout time.Duration) // of the moment
+	settings func() (target, probe) // of the moment
 	dial     func(ctx context.Context, addresses []string, t target) (*tls.Conn, error)
 	// open makes a session of a connection; pongs come to l.pongs, its end to l.over.
 	open    func(ctx context.Context, c *tls.Conn, l *link) *session
@@ -129,22 +129,22 @@ func (l *link) run(ctx context.Context) {
 
 // tick does what is due and returns when to look again.
 func (l *link) tick(ctx context.Context, now time.Time) time.Time {
-	_, interval, timeout := l.settings()
+	_, probe := l.settings()
 	silence := now.Sub(l.since())
-	limit := timeout
+	limit := probe.suspect + probe.timeout
 	if l.lastHeard.IsZero() {
-		limit = max(timeout, firstGrace)
+		limit = max(limit, firstGrace)
 	}
-	suspectAt := l.since().Add(timeout * 2 / 3)
+	suspectAt := l.since().Add(probe.suspect)
 	if l.session == nil {
 		suspectAt = now
 	}
 	if !l.dialling && !suspectAt.After(now) && !l.retryAt.After(now) {
-		l.begin(ctx, timeout)
+		l.begin(ctx, probe.timeout)
 	}
 	if l.session != nil && !l.pingAt.After(now) {
 		l.ping++
-		l.pinged, l.pingAt = now, now.Add(interval)
+		l.pinged, l.pingAt = now, now.Add(probe.interval)
 		l.session.post(&peerpb.PeerFrame{Frame: &peerpb.PeerFrame_Ping{Ping: &peerpb.Ping{Number: l.ping}}})
 	}
 	if l.session != nil && now.Sub(l.sessionPong) > stuck {
@@ -153,7 +153,7 @@ func (l *link) tick(ctx context.Context, now time.Time) time.Time {
 	if silence >= limit && l.failure != nil {
 		l.judge(enrolpb.PeerLink_UNREACHABLE, fmt.Sprintf("no answer for %s; %v", silence.Round(time.Millisecond), l.failure))
 	}
-	next := now.Add(interval)
+	next := now.Add(probe.interval)
 	for _, at := range []time.Time{l.pingAt, suspectAt, l.since().Add(limit), l.retryAt} {
 		if at.After(now) && at.Before(next) {
 			next = at
@@ -170,13 +170,12 @@ func (l *link) since() time.Time {
 	return l.lastHeard
 }
 
-// begin begins a fresh handshake, bounded so that its failure is known when the timeout is over.
+// begin begins a fresh handshake.
 func (l *link) begin(ctx context.Context, timeout time.Duration) {
-	t, _, _ := l.settings()
+	t, _ := l.settings()
 	limit := firstLimit
 	if !l.lastHeard.IsZero() {
-		// A handshake takes two round trips, and a busy machine its time.
-		limit = max(timeout/3, 4*l.rtt)
+		limit = max(timeout, 4*l.rtt) // a handshake takes two round trips
 	}
 	l.dialling = true
 	addresses := t.attempt(l.attempt)
@@ -190,13 +189,13 @@ func (l *link) begin(ctx context.Context, timeout time.Duration) {
 }
 
 func (l *link) answeredDial(ctx context.Context, d dialled) {
-	_, interval, _ := l.settings()
+	_, probe := l.settings()
 	now := time.Now()
 	if d.err != nil {
 		l.failure = d.err
-		l.pause = min(max(interval, l.pause*3/2), mostRetry)
+		l.pause = min(max(probe.interval, l.pause*3/2), mostRetry)
 		if l.session != nil || now.Sub(l.since()) < firstGrace {
-			l.pause = interval // a verdict is due
+			l.pause = probe.interval // a verdict is due
 		}
 		l.retryAt = now.Add(time.Duration(float64(l.pause) * (0.8 + 0.4*rand.Float64()))) //nolint:gosec // jitter
 		return
@@ -262,8 +261,8 @@ func (l *link) lost(e ending) {
 	}
 	l.log.Info("the session with an ingress of another zone ended", "peer", l.name.String(), "reason", e.why)
 	if now.Sub(l.opened) < brief {
-		_, interval, _ := l.settings()
-		l.pause = min(max(2*interval, l.pause*2), mostRetry)
+		_, probe := l.settings()
+		l.pause = min(max(2*probe.interval, l.pause*2), mostRetry)
 		l.retryAt = now.Add(l.pause)
 	}
 	l.publish(func(p *enrolpb.PeerLink) { p.Session, p.Attended = 0, false })

@@ -200,12 +200,12 @@ func (p *Peers) newLink(n Name) *link {
 	return &link{
 		name: n, log: p.conf.Log, changed: func() { signal(p.changed) }, open: p.openSession,
 		status: &enrolpb.PeerLink{Zone: n.Zone, Ingress: n.Ingress},
-		settings: func() (target, time.Duration, time.Duration) {
+		settings: func() (target, probe) {
 			r := p.roster.Load()
 			if t, ok := r.targets[n]; ok {
 				last = t // a link outlives its target by moments
 			}
-			return last, r.interval, r.timeout
+			return last, r.probe
 		},
 		dial: func(ctx context.Context, addresses []string, t target) (*tls.Conn, error) {
 			return dialAny(ctx, addresses, func() *tls.Config { return p.clientTLS(t) })

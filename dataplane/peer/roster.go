@@ -16,8 +16,10 @@ import (
 // Defaults and bounds of probing. What the zone says is brought within them.
 const (
 	defaultInterval = 250 * time.Millisecond
-	defaultTimeout  = 750 * time.Millisecond
+	defaultFailures = 2
+	defaultTimeout  = 250 * time.Millisecond
 	leastInterval   = 20 * time.Millisecond
+	mostFailures    = 100
 	mostTimeout     = time.Minute
 )
 
@@ -32,11 +34,18 @@ const (
 
 // roster is who is known, at one moment; nothing in it changes.
 type roster struct {
-	interval, timeout time.Duration
-	zones             map[string]zone
-	bundles           map[mesh.TrustDomain]identity.Bundle
-	owners            map[mesh.TrustDomain]string
-	targets           map[Name]target
+	probe
+	zones   map[string]zone
+	bundles map[mesh.TrustDomain]identity.Bundle
+	owners  map[mesh.TrustDomain]string
+	targets map[Name]target
+}
+
+// probe is how links watch.
+type probe struct {
+	interval time.Duration // between pings
+	suspect  time.Duration // of silence, after which a fresh handshake is tried
+	timeout  time.Duration // of the handshake
 }
 
 // Name is one ingress of one zone.
@@ -58,7 +67,7 @@ type target struct {
 
 func emptyRoster() *roster {
 	return &roster{
-		interval: defaultInterval, timeout: defaultTimeout, zones: map[string]zone{}, bundles: map[mesh.TrustDomain]identity.Bundle{},
+		probe: probe{defaultInterval, defaultFailures * defaultInterval, defaultTimeout}, zones: map[string]zone{}, bundles: map[mesh.TrustDomain]identity.Bundle{},
 		owners: map[mesh.TrustDomain]string{}, targets: map[Name]target{},
 	}
 }
@@ -70,8 +79,13 @@ func newRoster(p *enrolpb.Peers) (*roster, error) {
 	if ms := p.GetIntervalMs(); ms > 0 {
 		r.interval = max(time.Duration(ms)*time.Millisecond, leastInterval)
 	}
+	failures := uint32(defaultFailures)
+	if n := p.GetFailures(); n > 0 {
+		failures = min(n, mostFailures)
+	}
+	r.suspect = time.Duration(failures) * r.interval
 	if ms := p.GetTimeoutMs(); ms > 0 {
-		r.timeout = min(max(time.Duration(ms)*time.Millisecond, 2*r.interval), mostTimeout)
+		r.timeout = min(time.Duration(ms)*time.Millisecond, mostTimeout)
 	}
 	var errs []error
 	for i, z := range p.GetZones() {

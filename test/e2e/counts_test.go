@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
@@ -72,7 +73,14 @@ func TestCounts(t *testing.T) {
 	web.kill()
 	counts(service, 1, 1)
 	east.kill()
+	restarted := time.Now()
 	east.run()
+	await(t, "east is back", func() error {
+		if s := zoneStatus(t, global, "east"); !s.Connected || s.ConnectedSince.Before(restarted) {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
 	counts(service, 1, 1)
 	reaches("a change after a restart", global.apply(permit("web-calls-pay", "f")), 1)
 }

@@ -36,6 +36,8 @@ type Config struct {
 	BundleStatement func(ctx context.Context) (identity.Statement, error)
 	// Statements are all of the zone's own, offered at the beginning of each session.
 	Statements func() []identity.Statement
+	// Heard is called when global has answered, and at the end of a session.
+	Heard func()
 	// Refused is told of copies that were not taken, or are passed over.
 	Refused func(federation.Refusal)
 	Log     *slog.Logger
@@ -99,6 +101,13 @@ func (c *Client) Changed() <-chan struct{} {
 		c.advanced = make(chan struct{})
 	}
 	return c.advanced
+}
+
+// Connected says whether there is a session with global now.
+func (c *Client) Connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Connected
 }
 
 // Offer hands in new statements of the zone; those made while there is no session are offered at the
@@ -179,6 +188,9 @@ func (r retries) after(lasted time.Duration) time.Duration {
 func (c *Client) fail(ctx context.Context, err error, established bool) {
 	c.mu.Lock()
 	known := c.state.LastError == err.Error() && !established
+	if c.state.Connected {
+		c.cfg.Heard()
+	}
 	c.state.Connected, c.state.Since, c.state.LastError = false, time.Time{}, err.Error()
 	c.advance()
 	c.mu.Unlock()

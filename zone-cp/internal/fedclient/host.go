@@ -75,7 +75,7 @@ func judge(r mesh.Resource) *federation.Refusal {
 // Statement implements federation.Host.
 func (h *host) Statement(ctx context.Context, st *federationpb.Statement) (refused string, err error) {
 	s := statements.FromProto(st)
-	err = h.client.cfg.Book.Receive(ctx, s, time.Now())
+	err = h.client.cfg.Book.Receive(ctx, s, imports.ByGlobal, time.Now())
 	switch {
 	case err == nil || errors.Is(err, imports.ErrUnverified):
 		return "", nil
@@ -97,6 +97,7 @@ func (h *host) Handle(ctx context.Context, e federation.Effect) error {
 	switch e := e.(type) {
 	case federation.Started:
 		h.started.Store(true)
+		h.client.cfg.Heard()
 		h.client.mu.Lock()
 		h.client.state.Connected, h.client.state.Since, h.client.state.Epoch, h.client.state.LastError = true, time.Now().UTC(), e.Epoch, ""
 		h.client.advance()

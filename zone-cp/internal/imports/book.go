@@ -1,5 +1,5 @@
-// Package imports is what a zone believes of the others: the statements that they signed and global
-// relayed. It checks who speaks, for which namespaces, in which order and until when, keeps what
+// Package imports is what a zone believes of the others: the statements that they signed, relayed by global or told by
+// their own ingresses, and for how long it does so without word from global. It checks who speaks, for which namespaces, in which order and until when, keeps what
 // passed on disk so that a restart without global knows the other zones, and resolves the names of
 // their ingresses.
 package imports
@@ -54,9 +54,25 @@ type Book struct {
 
 	mu      sync.Mutex
 	zones   map[string]*zone
+	heard   map[string]Heard
 	revoked map[mesh.TrustDomain]revoked
-	unkept  bool // what was revoked is not yet on disk
+	unkept  bool // trust is not yet on disk as it is
 }
+
+// Heard is when news of a zone arrived, and by which way.
+type Heard struct {
+	At time.Time
+	By Way
+}
+
+// Way is how a statement came here. It makes no difference to what is believed.
+type Way string
+
+// The ways of a statement.
+const (
+	ByGlobal Way = "global"
+	ByPeer   Way = "peer" // from the zone's own ingress
+)
 
 type zone struct {
 	held    map[string]held // by fedstore.StatementKey
@@ -75,7 +91,7 @@ type held struct {
 func Open(ctx context.Context, records store.Records, zoneName string, own identity.Bundle, now time.Time) (*Book, error) {
 	b := &Book{
 		zone: zoneName, records: records, trust: identity.NewBundleBook(),
-		changed: make(chan struct{}, 1), zones: map[string]*zone{},
+		changed: make(chan struct{}, 1), zones: map[string]*zone{}, heard: map[string]Heard{},
 		revoked: map[mesh.TrustDomain]revoked{},
 	}
 	if err := b.trust.Pin(zoneName, own, now); err != nil {
@@ -134,10 +150,10 @@ func (b *Book) of(name string) *zone {
 	return z
 }
 
-// Receive takes a relayed statement. An error is why it is refused; it changes nothing then. One that
-// is known already, or older than what is known, is no error. ErrUnverified asks for nothing: the
+// Receive takes a statement, whichever way it came. An error is why it is refused; it changes nothing then. One that
+// is known already, or older than what is known, is no error and costs nothing. ErrUnverified asks for nothing: the
 // statement is looked at again when its zone's bundle has come.
-func (b *Book) Receive(ctx context.Context, s identity.Statement, now time.Time) error {
+func (b *Book) Receive(ctx context.Context, s identity.Statement, by Way, now time.Time) error {
 	if s.Zone == b.zone {
 		return fmt.Errorf("%w: zone %s speaks for itself", identity.ErrStatement, b.zone)
 	}
@@ -146,24 +162,42 @@ func (b *Book) Receive(ctx context.Context, s identity.Statement, now time.Time)
 	if _, gone := b.revoked[s.TrustDomain]; gone {
 		return ErrRevoked
 	}
+	take := b.take
 	if s.Kind == identity.KindBundle {
-		return b.receiveBundle(ctx, s, now)
+		take = b.takeBundle
 	}
-	changed, err := b.take(ctx, s, now)
+	changed, err := take(ctx, s, now)
 	if changed {
+		b.heard[s.Zone] = Heard{now, by}
 		b.signal()
 	}
 	return err
 }
 
-func (b *Book) receiveBundle(ctx context.Context, s identity.Statement, now time.Time) error {
+// Heard says when the newest news of a zone arrived since the start; zero for none.
+func (b *Book) Heard(zone string) Heard {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.heard[zone]
+}
+
+// takeBundle is take for bundles. The caller holds b.mu.
+func (b *Book) takeBundle(ctx context.Context, s identity.Statement, now time.Time) (changed bool, err error) {
+	before, _ := b.trust.Zone(s.Zone)
 	if _, err := b.trust.Accept(s, now); err != nil {
-		return err
+		return false, err
 	}
-	// Kept even if its content is the same: its lease is newer.
+	// The same content again may bring a newer lease.
+	after, _ := b.trust.Zone(s.Zone)
+	if after.Statement.Incarnation == before.Statement.Incarnation && after.Statement.Sequence == before.Statement.Sequence && !b.unkept {
+		return false, nil
+	}
+	unkept := b.unkept
+	b.unkept = true
 	if err := b.keepTrust(ctx); err != nil {
-		return err
+		return false, err
 	}
+	b.unkept = unkept
 	z := b.of(s.Zone)
 	pending := z.pending
 	z.pending = nil
@@ -173,13 +207,17 @@ func (b *Book) receiveBundle(ctx context.Context, s identity.Statement, now time
 			continue
 		}
 	}
-	b.signal()
-	return nil
+	return true, nil
 }
 
 // take verifies a statement and puts it in force. The caller holds b.mu.
 func (b *Book) take(ctx context.Context, s identity.Statement, now time.Time) (changed bool, err error) {
 	z := b.of(s.Zone)
+	key := fedstore.StatementKey(s.Kind, s.Subject)
+	old, ok := z.held[key]
+	if ok && old.statement.Incarnation == s.Incarnation && s.Sequence <= old.statement.Sequence {
+		return false, nil // before anything is verified: what comes by two ways is paid for once
+	}
 	h, err := b.verify(s, now)
 	if errors.Is(err, ErrUnverified) {
 		if len(z.pending) >= maxPending {
@@ -190,11 +228,6 @@ func (b *Book) take(ctx context.Context, s identity.Statement, now time.Time) (c
 	}
 	if err != nil {
 		return false, err
-	}
-	key := fedstore.StatementKey(s.Kind, s.Subject)
-	old, ok := z.held[key]
-	if ok && old.statement.Incarnation == s.Incarnation && s.Sequence <= old.statement.Sequence {
-		return false, nil
 	}
 	if !ok && len(z.held) >= maxSubjects {
 		return false, fmt.Errorf("%w: zone %s states more than %d subjects", identity.ErrStatement, s.Zone, maxSubjects)
@@ -320,8 +353,9 @@ type Picture struct {
 }
 
 // Picture draws what holds now, given the Zone resources of global: a zone that global does not know
-// (any more) is nobody, and one may only speak for its namespaces.
-func (b *Book) Picture(zones map[string]policy.Zone, now time.Time) Picture {
+// (any more) is nobody, and one may only speak for its namespaces. trust is when all of them stop being
+// believed, because global was not heard of for too long; zero for never.
+func (b *Book) Picture(zones map[string]policy.Zone, trust, now time.Time) Picture {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := Picture{Roots: map[mesh.TrustDomain][]byte{}, Notes: map[string][]string{}}
@@ -343,6 +377,9 @@ func (b *Book) Picture(zones map[string]policy.Zone, now time.Time) Picture {
 		case !known:
 			note("global does not list the zone")
 			continue
+		case !trust.IsZero() && !now.Before(trust):
+			note("global has not been heard of for the trust lease (MeshConfig.spec.trust), which ended at %s", trust.UTC().Format(time.RFC3339))
+			continue
 		case z.TrustDomain != "" && z.TrustDomain != t.Bundle.TrustDomain:
 			note("its trust domain is %s, global says %s", t.Bundle.TrustDomain, z.TrustDomain)
 			continue
@@ -354,6 +391,9 @@ func (b *Book) Picture(zones map[string]policy.Zone, now time.Time) Picture {
 			continue
 		}
 		until(t.LeaseUntil)
+		if !trust.IsZero() {
+			until(trust)
+		}
 		p.Roots[t.Bundle.TrustDomain] = t.Bundle.PEM()
 		p.Remotes = append(p.Remotes, b.remote(t, z, now, until, note))
 	}

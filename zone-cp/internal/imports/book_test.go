@@ -112,7 +112,7 @@ func openBook(t *testing.T, s *sqlitestore.Store, own *other) *Book {
 
 func receive(t *testing.T, b *Book, s identity.Statement, want error) {
 	t.Helper()
-	if err := b.Receive(t.Context(), s, time.Now()); !errors.Is(err, want) {
+	if err := b.Receive(t.Context(), s, ByGlobal, time.Now()); !errors.Is(err, want) {
 		t.Fatalf("%s %s of %s: %v, want %v", s.Kind, s.Subject, s.Zone, err, want)
 	}
 }
@@ -129,7 +129,7 @@ func TestBelievesWhatIsSigned(t *testing.T) {
 	receive(t, b, thief.bundle(), nil)
 	zones := map[string]policy.Zone{"west": {Namespaces: []string{"shop"}}}
 	exports := func(b *Book) []mesh.Export {
-		p := b.Picture(zones, time.Now())
+		p := b.Picture(zones, time.Time{}, time.Now())
 		if len(p.Remotes) == 0 {
 			return nil
 		}
@@ -153,7 +153,7 @@ func TestBelievesWhatIsSigned(t *testing.T) {
 	if got := exports(b); len(got) != 1 {
 		t.Fatalf("exports %+v: a namespace that is not the zone's", got)
 	}
-	if notes := b.Picture(zones, time.Now()).Notes; len(notes["west"]) == 0 || len(notes["thief"]) == 0 {
+	if notes := b.Picture(zones, time.Time{}, time.Now()).Notes; len(notes["west"]) == 0 || len(notes["thief"]) == 0 {
 		t.Fatalf("notes %v say too little", notes)
 	}
 	newer := west.export("shop", "pay", pay)
@@ -166,10 +166,10 @@ func TestBelievesWhatIsSigned(t *testing.T) {
 	if held := reopened.Held(); len(held) != 4 {
 		t.Fatalf("%d statements held, want 2 bundles and 2 exports", len(held))
 	}
-	if p := b.Picture(zones, time.Now().Add(25*time.Hour)); len(p.Remotes) != 0 || p.Roots[west.td] != nil {
+	if p := b.Picture(zones, time.Time{}, time.Now().Add(25*time.Hour)); len(p.Remotes) != 0 || p.Roots[west.td] != nil {
 		t.Fatalf("trusted beyond the lease: %+v", p.Remotes)
 	}
-	if p := b.Picture(map[string]policy.Zone{"west": {TrustDomain: "other.example"}}, time.Now()); len(p.Remotes) != 0 {
+	if p := b.Picture(map[string]policy.Zone{"west": {TrustDomain: "other.example"}}, time.Time{}, time.Now()); len(p.Remotes) != 0 {
 		t.Fatal("believed under another trust domain than global says")
 	}
 }

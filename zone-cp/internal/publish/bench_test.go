@@ -71,7 +71,7 @@ func small(tb testing.TB, services int) *Publisher {
 		})
 	}
 	p, err := New(Config{
-		Zone: "east", TrustDomain: "east.example", Store: s, Source: still{picture}, Book: book, Resolver: resolver, Ledger: ledger, Identity: a,
+		Zone: "east", TrustDomain: "east.example", Store: s, Source: still{picture}, Book: book, Resolver: resolver, Ledger: ledger, Peers: alone(tb, s, book, ledger), TrustUntil: forever, Identity: a,
 		Statuses: federation.NewStatusBook("00"), Offer: func([]identity.Statement) {}, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {

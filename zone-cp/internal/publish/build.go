@@ -39,6 +39,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	in.Decode = p.specs.decode
 	t, issues := topology.Build(in)
 	p.specs.turn()
+	p.cfg.Peers.Know(t)
 	failing := p.failover.Look(t, began)
 	p.until = earliest(others.Until, failing.Next)
 

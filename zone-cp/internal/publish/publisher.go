@@ -32,6 +32,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/exports"
 	"github.com/comity-mesh/comity/zone-cp/internal/failover"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
+	"github.com/comity-mesh/comity/zone-cp/internal/peering"
 )
 
 // Config is what a Publisher is made of.
@@ -42,8 +43,11 @@ type Config struct {
 	Source      discovery.Source
 	Book        *imports.Book
 	Resolver    *imports.Resolver
-	Ledger      *exports.Ledger
-	Identity    identity.Source
+	Peers       *peering.Hub
+	// TrustUntil is when the other zones stop being believed unless global is heard of before; zero for never.
+	TrustUntil func(policy.TrustSettings, time.Time) time.Time
+	Ledger     *exports.Ledger
+	Identity   identity.Source
 	// Statuses is what the zone reports to global.
 	Statuses *federation.StatusBook
 	// Offer hands new statements of the zone to the federation.
@@ -246,6 +250,7 @@ func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
 		case <-p.cfg.Source.Changed():
 		case <-p.cfg.Book.Changed():
 		case <-p.cfg.Resolver.Changed():
+		case <-p.cfg.Peers.Changed():
 		case <-timer.C:
 			rebuild = at != lag
 		case b, ok := <-bundles:
@@ -323,13 +328,32 @@ func (p *Publisher) zones() map[string]policy.Zone {
 	return out
 }
 
+// trust is how long the other zones are believed without word from global: as the zone's own MeshConfig says, or else
+// global's.
+func (p *Publisher) trust() policy.TrustSettings {
+	key := mesh.Key{Origin: mesh.Origin(p.cfg.Zone), Kind: mesh.KindMeshConfig, Name: "default"}
+	r, ok := p.resources[key]
+	if !ok {
+		key.Origin = mesh.OriginGlobal
+		if r, ok = p.resources[key]; !ok || !r.InScope(p.cfg.Zone) {
+			return policy.MeshConfig{}.TrustSettings()
+		}
+	}
+	spec, err := p.specs.decode(r)
+	if c, ok := spec.(*policy.MeshConfig); err == nil && ok {
+		return c.TrustSettings()
+	}
+	return policy.MeshConfig{}.TrustSettings()
+}
+
 // input is everything the zone knows now.
 func (p *Publisher) input(now time.Time) (topology.Input, map[string]policy.Zone, imports.Picture) {
 	zones := p.zones()
-	others := p.cfg.Book.Picture(zones, now)
+	others := p.cfg.Book.Picture(zones, p.cfg.TrustUntil(p.trust(), now), now)
 	condemned := p.cfg.Book.Condemned()
 	p.cfg.Resolver.Fill(slices.Concat(others.Remotes, condemned))
 	p.sever(condemned, others.Remotes)
+	p.cfg.Peers.Fill(others.Remotes)
 	p.picture = p.cfg.Source.Picture()
 	in := topology.Input{
 		Zone: p.cfg.Zone, TrustDomain: p.cfg.TrustDomain, Revision: p.cursor.Revision,

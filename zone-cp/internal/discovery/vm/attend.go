@@ -39,6 +39,17 @@ type Peer struct {
 	Labels map[string]string
 	// Load takes the reports of what a sidecar sends.
 	Load func(*enrolpb.LoadReport)
+	// Peers is for an ingress.
+	Peers *Peers
+}
+
+// Peers is what the stream of an ingress carries besides its lease: how it stands to other zones' ingresses, and what is
+// said through it. An agent of an older release takes no part in it.
+type Peers struct {
+	Wake    <-chan struct{} // there are notices
+	Notices func() []*enrolpb.ZoneNotice
+	Links   func(*enrolpb.PeerLinks)
+	Word    func(*enrolpb.PeerWord)
 }
 
 // Stream is the zone's end of Enrolment.Attend; the generated server stream fits.
@@ -79,11 +90,18 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 
 	accepted := false
 	var severed <-chan struct{} // of the word that was sent
+	var wake <-chan struct{}    // nil until the agent says that it understands
 	for {
 		select {
 		case <-severed:
 			if severed = t.tellSevered(stream); severed == nil {
 				return nil // the stream is gone; the lease runs on
+			}
+		case <-wake:
+			for _, n := range peer.Peers.Notices() {
+				if err := stream.Send(n); err != nil {
+					return nil // the stream is gone; the lease runs on
+				}
 			}
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), ErrFenced) {
@@ -104,6 +122,9 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 			if r.GetLeaving() {
 				log.InfoContext(ctx, "proxy left")
 				return nil
+			}
+			if peer.Peers != nil && r.GetIngress().GetPeers() {
+				wake = peer.Peers.Wake
 			}
 			if accepted {
 				continue
@@ -175,8 +196,24 @@ func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (
 		}
 		peer.Load(r.Load)
 		return "", nil
+	case *enrolpb.AgentReport_PeerLinks:
+		return s.peers(peer, func(p *Peers) { p.Links(r.PeerLinks) })
+	case *enrolpb.AgentReport_PeerWord:
+		return s.peers(peer, func(p *Peers) { p.Word(r.PeerWord) })
 	}
 	return codeInvalid, errors.New("the report says nothing this zone understands")
+}
+
+// peers passes on what an ingress reports of its peers, which is a heartbeat too.
+func (s *Session) peers(peer Peer, pass func(*Peers)) (code string, err error) {
+	if peer.Peers == nil {
+		return codeNotAllowed, fmt.Errorf("a %s has no peers", peer.Proxy.Role)
+	}
+	if err := s.with(func(*entry) bool { return false }); err != nil {
+		return "", err
+	}
+	pass(peer.Peers)
+	return "", nil
 }
 
 func readWorkload(peer Peer, w *enrolpb.WorkloadSpec, check CheckWorkload) (policy.Workload, error) {
@@ -202,7 +239,7 @@ func readIngress(peer Peer, in *enrolpb.IngressSpec) (discovery.Ingress, error) 
 	if err := json.Unmarshal(in.GetIngress(), &out.Advertised); err != nil {
 		return out, fmt.Errorf("the ingress is not JSON: %w", err)
 	}
-	out.Advertised.ID = peer.Proxy.Name
+	out.Advertised.ID, out.Advertised.Peers = peer.Proxy.Name, in.GetPeers()
 	if err := CheckIngress(out.Advertised); err != nil {
 		return out, err
 	}
