@@ -99,14 +99,7 @@ func New(cfg Config) *Server {
 
 // Run serves the listener and does the chores until ctx ends, then says goodbye to the zones.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
-	if err := s.cfg.Trust.LoadBook(ctx, s.cfg.Store); err != nil {
-		return err
-	}
-	if s.cfg.Shared {
-		if err := s.beat(ctx); err != nil {
-			return err
-		}
-	} else if err := s.disconnectAll(ctx); err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return err
 	}
 	failed := make(chan error, 1)
@@ -138,6 +131,31 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 		s.leave(ctx)
 	}
 	return err
+}
+
+// prepare reads what is known of the zones and makes what is shown of them true. It waits for a store that is away.
+func (s *Server) prepare(ctx context.Context) error {
+	for {
+		err := s.cfg.Trust.LoadBook(ctx, s.cfg.Store)
+		switch {
+		case err != nil:
+		case s.cfg.Shared:
+			err = s.beat(ctx)
+		default:
+			err = s.disconnectAll(ctx)
+		}
+		if !errors.Is(err, store.ErrUnavailable) {
+			return err
+		}
+		s.cfg.Log.ErrorContext(ctx, "zones are not served yet: the store is away; trying again", "error", err)
+		again := time.NewTimer(retryAfter)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return ctx.Err()
+		}
+	}
 }
 
 // goodbye ends every session; zones come back soon.
