@@ -50,6 +50,11 @@ console: console/dist/index.html ## Build the web console that the programs embe
 console/dist/index.html: $(CONSOLE)
 	@tools/console build
 
+.PHONY: pictures
+pictures: build tools ## Take the picture of docs/console.md again, from the demo
+	@tools/console browser
+	@tools/console pictures
+
 .PHONY: generate
 generate: $(TOOLBIN)/protogen ## Generate code from the .proto files
 	$(TOOLBIN)/protogen -root . -plugins $(TOOLBIN) $(PROTOS)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
@@ -160,14 +162,20 @@ func clock(t time.Time) string { return t.UTC().Format("15:04 MST") }
 func (h *heed) away(z client.ZoneOverview) {
 	a := client.Attention{
 		ID: "away/" + z.Name, Severity: client.SeverityWarning, Link: "zones/" + z.Name, Since: z.Status.LastSeen, What: z.Name + " is away from global",
-		Why: "Global has no session with it. Its traffic goes on; changes wait for it.", Try: "look at its zone-cp and the way to global; it comes back by itself",
+		Try: "look at its zone-cp and the way to global; it comes back by itself",
 	}
-	if bad, good := h.probes(z.Name); len(bad) > 0 && len(good) == 0 {
+	switch bad, good := h.probes(z.Name); {
+	case len(bad) > 0 && len(good) == 0:
 		a.Severity, a.What = client.SeverityCritical, z.Name+" is down"
 		a.Why = "Global has no session with it, and " + names(bad) + " cannot reach its ingresses. Its services are served elsewhere where that is possible."
 		a.Try = "look at the zone's machines; it comes back by itself"
-	} else if behind := int64(z.Status.Wanted) - int64(z.Status.Acked); behind > 0 {
-		a.Why = fmt.Sprintf("Global has no session with it. Its traffic goes on with revision %d; revision %d waits for it.", z.Status.Acked, z.Status.Wanted)
+	case len(good) > 0:
+		a.Why = "Global has no session with it, but " + names(good) + plural(len(good), " reaches", " reach") + " its ingresses: its traffic goes on."
+	default:
+		a.Why = "Global has no session with it. Its traffic needs none, but no zone has said whether its ingresses answer."
+	}
+	if z.Status.Wanted > z.Status.Acked {
+		a.Why += fmt.Sprintf(" It has revision %d; revision %d waits for it.", z.Status.Acked, z.Status.Wanted)
 	}
 	h.add(a)
 }
@@ -347,8 +355,12 @@ func (h *heed) services() {
 	seen := map[matter][]mesh.FailoverStatus{}
 	var order []matter
 	for _, w := range h.o.Failover {
-		if _, what := matters(w.State); what == "" || !h.heard[w.Zone] || w.State == mesh.FailoverDraining && h.f.draining {
+		_, what := matters(w.State)
+		switch {
+		case what == "" || !h.heard[w.Zone], w.State == mesh.FailoverDraining && h.f.draining:
 			continue
+		case w.State == mesh.FailoverNone && !slices.ContainsFunc(w.Targets, func(t mesh.FailoverTarget) bool { return t.Whole > 0 }):
+			continue // it is not offered to that zone, and never was
 		}
 		m := matter{w.Namespace, w.Service, w.State}
 		if seen[m] == nil {
@@ -419,7 +431,7 @@ func names(list []string) string {
 	return strings.Join(list, "")
 }
 
-// sentence adds another sentence, if there is one, and ends it.
+// sentence adds another sentence, if there is one; each begins and ends as sentences do.
 func sentence(s, more string) string {
 	more = strings.TrimSpace(more)
 	if more == "" {
@@ -432,6 +444,9 @@ func sentence(s, more string) string {
 }
 
 func ended(s string) string {
+	if first, size := utf8.DecodeRuneInString(s); size > 0 {
+		s = string(unicode.ToUpper(first)) + s[size:]
+	}
 	if strings.HasSuffix(s, ".") || strings.HasSuffix(s, "!") || strings.HasSuffix(s, "?") {
 		return s
 	}

@@ -69,7 +69,7 @@ func TestAttention(t *testing.T) {
 			o.Failover[0].State = mesh.FailoverNone
 		}, want: []string{"warning away/east"}},
 		{name: "a zone that only one cannot reach", change: func(o *client.Overview, _ *facts) { cut(o, "west", "east") },
-			want: []string{"warning link/west"}, says: "no answer for 750ms"},
+			want: []string{"warning link/west"}, says: "No answer for 750ms"},
 		{name: "a zone that nobody reaches", change: func(o *client.Overview, _ *facts) { cut(o, "west", "east", "north") },
 			want: []string{"critical link/west"}, says: "by any zone"},
 		{name: "behind, for a moment", change: func(o *client.Overview, _ *facts) { o.Zones[2].Status.Wanted = 9 }, next: now.Add(lagAfter)},
@@ -117,8 +117,13 @@ func TestAttention(t *testing.T) {
 			o.Failover = append(o.Failover, w)
 			w.Service, w.State = "web", mesh.FailoverHeld
 			o.Failover = append(o.Failover, w)
-		}, want: []string{"critical failover/shop/cart/Exhausted", "warning failover/shop/pay/FailedOver", "info failover/shop/web/Held"},
-			says: "shop/cart has less capacity than its policy wants"},
+			// What a zone is not offered is no matter; what it had, and nobody has any more, is.
+			w.Service, w.State = "batch", mesh.FailoverNone
+			o.Failover = append(o.Failover, w)
+			w.Service, w.Targets = "auth", []mesh.FailoverTarget{{Zone: "east", Whole: 2}}
+			o.Failover = append(o.Failover, w)
+		}, want: []string{"critical failover/shop/auth/NoBackend", "critical failover/shop/cart/Exhausted", "warning failover/shop/pay/FailedOver", "info failover/shop/web/Held"},
+			says: "shop/auth has no backend that is ready anywhere East has 1 of 4 ready. For callers in north."},
 		{name: "refusals", change: func(o *client.Overview, _ *facts) {
 			o.Refused = []client.Refusal{{Zone: "west", Key: key, Message: "no such field", At: now}, {Zone: "east", Key: key, Message: "the same", At: now.Add(-time.Hour)}}
 		}, want: []string{"warning refused/global/HTTPRoute/shop/split"}, says: "HTTPRoute shop/split is refused in east and west"},
@@ -129,7 +134,7 @@ func TestAttention(t *testing.T) {
 			cut(o, "west", "north")
 			cut(o, "north", "east") // its own word only
 			f.leaves = []time.Time{now.Add(2 * time.Hour), now.Add(11 * time.Hour)}
-		}, want: []string{"warning away/global", "warning leaves/north", "warning link/west"}, says: "connection refused"},
+		}, want: []string{"warning away/global", "warning leaves/north", "warning link/west"}, says: "Connection refused"},
 		{name: "a zone that stands alone", change: func(o *client.Overview, _ *facts) {
 			o.Mode, o.Zone, o.Zones, o.Links = "zone", "north", []client.ZoneOverview{{Name: "north"}}, nil
 		}, want: []string{"info join/north"}},

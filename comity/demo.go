@@ -87,7 +87,10 @@ func (s *shell) runDemo(ctx context.Context, o demo.Options, check bool) error {
 		return err
 	}
 	defer stopOrders()
+	console, tokenFile := d.Console()
 	fmt.Fprintf(s.out, `
+  Console  %s   sign in with the token in %s
+
   In another terminal, in this folder:
     eval "$(%s demo env)"          # puts comity into PATH and points it at this demo's global
     comity get zones; comity get proxies; comity get authorizationpolicies
@@ -96,7 +99,7 @@ func (s *shell) runDemo(ctx context.Context, o demo.Options, check bool) error {
     comity demo break onprem               # kill -9 of a whole zone; then: comity demo fix
     comity demo status -o json; comity demo down
 
-`, os.Args[0])
+`, console, tokenFile, os.Args[0])
 	return s.liveLine(ctx, o.Dir)
 }
 

@@ -98,9 +98,15 @@ export function flowTone(flow: Flow): Tone {
 
 const urgency: readonly FailoverState[] = ["NoBackend", "Exhausted", "Armed", "FailedOver", "Draining", "Held", "Normal"];
 
-export function failoverStanding(state: FailoverState): Standing {
-  switch (state) {
+/** Whether a service is offered to a zone at all, or ever was. */
+function isOffered(f: Failover): boolean {
+  return f.state !== "NoBackend" || (f.targets ?? []).some((t) => t.whole > 0);
+}
+
+export function failoverStanding(f: Failover): Standing {
+  switch (f.state) {
     case "NoBackend":
+      if (!isOffered(f)) return { word: "Not offered", tone: "quiet", note: "no zone offers it to this one" };
       return { word: "No backend", tone: "bad", note: "nobody is ready anywhere" };
     case "Exhausted":
       return { word: "Exhausted", tone: "bad", note: "less capacity than the policy wants" };
@@ -115,7 +121,7 @@ export function failoverStanding(state: FailoverState): Standing {
     case "Normal":
       return { word: "Normal", tone: "good", note: "the first tier carries everything" };
     default:
-      return { word: state, tone: "quiet", note: "" }; // of a newer control plane
+      return { word: f.state, tone: "quiet", note: "" }; // of a newer control plane
   }
 }
 
@@ -133,6 +139,6 @@ export function byService(list: readonly Failover[]): ServiceRow[] {
     row.rows.push(f);
     out.set(name, row);
   }
-  const rank = (s: ServiceRow): number => Math.min(...s.rows.map((f) => urgency.indexOf(f.state)));
+  const rank = (s: ServiceRow): number => Math.min(...s.rows.map((f) => (isOffered(f) ? urgency.indexOf(f.state) : urgency.length)));
   return [...out.values()].sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
 }
