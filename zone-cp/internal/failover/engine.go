@@ -26,10 +26,9 @@ import (
 // "service <namespace>/<service>/<zone>", and of a zone's drain by "drain <zone>".
 const BucketMemory = "failover-memory"
 
-// Engine is made with Open and used by one goroutine.
+// Engine is made with New and used by one goroutine.
 type Engine struct {
 	zone      string
-	began     time.Time
 	memories  map[place]*memory
 	drains    map[string]*drain
 	away      map[string]time.Time // zones out of reach, since when
@@ -65,22 +64,26 @@ type View struct {
 	Memory map[string]any
 }
 
-// Open reads what the engine of a zone knew before a restart.
-func Open(ctx context.Context, s store.Records, zone string, now time.Time) (*Engine, error) {
-	e := &Engine{
-		zone: zone, began: now, memories: map[place]*memory{}, drains: map[string]*drain{}, away: map[string]time.Time{},
+// New makes the engine of a zone that has never seen anything.
+func New(zone string) *Engine {
+	return &Engine{
+		zone: zone, memories: map[place]*memory{}, drains: map[string]*drain{}, away: map[string]time.Time{},
 		decisions: map[topology.ServiceName]decided{}, told: map[topology.ServiceName]mesh.FailoverStatus{}, untold: true,
 	}
-	list, _, err := s.ListRecords(ctx, BucketMemory+"/"+zone, "")
+}
+
+// Restore reads what was known before a restart; before the first Look.
+func (e *Engine) Restore(ctx context.Context, s store.Records, now time.Time) error {
+	list, _, err := s.ListRecords(ctx, BucketMemory+"/"+e.zone, "")
 	if err != nil {
-		return nil, fmt.Errorf("read the memory of failover: %w", err)
+		return fmt.Errorf("read the memory of failover: %w", err)
 	}
 	for _, r := range list {
-		e.restore(r)
+		e.restore(r, now)
 	}
-	statuses, _, err := s.ListRecords(ctx, federation.BucketFailover+"/"+zone, "")
+	statuses, _, err := s.ListRecords(ctx, federation.BucketFailover+"/"+e.zone, "")
 	if err != nil {
-		return nil, fmt.Errorf("read the statuses of failover: %w", err)
+		return fmt.Errorf("read the statuses of failover: %w", err)
 	}
 	for _, r := range statuses {
 		var st mesh.FailoverStatus
@@ -88,18 +91,18 @@ func Open(ctx context.Context, s store.Records, zone string, now time.Time) (*En
 			e.told[topology.ServiceName{Namespace: st.Namespace, Name: st.Service}] = st
 		}
 	}
-	return e, nil
+	return nil
 }
 
 // restore takes one record; what can't be read is as if it had never been known.
-func (e *Engine) restore(r store.Record) {
+func (e *Engine) restore(r store.Record, now time.Time) {
 	kind, key, _ := strings.Cut(r.Key, " ")
 	switch kind {
 	case "service":
 		p := strings.Split(key, "/")
 		var m memory
 		if len(p) == 3 && json.Unmarshal(r.Value, &m) == nil {
-			m.recent = window{{e.began, m.Ready}}
+			m.recent = window{{now, m.Ready}}
 			e.memories[place{topology.ServiceName{Namespace: p[0], Name: p[1]}, p[2]}] = &m
 		}
 	case "drain":

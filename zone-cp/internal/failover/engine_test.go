@@ -47,8 +47,8 @@ func newWorld(t *testing.T) *world {
 // restart opens the engine anew, from what was written.
 func (w *world) restart() {
 	w.t.Helper()
-	var err error
-	if w.engine, err = failover.Open(w.t.Context(), w.store, "one", w.now); err != nil {
+	w.engine = failover.New("one")
+	if err := w.engine.Restore(w.t.Context(), w.store, w.now); err != nil {
 		w.t.Fatal(err)
 	}
 }

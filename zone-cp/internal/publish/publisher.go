@@ -111,7 +111,7 @@ func New(cfg Config) (*Publisher, error) {
 	}
 	return &Publisher{
 		cfg: cfg, metrics: m, inbox: newInbox(), reports: newReporter(cfg),
-		resources: map[mesh.Key]mesh.Resource{}, tracker: newTracker(cfg.Zone),
+		resources: map[mesh.Key]mesh.Resource{}, tracker: newTracker(cfg.Zone), failover: failover.New(cfg.Zone),
 		connected: map[mesh.ProxyID]ads.Proxy{}, proxies: map[mesh.ProxyID]mesh.ProxyStatus{}, touched: map[mesh.ProxyID]struct{}{}, lagging: map[mesh.ProxyID]struct{}{},
 		cache: envoy.NewCache(), sound: map[string]bool{},
 		views: map[snapshot.ViewKey]*view{}, assigned: map[mesh.ProxyID]snapshot.ViewKey{},
@@ -203,7 +203,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	if err := p.restoreStatuses(ctx); err != nil {
 		return err
 	}
-	if p.failover, err = failover.Open(ctx, p.cfg.Store, p.cfg.Zone, time.Now()); err != nil {
+	if err := p.failover.Restore(ctx, p.cfg.Store, time.Now()); err != nil {
 		return err
 	}
 	log, err := p.openLog(ctx)
