@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -19,7 +18,7 @@ type Cache struct {
 	mu sync.Mutex
 	// Two generations: what is used moves to the young one, and the old one is dropped by Turn.
 	young, old map[cacheKey]made
-	// shared is what BuildWith has built since the last Turn.
+	// shared is what BuildShared has built since the last Turn.
 	shared map[*ir.Proxy][]Resource
 }
 
@@ -44,26 +43,22 @@ func (c *Cache) Turn() {
 	clear(c.shared)
 }
 
-// BuildWith is Build of what a proxy has for itself, and of what it shares with others, which is built once
-// until the next Turn however many proxies point to it.
-func (c *Cache) BuildWith(own ir.Proxy, shared *ir.Proxy) ([]Resource, error) {
+// BuildShared is Build of what many proxies share: it is done once until the next Turn, however many point to it.
+func (c *Cache) BuildShared(shared *ir.Proxy) ([]Resource, error) {
 	c.mu.Lock()
 	common, known := c.shared[shared]
 	c.mu.Unlock()
-	if !known {
-		var err error
-		if common, err = c.Build(*shared); err != nil {
-			return nil, err
-		}
-		c.mu.Lock()
-		c.shared[shared] = common
-		c.mu.Unlock()
+	if known {
+		return common, nil
 	}
-	list, err := c.Build(own)
+	common, err := c.Build(*shared)
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(list, common), nil
+	c.mu.Lock()
+	c.shared[shared] = common
+	c.mu.Unlock()
+	return common, nil
 }
 
 // Validate is the function Validate, with memory: what this cache has built was judged then.

@@ -239,6 +239,10 @@ func (s *system) publish(w *world) {
 	if _, err := s.store.Publish(s.view, s.rev, w.resources()); err != nil {
 		s.t.Fatal(err)
 	}
+	if rapid.IntRange(0, 3).Draw(s.t, "again") == 0 { // nothing differs but the revision
+		s.rev++
+		s.store.Advance(s.view, s.rev)
+	}
 	s.advance()
 }
 

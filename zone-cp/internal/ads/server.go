@@ -157,6 +157,12 @@ func (s *Server) Publish(view snapshot.ViewKey, revision mesh.Revision, resource
 	return nil
 }
 
+// Advance says that a view is at a revision with the content that it has.
+func (s *Server) Advance(view snapshot.ViewKey, revision mesh.Revision) {
+	s.views.Advance(view, revision)
+	s.published(view, nil)
+}
+
 // PublishEndpoints replaces the given ClusterLoadAssignments of a view and leaves everything else as it
 // is. It is an error before the first Publish of the view.
 func (s *Server) PublishEndpoints(view snapshot.ViewKey, revision mesh.Revision, assignments []envoy.Resource) error {

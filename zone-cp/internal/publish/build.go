@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -19,16 +20,6 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/exports"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
 )
-
-// view is what was last published to the proxies of one view.
-type view struct {
-	resources map[resourceName]envoy.Resource
-}
-
-type resourceName struct{ typ, name string }
-
-// blame says which mesh resources shaped the Envoy resources that changed for a proxy.
-type blame map[mesh.Key]struct{}
 
 // build takes the batch in, makes everything anew, and publishes what differs.
 func (p *Publisher) build(ctx context.Context, b batch) error {
@@ -112,59 +103,80 @@ type edit struct {
 func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.ViewKey) *translate.Translator, blamed map[mesh.ProxyID]blame) error {
 	proxies := t.Proxies()
 	next := make(map[snapshot.ViewKey]*view, len(p.views))
+	p.shelves = map[*ir.Proxy]*shelf{}
 	var failed error
 	for _, x := range proxies {
 		key := snapshot.ViewKey(x.ViewKey)
 		if next[key] != nil {
 			continue
 		}
-		before := p.views[key]
-		if before == nil {
-			before = p.views[p.assigned[x.ID]]
-		}
-		list, err := p.cache.BuildWith(translator(key).Parts(x))
+		v, err := p.compose(x, translator(key))
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("view %s of %s: %w", key, x.ID, err))
 			if next[key] = p.views[key]; next[key] == nil {
-				next[key] = &view{} // nothing is published: its proxies keep what they have
+				next[key] = &view{common: bare} // nothing is published: its proxies keep what they have
 			}
 			continue
 		}
-		list = p.withoutInvalid(key, list, before)
-		if p.spoil != nil {
-			list = p.spoil(list)
+		next[key] = v
+		if old := p.views[key]; old != nil && !old.failed && v.same(old) {
+			p.server.Advance(key, p.cursor.Revision)
+			continue
 		}
-		next[key] = newView(list)
-		if err := p.server.Publish(key, p.cursor.Revision, list); err != nil {
-			failed = errors.Join(failed, err)
+		list := slices.AppendSeq(make([]envoy.Resource, 0, len(v.own)+len(v.common.list)), maps.Values(v.own))
+		if err := p.server.Publish(key, p.cursor.Revision, append(list, v.common.list...)); err != nil {
+			v.failed, failed = true, errors.Join(failed, err)
 		}
 	}
 	p.cache.Turn()
+	p.shelves = nil
 	p.assign(proxies, next, blamed)
 	return failed
+}
+
+// compose builds the view of a proxy.
+func (p *Publisher) compose(x topology.Proxy, tr *translate.Translator) (*view, error) {
+	key := snapshot.ViewKey(x.ViewKey)
+	before := p.views[key]
+	if before == nil {
+		before = p.views[p.assigned[x.ID]]
+	}
+	private, shared := tr.Parts(x)
+	own, err := p.cache.Build(private)
+	if err != nil {
+		return nil, err
+	}
+	if p.spoil != nil {
+		own = p.spoil(own)
+	}
+	common, err := p.shelf(shared)
+	if err != nil {
+		return nil, err
+	}
+	if len(common.invalid) > 0 { // what takes its place may be another in each view
+		own, common = slices.Concat(own, common.list), bare
+	}
+	return newView(p.withoutInvalid(key, own, before), common), nil
 }
 
 // withoutInvalid replaces what breaks the protocol's own rules, and would make an Envoy refuse all that
 // comes with it, by what was there before; where there was nothing it is left out. The resources at
 // fault are told.
 func (p *Publisher) withoutInvalid(key snapshot.ViewKey, list []envoy.Resource, before *view) []envoy.Resource {
-	if before == nil {
-		before = &view{}
-	}
 	var fresh []envoy.Resource
 	for _, r := range list {
-		if before.resources[resourceName{r.Type, r.Name}].Version != r.Version && !p.sound[r.Version] {
+		if before.get(nameOf(r)).Version != r.Version && !p.sound[r.Version] {
 			fresh = append(fresh, r)
 		}
 	}
 	bad := map[resourceName]bool{}
 	for _, i := range p.cache.Validate(fresh) {
-		bad[resourceName{i.Resource.Type, i.Resource.Name}] = true
+		bad[nameOf(i.Resource)] = true
 		p.cfg.Log.Error("a resource is not valid; the last good one stays", "view", string(key), "resource", i.Resource.String(), "error", i.Err)
 		p.invalid = append(p.invalid, invalidResource{string(key), i})
 	}
 	for _, r := range fresh {
-		if !bad[resourceName{r.Type, r.Name}] {
+		if !bad[nameOf(r)] {
 			p.sound[r.Version] = true
 		}
 	}
@@ -173,10 +185,9 @@ func (p *Publisher) withoutInvalid(key snapshot.ViewKey, list []envoy.Resource, 
 	}
 	out := list[:0:0]
 	for _, r := range list {
-		name := resourceName{r.Type, r.Name}
-		if !bad[name] {
+		if !bad[nameOf(r)] {
 			out = append(out, r)
-		} else if old, ok := before.resources[name]; ok {
+		} else if old := before.get(nameOf(r)); old.Version != "" {
 			out = append(out, old)
 		}
 	}
@@ -188,19 +199,11 @@ type invalidResource struct {
 	envoy.Invalid
 }
 
-func newView(list []envoy.Resource) *view {
-	v := &view{resources: make(map[resourceName]envoy.Resource, len(list))}
-	for _, r := range list {
-		v.resources[resourceName{r.Type, r.Name}] = r
-	}
-	return v
-}
-
 // assign gives proxies their views, notes who is to blame for what changed for each, and forgets
 // what is no longer there.
 func (p *Publisher) assign(proxies []topology.Proxy, next map[snapshot.ViewKey]*view, blamed map[mesh.ProxyID]blame) {
 	type pair struct{ from, to snapshot.ViewKey }
-	diffs := map[pair]blame{}
+	diffs, d := map[pair]blame{}, differ{}
 	present := make(map[mesh.ProxyID]struct{}, len(proxies))
 	for _, x := range proxies {
 		to := snapshot.ViewKey(x.ViewKey)
@@ -210,13 +213,13 @@ func (p *Publisher) assign(proxies []topology.Proxy, next map[snapshot.ViewKey]*
 			from = ""
 		}
 		way := pair{from, to}
-		d, known := diffs[way]
+		b, known := diffs[way]
 		if !known {
-			d = difference(p.views[from], next[to])
-			diffs[way] = d
+			b = d.views(p.views[from], next[to])
+			diffs[way] = b
 		}
-		if len(d) > 0 {
-			blamed[x.ID] = d
+		if len(b) > 0 {
+			blamed[x.ID] = b
 		}
 		if from != to || !had {
 			p.server.Assign(x.ID, to)
@@ -238,66 +241,39 @@ func (p *Publisher) assign(proxies []topology.Proxy, next map[snapshot.ViewKey]*
 	p.views = next
 }
 
-// difference collects the sources of every Envoy resource in which two views differ.
-func difference(before, after *view) blame {
-	out := blame{}
-	add := func(r envoy.Resource) {
-		for _, k := range r.Sources {
-			out[k] = struct{}{}
-		}
-	}
-	if before == nil {
-		before = &view{}
-	}
-	for name, r := range after.resources {
-		old, ok := before.resources[name]
-		if ok && old.Version == r.Version {
-			continue
-		}
-		add(r)
-		add(old)
-	}
-	for name, old := range before.resources {
-		if _, ok := after.resources[name]; !ok {
-			add(old)
-		}
-	}
-	return out
-}
-
-// publishEndpoints is the short path: nothing but health, number of healthy and capacity has changed,
+// publishEndpoints is the short path: nothing has changed but health, drain, capacity and reach of endpoints,
 // so only assignments are made anew.
 func (p *Publisher) publishEndpoints(t *topology.Topology, plans translate.Plans, blamed map[mesh.ProxyID]blame) error {
 	tr := translate.New(t, plans)
 	built := map[snapshot.ViewKey]blame{}
+	moved := map[*shelf]*shelf{}
+	made := map[*ir.Proxy][]envoy.Resource{}
 	var failed error
 	for _, x := range t.Proxies() {
 		key := snapshot.ViewKey(x.ViewKey)
-		d, done := built[key]
-		if !done {
-			v := p.views[key]
-			if v == nil {
-				continue // it has never been built: the next change of shape does
+		b, done := built[key]
+		if v := p.views[key]; !done && v != nil { // one that has never been built the next change of shape builds
+			shared := tr.SharedEndpoints(x)
+			list, known := made[shared]
+			if !known {
+				var err error
+				list, err = envoy.BuildEndpoints(shared.Endpoints) // past the cache, which only a whole build tidies
+				failed = errors.Join(failed, err)
+				made[shared] = list
 			}
-			list, err := p.cache.BuildWith(ir.Proxy{}, tr.SharedEndpoints(x))
-			failed = errors.Join(failed, err)
-			list = slices.DeleteFunc(list, func(r envoy.Resource) bool {
-				return v.resources[resourceName{r.Type, r.Name}].Version == r.Version
-			})
-			d = blame{}
+			list = slices.DeleteFunc(slices.Clone(list), func(r envoy.Resource) bool { return v.get(nameOf(r)).Version == r.Version })
+			b = blame{}
+			for _, r := range list {
+				b.add(r)
+			}
 			if len(list) > 0 {
 				failed = errors.Join(failed, p.server.PublishEndpoints(key, p.cursor.Revision, list))
-				for _, r := range list {
-					v.resources[resourceName{r.Type, r.Name}] = r
-					for _, k := range r.Sources {
-						d[k] = struct{}{}
-					}
-				}
+				v.replace(list, moved)
 			}
-			built[key] = d
+			built[key] = b
 		}
-		if len(d) > 0 {
-			blamed[x.ID] = d
+		if len(b) > 0 {
+			blamed[x.ID] = b
 		}
 	}
 	return failed

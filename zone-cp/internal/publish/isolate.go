@@ -82,7 +82,7 @@ func (p *Publisher) forgetHeld(view snapshot.ViewKey, k mesh.Key) {
 // isolateRefused is isolate for what an Envoy refused.
 func (p *Publisher) isolateRefused(r ads.Rejection, said mesh.Rejection) bool {
 	name := resourceName{r.Type.URL(), r.Name}
-	if v := p.views[r.View]; v == nil || v.resources[name].Version != r.Version {
+	if v := p.views[r.View]; v.get(name).Version != r.Version {
 		return false
 	}
 	return p.isolate(r.View, name, r.Sources, said, func(k mesh.Key) bool { return !p.tracker.settled(k) })
@@ -175,7 +175,7 @@ func (p *Publisher) searched(view snapshot.ViewKey) {
 	if iso == nil || iso.trying == nil || p.stale {
 		return
 	}
-	now := p.views[view].resources[iso.of]
+	now := p.views[view].get(iso.of)
 	if len(iso.trying) > 0 && now.Version != "" && !p.server.Proven(view, iso.of.typ, iso.of.name, now.Version) {
 		return
 	}

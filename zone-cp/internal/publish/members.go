@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/envoy"
 	"github.com/comity-mesh/comity/xds/snapshot"
 )
 
@@ -309,11 +310,11 @@ func (p *Publisher) countMembers(changed map[mesh.Key]edit, blamed map[mesh.Prox
 			continue
 		}
 		keys := map[mesh.Key]struct{}{}
-		for _, r := range v.resources {
+		v.each(func(r envoy.Resource) {
 			for _, k := range r.Sources {
 				keys[k] = struct{}{}
 			}
-		}
+		})
 		m.shape(string(key), keys, e, p.cursor.Revision, now)
 	}
 	for name := range m.views {

@@ -25,6 +25,7 @@ import (
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/xds/envoy"
+	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/snapshot"
 	"github.com/comity-mesh/comity/xds/topology"
 	"github.com/comity-mesh/comity/zone-cp/internal/ads"
@@ -84,6 +85,7 @@ type Publisher struct {
 	lagSince time.Time
 	picture  discovery.Picture
 	views    map[snapshot.ViewKey]*view
+	shelves  map[*ir.Proxy]*shelf // of the build that is running
 	assigned map[mesh.ProxyID]snapshot.ViewKey
 	cache    *envoy.Cache
 	sound    map[string]bool // versions that were validated in this build

@@ -1,0 +1,113 @@
+package publish
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/xds/envoy"
+	"github.com/comity-mesh/comity/xds/snapshot"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// What changes when a zone dies, drains or comes back changes no shape; what else there is does.
+func TestSameShape(t *testing.T) {
+	input := func() topology.Input {
+		return topology.Input{
+			Workloads: []topology.Workload{{Namespace: "shop", Name: "pay-1", Healthy: true, Spec: policy.Workload{Address: "10.0.0.1"}}},
+			Remotes: []topology.Remote{{
+				Zone: "west", Exports: []mesh.Export{{Namespace: "shop", Service: "pay", Ready: 2, Total: 2, Capacity: 2, ReadyCapacity: 2}},
+				Ingresses: []topology.RemoteIngress{{Addresses: []string{"10.1.0.1"}}},
+			}},
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(*topology.Input)
+		same   bool
+	}{
+		"nothing":  {func(*topology.Input) {}, true},
+		"health":   {func(in *topology.Input) { in.Workloads[0].Healthy = false }, true},
+		"draining": {func(in *topology.Input) { in.Workloads[0].Draining = true }, true},
+		"capacity": {func(in *topology.Input) { in.Workloads[0].Spec.Capacity = 3 }, true},
+		"readiness": {func(in *topology.Input) {
+			in.Remotes[0].Exports[0].Ready, in.Remotes[0].Exports[0].ReadyCapacity = 0, 0
+		}, true},
+		"reach":        {func(in *topology.Input) { in.Remotes[0].Ingresses[0].Unreachable = true }, true},
+		"address":      {func(in *topology.Input) { in.Workloads[0].Spec.Address = "10.0.0.2" }, false},
+		"an ingress":   {func(in *topology.Input) { in.Remotes[0].Ingresses[0].Addresses = []string{"10.1.0.2"} }, false},
+		"identities":   {func(in *topology.Input) { in.Remotes[0].Exports[0].Identities = []string{"x"} }, false},
+		"a zone":       {func(in *topology.Input) { in.Remotes = nil }, false},
+		"own ingress":  {func(in *topology.Input) { in.Ingresses = []topology.IngressProxy{{Name: "gate"}} }, false},
+		"trust":        {func(in *topology.Input) { in.Roots = map[mesh.TrustDomain][]byte{"a": nil} }, false},
+		"one more":     {func(in *topology.Input) { in.Workloads = append(in.Workloads, topology.Workload{Name: "x"}) }, false},
+		"gone for now": {func(in *topology.Input) { in.Workloads[0].Lost = true }, false},
+	} {
+		before, after := input(), input()
+		c.change(&after)
+		if got := sameShape(before, after); got != c.same {
+			t.Errorf("%s: same shape %v, want %v", name, got, c.same)
+		}
+	}
+}
+
+// Health costs endpoints alone; a policy of one service changes the views that serve it, and the others keep what they share.
+func TestWhatAChangeCosts(t *testing.T) {
+	p := small(t, 6)
+	common := map[*shelf]bool{}
+	before := map[snapshot.ViewKey]*view{}
+	for key, v := range p.views {
+		common[v.common], before[key] = true, v
+	}
+	if len(p.views) != 6 && len(p.views) != 12 || len(common) != 1 {
+		t.Fatalf("%d views with %d shelves", len(p.views), len(common))
+	}
+	if err := p.build(t.Context(), batch{cursor: mesh.Cursor{Revision: 2}, changes: []store.Change{authorization(t, "s1", 2)}}); err != nil {
+		t.Fatal(err)
+	}
+	changed := 0
+	for key, v := range p.views {
+		if !common[v.common] {
+			t.Error("what is shared was taken for another")
+		}
+		if !v.same(before[key]) {
+			changed++
+		}
+	}
+	if changed == 0 || changed == len(p.views) {
+		t.Errorf("%d of %d views changed", changed, len(p.views))
+	}
+
+	picture := p.cfg.Source.Picture()
+	picture.Workloads = slices.Clone(picture.Workloads)
+	picture.Workloads[0].Healthy = false
+	p.cfg.Source = still{picture}
+	for key, v := range p.views {
+		before[key] = &view{own: v.own, common: v.common} // the short path changes views in place
+	}
+	if err := p.build(t.Context(), batch{cursor: mesh.Cursor{Revision: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	if n := testutil.ToFloat64(p.metrics.builds.WithLabelValues("endpoints")); n != 1 {
+		t.Errorf("%v builds took the short path, want 1", n)
+	}
+	shelves := map[*shelf]bool{}
+	for key, v := range p.views {
+		shelves[v.common] = true
+		v.each(func(r envoy.Resource) {
+			old := before[key].get(nameOf(r))
+			if changed := old.Version != r.Version; changed != (r.Type == envoy.TypeEndpoint && r.Name == "s0.shop:80") {
+				t.Errorf("view %s: %s changed: %v", key, r, changed)
+			}
+		})
+	}
+	if len(shelves) != 1 {
+		t.Errorf("%d shelves", len(shelves))
+	}
+	if st := p.reports.pending["failover/east"]["shop/s0"]; st == nil {
+		t.Error("nothing was told of the service")
+	}
+}

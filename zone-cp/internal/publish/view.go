@@ -1,0 +1,199 @@
+package publish
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/envoy"
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+// view is what was last published to the proxies of one view: what it has for itself, and what it has in common with
+// others. No name is in both.
+type view struct {
+	own    map[resourceName]envoy.Resource
+	common *shelf
+	failed bool // the xDS server did not take it
+}
+
+type resourceName struct{ typ, name string }
+
+func nameOf(r envoy.Resource) resourceName { return resourceName{r.Type, r.Name} }
+
+// shelf is what many views have in common. It is compared and checked once for all of them, and is the same one for as
+// long as nothing in it changes: a zone has as many views as it has kinds of workloads, each with all services.
+type shelf struct {
+	list []envoy.Resource
+	at   map[resourceName]int
+	// invalid are those that break the protocol's own rules.
+	invalid []envoy.Invalid
+}
+
+var bare = &shelf{}
+
+func newView(own []envoy.Resource, common *shelf) *view {
+	v := &view{own: make(map[resourceName]envoy.Resource, len(own)), common: common}
+	for _, r := range own {
+		v.own[nameOf(r)] = r
+	}
+	return v
+}
+
+func newShelf(list []envoy.Resource) *shelf {
+	s := &shelf{list: list, at: make(map[resourceName]int, len(list))}
+	for i, r := range list {
+		s.at[nameOf(r)] = i
+	}
+	return s
+}
+
+// get finds a resource; one without version is not there. v may be nil.
+func (v *view) get(name resourceName) envoy.Resource {
+	if v == nil {
+		return envoy.Resource{}
+	}
+	if r, ok := v.own[name]; ok {
+		return r
+	}
+	if i, ok := v.common.at[name]; ok {
+		return v.common.list[i]
+	}
+	return envoy.Resource{}
+}
+
+// each calls f with everything in the view.
+func (v *view) each(f func(envoy.Resource)) {
+	for _, r := range v.own {
+		f(r)
+	}
+	for _, r := range v.common.list {
+		f(r)
+	}
+}
+
+// same reports whether two views need not be told apart.
+func (v *view) same(o *view) bool {
+	return v.common == o.common && maps.EqualFunc(v.own, o.own, sameVersion)
+}
+
+func sameVersion(x, y envoy.Resource) bool { return x.Version == y.Version }
+
+// replace puts other versions in the place of resources that are there. Views of one shelf move to one other, which moved
+// remembers: the replacements of a shelf are the same for all of them.
+func (v *view) replace(list []envoy.Resource, moved map[*shelf]*shelf) {
+	to := moved[v.common]
+	if to == nil {
+		to = newShelf(slices.Clone(v.common.list))
+		moved[v.common] = to
+	}
+	for _, r := range list {
+		if i, ok := to.at[nameOf(r)]; ok {
+			to.list[i] = r
+		} else {
+			v.own[nameOf(r)] = r
+		}
+	}
+	v.common = to
+}
+
+// shelf is the shelf of what proxies share: one of the last build, if nothing in it has changed.
+func (p *Publisher) shelf(shared *ir.Proxy) (*shelf, error) {
+	if s := p.shelves[shared]; s != nil {
+		return s, nil
+	}
+	list, err := p.cache.BuildShared(shared)
+	if err != nil {
+		return nil, err
+	}
+	if p.spoil != nil {
+		list = p.spoil(list)
+	}
+	s := p.shelved(list)
+	if s == nil {
+		s = newShelf(list)
+		s.invalid = p.cache.Validate(list)
+	}
+	p.shelves[shared] = s
+	return s, nil
+}
+
+// shelved finds a shelf of the last build with the same content.
+func (p *Publisher) shelved(list []envoy.Resource) *shelf {
+	seen := map[*shelf]bool{}
+	for _, v := range p.views {
+		if s := v.common; !seen[s] {
+			if seen[s] = true; slices.EqualFunc(s.list, list, func(x, y envoy.Resource) bool {
+				return x.Version == y.Version && x.Name == y.Name && x.Type == y.Type
+			}) {
+				s.list = list // the sources may be others
+				return s
+			}
+		}
+	}
+	return nil
+}
+
+// blame says which mesh resources shaped the Envoy resources that changed for a proxy.
+type blame map[mesh.Key]struct{}
+
+func (b blame) add(r envoy.Resource) {
+	for _, k := range r.Sources {
+		b[k] = struct{}{}
+	}
+}
+
+// differ compares what is published before and after a build, and shelves once each.
+type differ struct{ shelves map[[2]*shelf]blame }
+
+// views collects the sources of every Envoy resource in which two views differ. before may be nil.
+func (d *differ) views(before, after *view) blame {
+	if before == nil {
+		before = &view{common: bare}
+	}
+	out := blame{}
+	for name, r := range after.own {
+		if old := before.get(name); old.Version != r.Version {
+			out.add(r)
+			out.add(old)
+		}
+	}
+	for name, old := range before.own {
+		if after.get(name).Version == "" {
+			out.add(old)
+		}
+	}
+	maps.Copy(out, d.common(before.common, after.common))
+	return out
+}
+
+func (d *differ) common(before, after *shelf) blame {
+	if before == after {
+		return nil
+	}
+	way := [2]*shelf{before, after}
+	if b, ok := d.shelves[way]; ok {
+		return b
+	}
+	out := blame{}
+	for _, r := range after.list {
+		i, ok := before.at[nameOf(r)]
+		if ok && before.list[i].Version == r.Version {
+			continue
+		}
+		out.add(r)
+		if ok {
+			out.add(before.list[i])
+		}
+	}
+	for _, old := range before.list {
+		if _, ok := after.at[nameOf(old)]; !ok {
+			out.add(old)
+		}
+	}
+	if d.shelves == nil {
+		d.shelves = map[[2]*shelf]blame{}
+	}
+	d.shelves[way] = out
+	return out
+}
