@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"flag"
@@ -65,34 +64,11 @@ type running struct {
 }
 
 func start(ctx context.Context, bin, dir string) (*running, error) {
-	// Two shoppers at one order a second: as good as idle, and enough to see the first crossing.
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "comity"), "demo", "--dir", dir, "--rate", "1")
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 30 * time.Second
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
+	cmd, took, err := rig.Demo(ctx, bin, dir)
 	if err != nil {
 		return nil, err
 	}
-	begin := time.Now()
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	d := &running{cmd: cmd}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), "mesh is up") {
-			d.up = time.Since(begin)
-			break
-		}
-	}
-	if d.up == 0 {
-		return nil, fmt.Errorf("the demo did not come up: %w", cmd.Wait())
-	}
-	go func() {
-		for lines.Scan() {
-		}
-	}()
+	d := &running{cmd: cmd, up: took}
 	return d, d.connect(dir)
 }
 

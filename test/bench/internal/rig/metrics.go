@@ -26,7 +26,12 @@ func Counters(ctx context.Context, api string, names ...string) (float64, error)
 	sum := 0.0
 	lines := bufio.NewScanner(res.Body)
 	for lines.Scan() {
-		series, value, _ := strings.Cut(lines.Text(), "} ")
+		line := lines.Text()
+		at := strings.LastIndexByte(line, ' ')
+		if at < 0 || line[0] == '#' {
+			continue
+		}
+		series, value := line[:at], line[at+1:]
 		for _, name := range names {
 			if strings.HasPrefix(series, name) {
 				n, err := strconv.ParseFloat(value, 64)
