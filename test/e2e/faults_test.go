@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/openloop"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 const (
@@ -36,7 +40,6 @@ type member struct {
 	ingress *proxy
 	entry   *host // of the ingress
 	pay     *workload
-	start   func()
 }
 
 const payPort = 9000
@@ -113,31 +116,124 @@ func (e *estate) ask(ctx context.Context) (by string, err error) {
 func (e *estate) load(t testing.TB) *openloop.Load {
 	t.Helper()
 	l := openloop.Start(t.Context(), rate, func(ctx context.Context, _ int) (string, error) { return e.ask(ctx) })
-	e.only(t, l, "west", time.Second)
+	steady(t, l, time.Now(), "west", time.Second)
 	return l
 }
 
-// only awaits that all requests of the last while were answered by one zone, quickly; of those of now, most have been.
-func (e *estate) only(t testing.TB, l *openloop.Load, zone string, while time.Duration) {
+// steady awaits that, for as long as window, all requests are answered by one zone and quickly, and returns since when
+// they were.
+func steady(t testing.TB, l *openloop.Load, from time.Time, zone string, window time.Duration) time.Time {
 	t.Helper()
-	await(t, "only "+zone+" serves", func() error {
-		last := l.SoFar().Since(time.Now().Add(-while))
-		if want := int(0.9 * rate * while.Seconds()); len(last) < want {
-			return fmt.Errorf("%d answers, not %d", len(last), want)
-		}
-		for _, q := range last {
-			if q.Err != nil || q.By != zone || q.Took > slow {
-				return fmt.Errorf("one by %s, in %s, %v", q.By, q.Took, q.Err)
+	var at time.Time
+	await(t, zone+" serves", func() error {
+		var last openloop.Request
+		var ok bool
+		at, ok = l.SoFar().SteadyFrom(from, window, func(q openloop.Request) bool {
+			good := q.Err == nil && q.By == zone && q.Took < slow
+			if !good {
+				last = q
 			}
+			return good
+		})
+		if !ok {
+			return fmt.Errorf("the last other request was answered by %q, in %s, %v", last.By, last.Took, last.Err)
+		}
+		return nil
+	})
+	return at
+}
+
+// figures are what a fault did to the requests.
+type figures struct {
+	requests, failed int
+	longest          time.Duration
+	settled, back    time.Duration // from the fault, and from its end
+}
+
+func (f figures) String() string {
+	ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+	return fmt.Sprintf("%d of %d failed, longest %s, settled in %s, back in %s", f.failed, f.requests, ms(f.longest), ms(f.settled), ms(f.back))
+}
+
+// says awaits that the overview of a control plane bears something out.
+func says(t testing.TB, at *controlPlane, what string, ok func(client.Overview) bool) {
+	t.Helper()
+	await(t, at.name+" says: "+what, func() error {
+		var o client.Overview
+		if err := at.Fetch(ctxOf(t), "/overview", &o); err != nil {
+			return err
+		}
+		if !ok(o) {
+			return fmt.Errorf("links %+v, traffic %+v, failover %+v", o.Links, o.Traffic, o.Failover)
 		}
 		return nil
 	})
 }
 
-// TestFaults breaks the network under load.
+// link is whether a zone reaches another, as it says itself.
+func link(from, to string, reachable bool) func(client.Overview) bool {
+	return func(o client.Overview) bool {
+		return slices.ContainsFunc(o.Links, func(l mesh.LinkStatus) bool {
+			return l.Zone == from && l.To == to && l.Probed && l.Reachable == reachable
+		})
+	}
+}
+
+// goes is whether east's requests to pay are said to go to one zone alone.
+func goes(zone string) func(client.Overview) bool {
+	return func(o client.Overview) bool {
+		i := slices.IndexFunc(o.Failover, func(f mesh.FailoverStatus) bool { return f.Zone == "east" && f.Service == "pay" })
+		return i >= 0 && slices.ContainsFunc(o.Failover[i].Targets, func(t mesh.FailoverTarget) bool { return t.Zone == zone && t.Share > 0.999 })
+	}
+}
+
+// sends is whether east's proxies are said to send some 200 requests a second to a zone, and none to others.
+func sends(zone string) func(client.Overview) bool {
+	return func(o client.Overview) bool {
+		there := false
+		for _, f := range o.Traffic {
+			if f.Zone != "east" || f.Service != "pay" || f.Requests == 0 {
+				continue
+			}
+			if there = f.To == zone && f.Requests > rate*0.7 && f.Requests < rate*1.3; !there {
+				return false
+			}
+		}
+		return there
+	}
+}
+
+// failover has a fault, after which north is to serve, and its end, after which west is. While it lasts, checks look
+// at what is said of it.
+func (e *estate) failover(t *testing.T, fault, mend func(), checks ...func()) figures {
+	t.Helper()
+	l := e.load(t)
+	begin := time.Now()
+	fault()
+	settled := steady(t, l, begin, "north", 3*time.Second).Sub(begin)
+	says(t, e.zones["east"].controlPlane, "pay is served by north", goes("north"))
+	for _, check := range checks {
+		check()
+	}
+	mended := time.Now()
+	mend()
+	back := steady(t, l, mended, "west", 3*time.Second).Sub(mended)
+	all := l.Stop().Since(begin)
+	says(t, e.zones["east"].controlPlane, "pay is served by west", goes("west"))
+	f := figures{len(all), len(all.Failed()), all.Longest(), settled, back}
+	t.Logf("figures: %s", f)
+	if f.failed > 0 {
+		t.Errorf("%d of %d requests failed, one with %v", f.failed, f.requests, all.Failed()[0].Err)
+	}
+	return f
+}
+
+// TestFaults breaks the network between zones, and zones, under load.
 func TestFaults(t *testing.T) {
 	e := newEstate(t)
-	west := e.zones["west"]
+	east, west := e.zones["east"], e.zones["west"]
+	everywhere := []string{site(1), east.site, e.zones["north"].site}
+
 	t.Run("control path cut", func(t *testing.T) {
 		l := e.load(t)
 		defer e.heal()
@@ -150,7 +246,10 @@ func TestFaults(t *testing.T) {
 			return nil
 		})
 		known := time.Since(begin)
-		e.only(t, l, "west", 2*time.Second)
+		steady(t, l, time.Now(), "west", 2*time.Second)
+		says(t, east.controlPlane, "it reaches west", link("east", "west", true))
+		says(t, east.controlPlane, "pay is served by west", goes("west"))
+		says(t, e.global, "east sends to west", sends("west"))
 		e.heal()
 		healed := time.Now()
 		await(t, "west is back", func() error {
@@ -166,5 +265,59 @@ func TestFaults(t *testing.T) {
 		if len(all.Failed()) > 0 || all.By()["west"] != len(all) {
 			t.Errorf("%d of %d failed, answered by %v", len(all.Failed()), len(all), all.By())
 		}
+	})
+
+	t.Run("black hole", func(t *testing.T) {
+		e.failover(t, func() {
+			for _, s := range everywhere {
+				e.part(west.site, s)
+			}
+		}, e.heal)
+	})
+	t.Run("nothing comes out of the zone", func(t *testing.T) {
+		e.failover(t, func() {
+			for _, s := range everywhere {
+				e.cut(west.site, s)
+			}
+		}, e.heal)
+	})
+	t.Run("nothing comes into the zone", func(t *testing.T) {
+		e.failover(t, func() {
+			for _, s := range everywhere {
+				e.cut(s, west.site)
+			}
+		}, e.heal)
+	})
+	t.Run("data path cut", func(t *testing.T) {
+		e.failover(t, func() {
+			e.part(east.site, west.entry.ip)
+			e.part(west.site, east.entry.ip)
+		}, e.heal, func() {
+			// Everybody else goes on reaching everybody, and says so to global, as do the two.
+			says(t, e.global, "east does not reach west", link("east", "west", false))
+			says(t, e.global, "west does not reach east", link("west", "east", false))
+			says(t, e.global, "north reaches west", link("north", "west", true))
+			says(t, e.global, "west reaches north", link("west", "north", true))
+			for _, name := range []string{"east", "west", "north"} {
+				if s := zoneStatus(t, e.global, name); !s.Connected {
+					t.Errorf("%s lost its control path", name)
+				}
+			}
+		})
+		says(t, e.global, "east reaches west", link("east", "west", true))
+	})
+	t.Run("zone killed", func(t *testing.T) {
+		e.failover(t, func() {
+			for _, p := range []*process{west.process, west.ingress.process, west.pay.process} {
+				_ = p.cmd.Process.Signal(syscall.SIGKILL) // all at once
+			}
+			for _, p := range []*process{west.process, west.ingress.process, west.pay.process} {
+				p.stop(syscall.SIGKILL)
+			}
+		}, func() {
+			west.run()
+			west.ingress.begin()
+			west.pay.begin()
+		})
 	})
 }

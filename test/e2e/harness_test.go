@@ -294,6 +294,8 @@ func (c *controlPlane) apply(docs string) mesh.Revision {
 type proxy struct {
 	*process
 	info func() (proxyInfo, error)
+	// begin starts it; again without env, after it has ended.
+	begin func(env ...string)
 }
 
 type proxyInfo struct {
@@ -334,20 +336,33 @@ func (z *zone) startProxy(on *host, program, name string, token client.Enrolment
 	config["envoy"] = map[string]any{"path": envoy, "concurrency": 1}
 	file := writeYAML(z.t, filepath.Join(dir, name+".yaml"), config)
 	program, args := z.skewed(filepath.Join(bin, program), "run", "--config", file)
-	p := &proxy{process: on.start(z.t, z.name+"-"+name, dir, []string{"COMITY_ENROL_TOKEN=" + tok.Token}, program, args...)}
+	info := filepath.Join(dir, "info.json")
+	p := &proxy{}
+	p.begin = func(env ...string) {
+		z.t.Helper()
+		_ = os.Remove(info) // of an earlier run, if any
+		p.process = on.start(z.t, z.name+"-"+name, dir, env, program, args...)
+		p.ready(z.t)
+	}
 	p.info = func() (proxyInfo, error) {
 		var i proxyInfo
-		text, err := os.ReadFile(filepath.Join(dir, "info.json"))
+		text, err := os.ReadFile(info)
 		if err == nil {
 			err = json.Unmarshal(text, &i)
 		}
 		return i, err
 	}
-	await(z.t, p.name+" is ready", func() error {
+	p.begin("COMITY_ENROL_TOKEN=" + tok.Token)
+	return p
+}
+
+func (p *proxy) ready(t testing.TB) {
+	t.Helper()
+	await(t, p.name+" is ready", func() error {
 		select {
 		case <-p.done:
 			p.show()
-			z.t.Fatalf("%s ended", p.name)
+			t.Fatalf("%s ended", p.name)
 		default:
 		}
 		i, err := p.info()
@@ -356,7 +371,6 @@ func (z *zone) startProxy(on *host, program, name string, token client.Enrolment
 		}
 		return err
 	})
-	return p
 }
 
 // ingress starts a zone ingress with two lanes.
