@@ -47,11 +47,11 @@ func (d *Demo) checkZoneDeath(ctx context.Context) ([]string, error) {
 			return facts, err
 		}
 		facts = append(facts, fmt.Sprintf("all answered by %s and within %.0f ms from %.0f ms after the kill on", standby, ms(l.limit), ms(settled.Sub(killed))))
-		word, err := d.failoverWord(ctx, "gcp-west")
-		facts = append(facts, word)
+		word, err := d.awaitWord(ctx, "gcp-west", standby, killed)
 		if err != nil {
 			return facts, err
 		}
+		facts = append(facts, word)
 		fixed, err := d.Fix(ctx, home, quiet)
 		if err != nil {
 			return facts, err
@@ -68,13 +68,23 @@ func (d *Demo) checkZoneDeath(ctx context.Context) ([]string, error) {
 	return facts, errors.Join(err, ordersErr)
 }
 
-// failoverWord is what a zone says about where the ledger's requests go.
-func (d *Demo) failoverWord(ctx context.Context, zone string) (string, error) {
-	list, err := d.atZone[zone].Failover(ctx, client.FailoverQuery{Namespace: namespace, Service: "ledger", Zone: zone})
-	if err != nil || len(list) == 0 {
-		return "", fmt.Errorf("%s does not say where its requests to the ledger go: %w", zone, err)
+// awaitWord waits until a zone says that it sends all requests to the ledger to the target, which its control plane
+// knows by then; it returns its words, and how long after since that was.
+func (d *Demo) awaitWord(ctx context.Context, zone, target string, since time.Time) (string, error) {
+	last := mesh.FailoverStatus{Reason: "nothing"}
+	err := poll(ctx, patience, func() (bool, error) {
+		list, err := d.atZone[zone].Failover(ctx, client.FailoverQuery{Namespace: namespace, Service: "ledger", Zone: zone})
+		if err != nil || len(list) == 0 {
+			return false, err
+		}
+		last = list[0]
+		return slices.ContainsFunc(last.Targets, func(t mesh.FailoverTarget) bool { return t.Zone == target && t.Share == 1 }), nil
+	})
+	said := fmt.Sprintf("%s: %s", last.State, last.Reason)
+	if err != nil {
+		return "", fmt.Errorf("%s does not say that all goes to %s: %w (it says %s)", zone, target, err, said)
 	}
-	return fmt.Sprintf("%s says: %s: %s", zone, list[0].State, list[0].Reason), nil
+	return fmt.Sprintf("%s says, at the latest after %.2f s: %s", zone, time.Since(since).Seconds(), said), nil
 }
 
 // checkAlone is step 7: global is killed, and stays away until step 9.
@@ -176,8 +186,10 @@ func (d *Demo) scaleToZero(ctx context.Context, l *load) ([]string, error) {
 		return nil, fmt.Errorf("%s has no ledger any more: %w", home, err)
 	}
 	facts := []string{fmt.Sprintf("ledger scaled to zero in %s: %s answers everything", home, standby)}
-	word, wordErr := d.failoverWord(ctx, "gcp-west")
-	facts = append(facts, word)
+	word, wordErr := d.peerWord(ctx, "gcp-west", begin)
+	if wordErr == nil {
+		facts = append(facts, word)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, w := range ledgers {
 		g.Go(func() error { return d.revive(gctx, w.name) })
@@ -192,6 +204,27 @@ func (d *Demo) scaleToZero(ctx context.Context, l *load) ([]string, error) {
 		return facts, err
 	}
 	return append(facts, fmt.Sprintf("and up again: %s answers everything %.1f s after its sidecars were ready", home, back.Sub(healthy).Seconds())), nil
+}
+
+// peerWord is awaitWord with the way by which the zone has heard of it, which must be its peer: global is away.
+func (d *Demo) peerWord(ctx context.Context, zone string, since time.Time) (string, error) {
+	word, err := d.awaitWord(ctx, zone, standby, since)
+	if err != nil {
+		return "", err
+	}
+	all, err := d.atZone[zone].Overview(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range all.Links {
+		if l.Zone == zone && l.To == home {
+			if l.HeardBy != "peer" {
+				err = fmt.Errorf("%s has last heard of %s by %s", zone, home, l.HeardBy)
+			}
+			return fmt.Sprintf("%s; it heard that by its peers, %.1f ms away", word, l.RTTMillis), err
+		}
+	}
+	return "", fmt.Errorf("%s knows no way to %s", zone, home)
 }
 
 // checkZoneCPDeath is step 8.
