@@ -9,8 +9,8 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// Detection is how proxies find out that somebody does not answer, and what they do then. The defaults lost no
-// request of an idempotent kind when a zone was killed or its packets were dropped; docs/failover.md has the figures.
+// Detection is how proxies find out that somebody does not answer, and what they do then. What came of
+// the defaults when things died is in docs/faults.md.
 type Detection struct {
 	// ConnectTimeout bounds a connection within the zone, its TLS handshake included. Default 250ms: a dead
 	// neighbour must not hold a request longer.

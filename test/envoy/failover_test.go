@@ -74,7 +74,7 @@ func newThreeZones(t *testing.T, ready float64) *threeZones {
 		m.app[i] = newPayApp(t, z)
 		port := freePort(t)
 		in := topology.Input{Zone: z, TrustDomain: mesh.TrustDomain(z + ".example"), Roots: m.in.Roots}
-		in.Resources = append(zones[:len(zones):len(zones)], resource(mesh.KindService, "shop", "pay",
+		in.Resources = append(slices.Clip(zones), resource(mesh.KindService, "shop", "pay",
 			fmt.Sprintf(`{"selector":{"app":"pay"},"ports":[{"port":8080,"targetPort":%d,"appProtocol":"http"}]}`, portOf(m.app[i].server.Listener.Addr()))))
 		in.Workloads = []topology.Workload{workload(z, "pay", "pay-1", port, 10)}
 		for _, other := range zoneNames {

@@ -55,7 +55,6 @@ func (d *drain) next(now time.Time) (time.Time, bool) {
 	if l := d.level(now); d.Draining && l == 1 || !d.Draining && l == 0 {
 		return time.Time{}, false
 	}
-	step := d.step()
-	n := max(now.Sub(d.At), 0)/step + 1
-	return d.At.Add(min(n*step, d.Over)), true
+	elapsed, step := max(now.Sub(d.At), 0), d.step()
+	return d.At.Add(min(elapsed-elapsed%step+step, d.Over)), true
 }

@@ -21,9 +21,9 @@ const tellEvery = time.Second
 func (e *Engine) tell(s *topology.Service, d decided, now time.Time, v *View) {
 	st := mesh.FailoverStatus{
 		Zone: e.zone, Namespace: s.Namespace, Service: s.Name, Policy: s.Failover.Policy,
-		Mode: modeOf(d.now.Mode), State: d.state(), Since: now.UTC(), Targets: e.targets(s, d, now), ObservedAt: now.UTC(),
+		Mode: modeOf(d.now.Mode), State: d.state(), Since: now.UTC(), Targets: e.targets(s, d), ObservedAt: now.UTC(),
 	}
-	st.Reason = e.reason(st, d, now)
+	st.Reason = e.reason(st, d)
 	old, known := e.told[s.ServiceName]
 	if known && old.State == st.State {
 		st.Since = old.Since
@@ -70,7 +70,7 @@ func (d decided) state() mesh.FailoverState {
 	return d.decision.State
 }
 
-func (e *Engine) targets(s *topology.Service, d decided, now time.Time) []mesh.FailoverTarget {
+func (e *Engine) targets(s *topology.Service, d decided) []mesh.FailoverTarget {
 	out := []mesh.FailoverTarget{}
 	i := 0
 	for tier, t := range d.taken.Tiers {
@@ -83,7 +83,7 @@ func (e *Engine) targets(s *topology.Service, d decided, now time.Time) []mesh.F
 			if d.decision.State == mesh.FailoverNone {
 				target.Share = 0
 			}
-			target.Reason = e.why(target, z, now)
+			target.Reason = e.why(target, z)
 			out = append(out, target)
 			i++
 		}
@@ -101,7 +101,7 @@ func endpoints(hundredths uint64) float64 { return float64(hundredths) / 100 }
 const whole = "whole"
 
 // why says of a zone what decides about its share.
-func (e *Engine) why(t mesh.FailoverTarget, z failover.Zone, now time.Time) string {
+func (e *Engine) why(t mesh.FailoverTarget, z failover.Zone) string {
 	switch {
 	case t.Whole == 0 && t.Ready == 0:
 		return "it has nothing of the service, or no ingress"
@@ -124,7 +124,7 @@ func (e *Engine) why(t mesh.FailoverTarget, z failover.Zone, now time.Time) stri
 }
 
 // reason is one sentence about the service.
-func (e *Engine) reason(st mesh.FailoverStatus, d decided, now time.Time) string {
+func (e *Engine) reason(st mesh.FailoverStatus, d decided) string {
 	var takers, troubles []string
 	first := firstTier(d.taken)
 	for _, t := range st.Targets {
@@ -155,7 +155,7 @@ func (e *Engine) reason(st mesh.FailoverStatus, d decided, now time.Time) string
 		}
 		return "what is back must last: looked at again at " + clock(d.back)
 	case mesh.FailoverDraining:
-		return join(e.drainText(d, now), taken)
+		return join(e.drainText(d), taken)
 	case mesh.FailoverMoved:
 		if d.now.Mode == policy.FailoverArmed {
 			return join("a person switched to tier "+d.now.Active, taken)
@@ -189,7 +189,7 @@ func verb(t mesh.FailoverTarget) string {
 	return "has " + number(t.Ready) + " of " + number(t.Whole) + " ready"
 }
 
-func (e *Engine) drainText(d decided, now time.Time) string {
+func (e *Engine) drainText(d decided) string {
 	var out []string
 	for _, t := range d.taken.Tiers {
 		for _, z := range t.Zones {
