@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/pgbin"
 	"github.com/comity-mesh/comity/test/bench/internal/rig"
 )
 
@@ -35,6 +36,7 @@ func main() {
 	flag.IntVar(&c.policies, "policies", 200, "policies at global before anything is measured")
 	flag.IntVar(&c.writes, "writes", 200, "writes to time")
 	flag.DurationVar(&c.idle, "idle", 20*time.Second, "how long to watch when nothing happens")
+	flag.StringVar(&c.stores, "stores", "postgres,sqlite", "global's stores, each in a run of its own")
 	flag.BoolVar(&c.limits, "limits", true, "fail if a limit is not kept")
 	flag.Parse()
 	if err := c.run(ctx, os.Stdout); err != nil {
@@ -44,7 +46,7 @@ func main() {
 }
 
 type config struct {
-	bin                                       string
+	bin, stores                               string
 	zones, exports, proxies, policies, writes int
 	idle                                      time.Duration
 	limits                                    bool
@@ -57,26 +59,35 @@ const (
 )
 
 func (c config) run(ctx context.Context, out io.Writer) error {
+	var broken []error
+	for kind := range strings.SplitSeq(c.stores, ",") {
+		if err := c.runOn(ctx, out, kind); err != nil {
+			broken = append(broken, fmt.Errorf("%s: %w", kind, err))
+		}
+	}
+	return errors.Join(broken...)
+}
+
+// runOn measures with one kind of store at global.
+func (c config) runOn(ctx context.Context, out io.Writer, kind string) error {
 	dir, err := os.MkdirTemp("", "comity-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	report := rig.NewReport(out, "federation", fmt.Sprintf("%d zones in one process and a zone-cp, mTLS over loopback; each zone exports %d services and reports %d proxies; %d policies; global on SQLite",
-		c.zones, c.exports, c.proxies, c.policies))
+	report := rig.NewReport(out, "federation", fmt.Sprintf("global on %s; %d zones in one process and a zone-cp, mTLS over loopback; each zone exports %d services and reports %d proxies; %d policies",
+		kind, c.zones, c.exports, c.proxies, c.policies))
 	b := &bench{config: c, report: report, dir: dir}
 	defer b.stop()
-	if err := b.start(ctx); err != nil {
-		return err
+	if kind == "postgres" {
+		if err := b.startPostgres(ctx); err != nil {
+			return err
+		}
 	}
-	if err := b.measureIdle(ctx); err != nil {
-		return err
-	}
-	if err := b.measureWrites(ctx); err != nil {
-		return err
-	}
-	if err := b.measureReturn(ctx); err != nil {
-		return err
+	for _, part := range []func(context.Context) error{b.start, b.measureIdle, b.measureWrites, b.measureReturn} {
+		if err := part(ctx); err != nil {
+			return err
+		}
 	}
 	if c.limits {
 		return report.Err()
@@ -90,6 +101,8 @@ type bench struct {
 	report *rig.Report
 	dir    string
 
+	postgres   *pgbin.Server // nil: SQLite
+	database   []string      // flags for it
 	global     *rig.Server
 	globalAPI  string // address
 	federation string // address
@@ -107,6 +120,27 @@ func (b *bench) stop() {
 			s.Stop()
 		}
 	}
+	if b.postgres != nil {
+		b.postgres.Stop()
+		_ = b.postgres.Remove()
+	}
+}
+
+// startPostgres starts a real one as it comes: each commit waits for the disk.
+func (b *bench) startPostgres(ctx context.Context) error {
+	var err error
+	if b.postgres, err = pgbin.Run(ctx); err != nil {
+		return err
+	}
+	if _, err := b.postgres.Run(ctx, "createdb", "comity"); err != nil {
+		return err
+	}
+	password := filepath.Join(b.dir, "postgres.password")
+	if err := os.WriteFile(password, []byte(b.postgres.Password()), 0o600); err != nil {
+		return err
+	}
+	b.database = []string{"--database-url", b.postgres.URL("comity"), "--database-password-file", password, "--database-migrate"}
+	return nil
 }
 
 func (b *bench) start(ctx context.Context) error {
@@ -142,9 +176,11 @@ func (b *bench) startGlobal(ctx context.Context) (*client.Client, error) {
 	}
 	b.globalAPI = api
 	token := filepath.Join(b.dir, "global.token")
-	b.global, err = rig.Serve(ctx, filepath.Join(b.dir, "global.log"), api, filepath.Join(b.bin, "global-cp"), "serve",
-		"--data-dir", filepath.Join(b.dir, "global"), "--trust-domain", "global.bench.example", "--listen-api", api, "--listen-federation", b.federation,
-		"--admin-token-file", token)
+	args := append([]string{
+		"serve", "--data-dir", filepath.Join(b.dir, "global"), "--trust-domain", "global.bench.example", "--listen-api", api, "--listen-federation", b.federation,
+		"--admin-token-file", token,
+	}, b.database...)
+	b.global, err = rig.Serve(ctx, filepath.Join(b.dir, "global.log"), api, filepath.Join(b.bin, "global-cp"), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +324,7 @@ func (b *bench) measureIdle(ctx context.Context) error {
 // measureWrites changes one policy again and again, each when the one before is known to be everywhere.
 func (b *bench) measureWrites(ctx context.Context) error {
 	var rest, held, known []float64
-	global := rig.Of(b.global.PID())
+	global, postgres := rig.Of(b.global.PID()), b.ofPostgres()
 	fleet, err := b.ask("usage")
 	if err != nil {
 		return err
@@ -331,9 +367,15 @@ func (b *bench) measureWrites(ctx context.Context) error {
 	b.report.Limit("federation-acked-p50", "request until global knows the last zone's acknowledgement, p50", rig.At(known, 50), "ms", maxWriteP50)
 	b.report.Figure("federation-acked-p99", "the same, p99", rig.At(known, 99), "ms")
 	b.report.Figure("federation-global-cpu", "CPU of global for each write", millis(rig.Of(b.global.PID()).CPU-global.CPU)/float64(b.writes), "ms")
+	if b.postgres != nil {
+		b.report.Figure("federation-postgres-cpu", "CPU of Postgres for each write", millis(b.ofPostgres().CPU-postgres.CPU)/float64(b.writes), "ms")
+	}
 	b.report.Figure("federation-fleet-cpu", fmt.Sprintf("CPU of the %d zones for each write", b.zones), (now.CPUMicros-fleet.CPUMicros)/1000/float64(b.writes), "ms")
 	return nil
 }
+
+// ofPostgres is what the database's processes use.
+func (b *bench) ofPostgres() rig.Usage { return rig.Tree(os.Getpid())["postgres"] }
 
 func millis(d time.Duration) float64 { return d.Seconds() * 1000 }
 

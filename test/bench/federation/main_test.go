@@ -20,7 +20,7 @@ func TestSmall(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	c := config{bin: bin, zones: 3, exports: 1, proxies: 2, policies: 10, writes: 5, idle: 100 * time.Millisecond}
+	c := config{bin: bin, stores: "postgres,sqlite", zones: 3, exports: 1, proxies: 2, policies: 10, writes: 5, idle: 100 * time.Millisecond}
 	if err := c.run(t.Context(), &out); err != nil {
 		t.Fatalf("%v\n%s", err, out.Bytes())
 	}
