@@ -20,7 +20,7 @@ func (s *shell) describeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "describe TYPE NAME... | TYPE/NAME...",
 		Short:             "Show resources with everything that is known of their state in each zone",
-		Example:           "  comity describe authorizationpolicy/cart-to-pay\n  comity describe zone west\n  comity describe proxy/web-1 -n shop",
+		Example:           "  comity describe authorizationpolicy/cart-to-pay\n  comity describe service pay -n shop\n  comity describe zone west\n  comity describe proxy/web-1 -n shop",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: s.completeRefs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -30,6 +30,13 @@ func (s *shell) describeCommand() *cobra.Command {
 			}
 			if isProxies(args[0]) {
 				return s.describeProxies(cmd.Context(), r, args, sel)
+			}
+			refs, err := parseRefs(args, sel)
+			if err != nil {
+				return err
+			}
+			if refs[0].kind.Kind == mesh.KindService && refs[0].name != "" && (s.output == formatTable || s.output == formatWide) {
+				return s.describeServices(cmd.Context(), r, refs, sel.origin)
 			}
 			objects, single, err := r.fetch(cmd.Context(), args, sel)
 			if err != nil {
@@ -98,7 +105,14 @@ func (s *shell) describe(ctx context.Context, r *remote, o client.Object) error 
 		describeZone(field, o)
 		return nil
 	}
-	return describeZones(w, resourceStatuses(o))
+	if err := describeZones(w, resourceStatuses(o)); err != nil || o.Kind != mesh.KindService {
+		return err
+	}
+	statuses, err := r.trafficOf(ctx, o.Metadata.Namespace, o.Metadata.Name)
+	if err != nil {
+		return err
+	}
+	return s.describeTraffic(ctx, r, statuses)
 }
 
 func describeZone(field fieldWriter, o client.Object) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -55,6 +56,7 @@ func (s *shell) tokenCreate() *cobra.Command {
 func (s *shell) tokenJoin() *cobra.Command {
 	var ttl time.Duration
 	var out string
+	var force bool
 	cmd := &cobra.Command{
 		Use: "create-join ZONE", Short: "Make a token with which a zone may join, at global", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: s.completeZone,
@@ -63,13 +65,14 @@ func (s *shell) tokenJoin() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			tok, err := r.CreateJoinToken(cmd.Context(), args[0], client.JoinTokenRequest{TTLSeconds: int(ttl.Seconds())})
+			tok, err := r.CreateJoinToken(cmd.Context(), args[0], client.JoinTokenRequest{TTLSeconds: int(ttl.Seconds()), Force: force})
 			if err != nil {
 				return err
 			}
 			return s.handOver(tok.Token, out, tok, fmt.Sprintf("the token joins zone %q once, until %s", tok.Zone, tok.Expires.Format(time.RFC3339)))
 		},
 	}
+	cmd.Flags().BoolVar(&force, "force", false, forceJoin)
 	cmd.Flags().DurationVar(&ttl, "for", 30*time.Minute, "how long it may be used")
 	cmd.Flags().StringVar(&out, "token-out", "", "write the token to this file (mode 0600) instead of standard output")
 	return cmd
@@ -118,12 +121,20 @@ func (s *shell) tokenEnrol() *cobra.Command {
 }
 
 func (s *shell) tokenList() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the bearer tokens of a control plane", Args: cobra.NoArgs,
+	var zone string
+	var enrol bool
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the bearer tokens of a control plane, or with --zone or --enrol the others", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := s.remote()
 			if err != nil {
 				return err
+			}
+			switch {
+			case enrol:
+				return s.listEnrolmentTokens(cmd.Context(), r)
+			case zone != "":
+				return s.listJoinTokens(cmd.Context(), r, zone)
 			}
 			list, err := r.APITokens(cmd.Context())
 			if err != nil {
@@ -139,30 +150,79 @@ func (s *shell) tokenList() *cobra.Command {
 			return t.write(s.out, s.output, true)
 		},
 	}
+	s.tokenSort(cmd, &zone, &enrol)
+	return cmd
+}
+
+// tokenSort adds the flags that say which sort of tokens is meant.
+func (s *shell) tokenSort(cmd *cobra.Command, zone *string, enrol *bool) {
+	cmd.Flags().StringVar(zone, "zone", "", "join tokens of this zone, at global")
+	cmd.Flags().BoolVar(enrol, "enrol", false, "enrolment tokens, at a zone")
+	cmd.MarkFlagsMutuallyExclusive("zone", "enrol")
+	must(cmd.RegisterFlagCompletionFunc("zone", s.completeZone))
+}
+
+func (s *shell) listJoinTokens(ctx context.Context, r *remote, zone string) error {
+	list, err := r.JoinTokens(ctx, zone)
+	if err != nil {
+		return err
+	}
+	if done, err := writeValue(s.out, s.output, client.JoinTokens{Items: list}); done {
+		return err
+	}
+	t := table{columns: []string{"ID", "ZONE", "EXPIRES", "USED"}}
+	for _, k := range list {
+		t.rows = append(t.rows, []string{k.ID, k.Zone, until(k.Expires), yesNo(k.Used)})
+	}
+	return t.write(s.out, s.output, true)
+}
+
+func (s *shell) listEnrolmentTokens(ctx context.Context, r *remote) error {
+	list, err := r.EnrolmentTokens(ctx)
+	if err != nil {
+		return err
+	}
+	if done, err := writeValue(s.out, s.output, map[string]any{"items": list}); done {
+		return err
+	}
+	t := table{columns: []string{"ID", "ROLE", "NAMESPACE", "SERVICE ACCOUNT", "NAME", "USED", "EXPIRES"}}
+	for _, k := range list {
+		left := until(k.Expires)
+		if k.Revoked {
+			left = "revoked"
+		}
+		t.rows = append(t.rows, []string{k.ID, string(k.Role), k.Namespace, k.ServiceAccount, k.Name, fmt.Sprintf("%d/%d", k.Used, k.Limit), left})
+	}
+	return t.write(s.out, s.output, true)
 }
 
 func (s *shell) tokenRevoke() *cobra.Command {
 	var zone string
+	var enrol bool
 	cmd := &cobra.Command{
-		Use: "revoke ID", Short: "End a bearer token, or with --zone an unused join token", Args: cobra.ExactArgs(1),
+		Use: "revoke ID", Short: "End a bearer token, or with --zone an unused join token, or with --enrol an enrolment token", Args: cobra.ExactArgs(1),
+		Long: `revoke ends a token by its id, which token list shows. What has enrolled with an enrolment token stays enrolled: comity
+revoke ends that.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := s.remote()
 			if err != nil {
 				return err
 			}
-			if zone != "" {
+			switch {
+			case enrol:
+				err = r.RevokeEnrolmentToken(cmd.Context(), args[0])
+			case zone != "":
 				err = r.RevokeJoinToken(cmd.Context(), zone, args[0])
-			} else {
+			default:
 				err = r.RevokeAPIToken(cmd.Context(), args[0])
 			}
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(s.out, "token/%s revoked\n", args[0])
+			fmt.Fprintf(s.out, "token/%s revoked\n", clean(args[0]))
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&zone, "zone", "", "the token is a join token of this zone")
-	must(cmd.RegisterFlagCompletionFunc("zone", s.completeZone))
+	s.tokenSort(cmd, &zone, &enrol)
 	return cmd
 }

@@ -37,6 +37,7 @@ func (s *shell) zoneCreate() *cobra.Command {
 		spec     policy.Zone
 		ttl      time.Duration
 		tokenOut string
+		force    bool
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -72,7 +73,7 @@ standard output, or to the file that --token-out names; it is shown this once.`,
 			default:
 				s.say("zone/%s is there already; making another token", name)
 			}
-			tok, err := r.CreateJoinToken(cmd.Context(), name, client.JoinTokenRequest{TTLSeconds: int(ttl.Seconds())})
+			tok, err := r.CreateJoinToken(cmd.Context(), name, client.JoinTokenRequest{TTLSeconds: int(ttl.Seconds()), Force: force})
 			if err != nil {
 				return err
 			}
@@ -86,8 +87,12 @@ standard output, or to the file that --token-out names; it is shown this once.`,
 	f.StringSliceVar(&spec.Namespaces, "namespaces", []string{"*"}, "namespaces for which the zone may speak")
 	f.DurationVar(&ttl, "for", 30*time.Minute, "how long the token may be used")
 	f.StringVar(&tokenOut, "token-out", "", "write the token to this file (mode 0600) instead of standard output")
+	f.BoolVar(&force, "force", false, forceJoin)
 	return cmd
 }
+
+// forceJoin says what --force is for when a join token is made.
+const forceJoin = "also for a zone that is connected: whoever joins with the token takes its place"
 
 // handOver gives a fresh token to whoever asked: into a file, as a document, or bare on standard output.
 func (s *shell) handOver(token, file string, doc any, talk string) error {

@@ -317,7 +317,11 @@ func (a *attendant) notice(n *enrolpb.ZoneNotice) (time.Duration, error) {
 	case *enrolpb.ZoneNotice_Sever:
 		a.sever(v.Sever.GetAddresses())
 	case *enrolpb.ZoneNotice_Drain:
-		a.log.Info("the zone sends no new traffic to this proxy")
+		if v.Drain {
+			a.log.Info("this proxy is drained: the zone has everybody send it no new requests")
+		} else {
+			a.log.Info("this proxy is not drained any more")
+		}
 	default:
 		a.log.Warn("the zone sent a notice that this version does not know")
 	}

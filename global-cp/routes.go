@@ -62,6 +62,11 @@ func joinTokenRoutes(h huma.API, authz api.Authorizer, fed *fedserver.Server) {
 				Errors: []client.ProblemField{{Pointer: "/ttlSeconds", Code: api.CodeInvalid, Message: "must be from 0 to 604800 (7 days)"}},
 			}}
 		}
+		if !in.Body.Force {
+			if err := notConnected(ctx, fed, in.Zone); err != nil {
+				return nil, err
+			}
+		}
 		text, info, err := fed.CreateToken(ctx, in.Zone, time.Duration(in.Body.TTLSeconds)*time.Second)
 		if err != nil {
 			return nil, tokenProblem(in.Zone, err)
@@ -98,6 +103,16 @@ func joinTokenRoutes(h huma.API, authz api.Authorizer, fed *fedserver.Server) {
 		}
 		return nil, nil
 	})
+}
+
+// notConnected refuses what would let somebody take the place of a zone that is there.
+func notConnected(ctx context.Context, fed *fedserver.Server, zone string) error {
+	connected, err := fed.Connected(ctx, zone)
+	if err != nil || !connected {
+		return err
+	}
+	return fail(http.StatusConflict, api.CodeConflict, "add --force if that is meant; a zone that is connected needs no token",
+		fmt.Sprintf("zone %q is connected, and whoever joins with a new token takes its place", zone))
 }
 
 func wireToken(t fedserver.TokenInfo) client.JoinToken {

@@ -95,7 +95,7 @@ func report[Out any](z zoneOps, id, verb, summary string, read func(context.Cont
 
 func zoneProblem(zone string, err error) error {
 	if lacking, ok := errors.AsType[*fedserver.CapacityError](err); ok {
-		return capacityProblem(lacking)
+		return api.CapacityProblem("zone "+zone, lacking.Missing)
 	}
 	switch wrong, invalid := errors.AsType[*policy.InvalidError](err); {
 	case invalid:
@@ -122,43 +122,4 @@ func zoneProblem(zone string, err error) error {
 func revokedProblem(zone string) error {
 	return fail(http.StatusConflict, api.CodeConflict, "comity delete zone "+zone+", and make it anew for another life under another trust domain",
 		fmt.Sprintf("zone %q is revoked", zone))
-}
-
-// shortageProblem is a client.CapacityProblem as an answer.
-type shortageProblem struct{ client.CapacityProblem }
-
-func (p *shortageProblem) Error() string { return p.Title + ": " + p.Detail }
-
-// GetStatus implements huma.StatusError.
-func (p *shortageProblem) GetStatus() int { return p.Status }
-
-// ContentType implements huma.ContentTypeFilter.
-func (p *shortageProblem) ContentType(string) string { return "application/problem+json" }
-
-// codeCapacity is of a drain that was refused for lack of capacity elsewhere.
-const codeCapacity = "capacity"
-
-func capacityProblem(e *fedserver.CapacityError) error {
-	p := &shortageProblem{client.CapacityProblem{Missing: e.Missing, Problem: client.Problem{
-		Type: "about:blank", Title: http.StatusText(http.StatusConflict), Status: http.StatusConflict, Code: codeCapacity,
-		Detail: "without zone " + e.Zone + " the others lack capacity; nothing was changed", Try: "add capacity elsewhere, or drain with --force",
-	}}}
-	for _, m := range e.Missing {
-		var have []string
-		for _, z := range m.Zones {
-			one := fmt.Sprintf("%s %.4g of %.4g", z.Zone, z.Ready, z.Whole)
-			if z.Excluded != "" {
-				one += ", not counted: " + z.Excluded
-			}
-			have = append(have, one)
-		}
-		if len(have) == 0 {
-			have = []string{"no other zone has it"}
-		}
-		p.Errors = append(p.Errors, client.ProblemField{
-			Pointer: "/services/" + m.Namespace + "/" + m.Service, Code: codeCapacity,
-			Message: fmt.Sprintf("needs %.4g (%d%% of the whole), has %.4g: %s", m.Needed, m.Threshold, m.Available, strings.Join(have, "; ")),
-		})
-	}
-	return p
 }

@@ -157,6 +157,9 @@ type enrolmentTokenList struct {
 //	GET  /api/v1/_zone             zoneAnswer
 //	POST /api/v1/enrolmenttokens   client.EnrolmentTokenRequest -> 201 client.EnrolmentToken, with its text
 //	GET  /api/v1/enrolmenttokens   enrolmentTokenList, without the texts
+//	DELETE /api/v1/enrolmenttokens/{id}   204
+//
+// and what proxyRoutes says.
 func (z *zone) routes(h huma.API, authz api.Authorizer) {
 	op := func(id, method, path, summary string, status int) huma.Operation {
 		return huma.Operation{
@@ -189,6 +192,20 @@ func (z *zone) routes(h huma.API, authz api.Authorizer) {
 			list, err := z.ca.Tokens(ctx)
 			return &struct{ Body enrolmentTokenList }{enrolmentTokenList{list}}, z.problem(ctx, err)
 		})
+	huma.Register(h, op("revoke-enrolmenttoken", http.MethodDelete, "enrolmenttokens/{id}", "End an enrolment token; what has enrolled with it stays", http.StatusNoContent),
+		func(ctx context.Context, in *struct {
+			ID string `path:"id" maxLength:"64"`
+		}) (*struct{}, error) {
+			if err := authz.Require(ctx, api.RoleAdmin); err != nil {
+				return nil, err
+			}
+			err := z.ca.RevokeToken(ctx, in.ID)
+			if errors.Is(err, store.ErrNotFound) {
+				err = &fault.Error{Code: api.CodeNotFound, What: "the zone has no such enrolment token", Try: "comity token list --enrol", Exit: fault.ExitNotFound}
+			}
+			return nil, z.problem(ctx, err)
+		})
+	z.proxyRoutes(h, authz)
 }
 
 func statusOf(err error) int {
@@ -229,6 +246,9 @@ func (p *problem) ContentType(string) string { return "application/problem+json"
 func (z *zone) problem(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
+	}
+	if _, answer := errors.AsType[huma.StatusError](err); answer {
+		return err
 	}
 	z.log.WarnContext(ctx, "a request failed", "error", err)
 	p := &problem{client.Problem{Type: "about:blank", Title: "the zone can't do this now", Status: statusOf(err), Code: api.CodeInternal, Try: "see the control plane's log"}}

@@ -14,6 +14,8 @@ import (
 type JoinTokenRequest struct {
 	// TTLSeconds until it ends unused; 0 means 30 minutes, at most 7 days.
 	TTLSeconds int `json:"ttlSeconds,omitempty"`
+	// Force makes one for a zone that is connected, too: whoever joins with it takes the zone's place.
+	Force bool `json:"force,omitempty"`
 }
 
 // JoinToken is a token as made (Token set, this once) or as listed (without it).
@@ -113,6 +115,28 @@ func (c *Client) Join(ctx context.Context, r JoinRequest) (JoinResult, error) {
 	var out JoinResult
 	err := c.Post(ctx, "/_join", r, &out)
 	return out, err
+}
+
+// EnrolmentTokenInfo is an enrolment token as its zone lists it: nothing that could enrol.
+type EnrolmentTokenInfo struct {
+	ID             string    `json:"id"`
+	Role           mesh.Role `json:"role"`
+	Namespace      string    `json:"namespace,omitempty"`
+	ServiceAccount string    `json:"serviceAccount,omitempty"`
+	Name           string    `json:"name,omitempty"`
+	Expires        time.Time `json:"expires"`
+	Limit          int       `json:"limit"`
+	Used           int       `json:"used"`
+	Revoked        bool      `json:"revoked,omitempty"`
+}
+
+// EnrolmentTokens lists the enrolment tokens of a zone, used up and ended ones included.
+func (c *Client) EnrolmentTokens(ctx context.Context) ([]EnrolmentTokenInfo, error) {
+	var out struct {
+		Items []EnrolmentTokenInfo `json:"items"`
+	}
+	err := c.Fetch(ctx, "/enrolmenttokens", &out)
+	return out.Items, err
 }
 
 // CreateEnrolmentToken makes an enrolment token, at a zone.

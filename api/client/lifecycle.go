@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 	"time"
 
@@ -167,4 +168,65 @@ func (c *Client) ZoneDrain(ctx context.Context, zone string) (Drain, error) {
 	var out Drain
 	err := c.Fetch(ctx, zonePath(zone, "drain"), &out)
 	return out, err
+}
+
+// ProxyDrainRequest takes one workload or ingress out of use, at its zone.
+// POST /api/v1/namespaces/{namespace}/workloads/{name}/drain, POST /api/v1/ingresses/{name}/drain.
+type ProxyDrainRequest struct {
+	Reason string `json:"reason,omitempty"` // for the log
+	// Force drains a workload even if the others lack capacity. The last ingress of a zone is never drained.
+	Force bool `json:"force,omitempty"`
+}
+
+// ProxyDrain is the answer to it, and to undrain.
+type ProxyDrain struct {
+	Proxy    mesh.ProxyID `json:"proxy"`
+	Draining bool         `json:"draining"`
+	// Services for which a workload answers, as namespace/name.
+	Services []string `json:"services,omitempty"`
+}
+
+// ProxyRevocation is the answer of POST .../workloads/{name}/revoke and .../ingresses/{name}/revoke, at a zone:
+// the proxy's registration has ended.
+type ProxyRevocation struct {
+	Proxy    mesh.ProxyID `json:"proxy"`
+	Identity string       `json:"identity"` // SPIFFE ID
+	// CertificateUntil is until when others still take its last certificate for what it is.
+	CertificateUntil time.Time `json:"certificateUntil,omitzero"`
+	// Token with which it had enrolled, ended too so that it can't enrol again; empty if that was gone.
+	Token string `json:"token,omitempty"`
+}
+
+// proxyPath is a workload or ingress at its zone.
+func proxyPath(p mesh.ProxyID, verb string) string {
+	if p.Role == mesh.RoleIngress {
+		return "/ingresses/" + url.PathEscape(p.Name) + "/" + verb
+	}
+	return "/namespaces/" + url.PathEscape(p.Namespace) + "/workloads/" + url.PathEscape(p.Name) + "/" + verb
+}
+
+// DrainProxy takes a workload or an ingress out of use.
+func (c *Client) DrainProxy(ctx context.Context, p mesh.ProxyID, r ProxyDrainRequest) (ProxyDrain, error) {
+	var out ProxyDrain
+	err := c.Post(ctx, proxyPath(p, "drain"), r, &out)
+	return out, err
+}
+
+// UndrainProxy takes that back.
+func (c *Client) UndrainProxy(ctx context.Context, p mesh.ProxyID) (ProxyDrain, error) {
+	var out ProxyDrain
+	err := c.Post(ctx, proxyPath(p, "undrain"), ProxyDrainRequest{}, &out)
+	return out, err
+}
+
+// RevokeProxy ends the registration of a workload's sidecar or of an ingress.
+func (c *Client) RevokeProxy(ctx context.Context, p mesh.ProxyID) (ProxyRevocation, error) {
+	var out ProxyRevocation
+	err := c.Post(ctx, proxyPath(p, "revoke"), struct{}{}, &out)
+	return out, err
+}
+
+// RevokeEnrolmentToken ends an enrolment token; what has enrolled with it stays.
+func (c *Client) RevokeEnrolmentToken(ctx context.Context, id string) error {
+	return c.do(ctx, request{method: http.MethodDelete, path: "/api/v1/enrolmenttokens/" + url.PathEscape(id)}, nil)
 }

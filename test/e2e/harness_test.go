@@ -405,7 +405,8 @@ func (z *zone) workloadOn(on *host, name string, settings ...map[string]any) *wo
 	for _, s := range settings {
 		maps.Copy(config, s)
 	}
-	p := z.startProxy(on, "sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name, Labels: map[string]string{"app": name}}, config)
+	labels, _ := config["labels"].(map[string]string)
+	p := z.startProxy(on, "sidecar", name, client.EnrolmentTokenRequest{Role: mesh.RoleSidecar, Namespace: "shop", ServiceAccount: name, Labels: labels}, config)
 	w := &workload{proxy: p, zone: z}
 	w.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		i, err := p.info()

@@ -40,6 +40,8 @@ type session struct {
 	// sound are resources of which it is known that the zone has not refused them, so that their acks need no look
 	// into the store; forgotten when they are many.
 	sound map[mesh.Key]struct{}
+	// complaints are about statements, the zone's own and others' that it did not take.
+	complaints complaints
 }
 
 // end says goodbye and makes sure that the session ends even if nobody listens.
@@ -84,7 +86,7 @@ func (s *Server) Session(stream grpc.BidiStreamingServer[federationpb.ZoneFrame,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	x := &session{server: s, zone: zone, identity: id, expires: leaf.NotAfter, cancel: cancel, done: make(chan struct{}), sound: map[mesh.Key]struct{}{}}
+	x := &session{server: s, zone: zone, identity: id, expires: leaf.NotAfter, cancel: cancel, done: make(chan struct{}), sound: map[mesh.Key]struct{}{}, complaints: complaints{}}
 	if err := s.open(ctx, x, hello); err != nil {
 		return s.answered(ctx, "session", zone, from, err)
 	}
@@ -379,8 +381,11 @@ func (x *session) Handle(ctx context.Context, e federation.Effect) error {
 	case federation.StatementRejected:
 		x.server.metrics.statements.WithLabelValues(x.zone, "other", "refused").Inc()
 		x.server.cfg.Log.WarnContext(ctx, "statement refused", "zone", x.zone, "says_zone", printable(e.Statement.GetZone()), "reason", e.Reason)
+		x.settle(about(e.Statement.GetKind(), e.Statement.GetSubject()), e.Reason)
 	case federation.StatementAnswered:
-		if r := e.Ack.GetRefused(); r != "" {
+		r := e.Ack.GetRefused()
+		x.settle(about(e.Ack.GetKind(), e.Ack.GetSubject())+" of "+printable(e.Ack.GetZone()), r)
+		if r != "" {
 			x.server.cfg.Log.WarnContext(ctx, "zone refused another zone's statement", "zone", x.zone,
 				"of", e.Ack.GetZone(), "kind", e.Ack.GetKind(), "subject", e.Ack.GetSubject(), "reason", r)
 		}

@@ -44,8 +44,10 @@ func (x *session) Statement(ctx context.Context, st *federationpb.Statement) (st
 	if err != nil {
 		s.metrics.statements.WithLabelValues(x.zone, kindLabel(st.GetKind()), "refused").Inc()
 		s.cfg.Log.WarnContext(ctx, "statement refused", "zone", x.zone, "kind", kindLabel(st.GetKind()), "sequence", st.GetSequence(), "error", err)
+		x.settle(about(st.GetKind(), st.GetSubject()), err.Error())
 		return err.Error(), nil
 	}
+	x.settle(about(st.GetKind(), st.GetSubject()), "")
 	s.metrics.statements.WithLabelValues(x.zone, kindLabel(st.GetKind()), "kept").Inc()
 	if !kept {
 		return "", nil // it, or a newer one, is here already

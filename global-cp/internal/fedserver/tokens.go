@@ -76,6 +76,12 @@ func (s *Server) CreateToken(ctx context.Context, zone string, ttl time.Duration
 	return text, TokenInfo{ID: id, Zone: zone, Created: now, Expires: t.Expires}, nil
 }
 
+// Connected reports whether the zone has a session, with whichever replica.
+func (s *Server) Connected(ctx context.Context, zone string) (bool, error) {
+	z, _, _, err := getJSON[mesh.ZoneStatus](ctx, s.cfg.Store, BucketZones, zone)
+	return z.Connected, err
+}
+
 // Tokens lists a zone's tokens, used and unused.
 func (s *Server) Tokens(ctx context.Context, zone string) ([]TokenInfo, error) {
 	recs, _, err := s.cfg.Store.ListRecords(ctx, bucketTokens, "")

@@ -276,6 +276,9 @@ func (c *CA) Lookup(serial string) (mesh.ProxyID, bool) {
 	return e.Proxy, ok
 }
 
+// CertifiedUntil is when the last of a proxy's certificates ends that were not replaced or revoked; zero for none.
+func (c *CA) CertifiedUntil(p mesh.ProxyID) time.Time { return c.ledger.until(p) }
+
 // ServerCertificate is an identity.CertSource: the control plane's own <trust domain>/fed/zone-cp
 // with the root at the end of the chain, for agents that know only the pin. It is renewed at half
 // its life.

@@ -145,6 +145,19 @@ func (l *ledger) lookup(serial string) (entry, bool) {
 	return e, true
 }
 
+// until is the latest end of a proxy's certificates.
+func (l *ledger) until(p mesh.ProxyID) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var latest time.Time
+	for _, serial := range l.serials[p] {
+		if at := l.entries[serial].NotAfter; at.After(latest) {
+			latest = at
+		}
+	}
+	return latest
+}
+
 func (l *ledger) append(e entry) error {
 	line, err := json.Marshal(e)
 	if err != nil {

@@ -89,12 +89,12 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 	}()
 
 	accepted := false
-	var severed <-chan struct{} // of the word that was sent
-	var wake <-chan struct{}    // nil until the agent says that it understands
+	var more <-chan struct{} // closed when there may be more to tell
+	var wake <-chan struct{} // nil until the agent says that it understands
 	for {
 		select {
-		case <-severed:
-			if severed = t.tellSevered(stream); severed == nil {
+		case <-more:
+			if more = s.tell(stream); more == nil {
 				return nil // the stream is gone; the lease runs on
 			}
 		case <-wake:
@@ -136,7 +136,7 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 			}}); err != nil {
 				return nil // the stream is gone; the lease runs on
 			}
-			if severed = t.tellSevered(stream); severed == nil {
+			if more = s.tell(stream); more == nil {
 				return nil
 			}
 		}

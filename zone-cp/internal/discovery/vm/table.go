@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -52,7 +53,7 @@ type Table struct {
 	sessions uint64
 	unsaved  map[mesh.ProxyID]bool
 	picture  *discovery.Picture // nil after a change
-	severed  severed
+	word     word
 }
 
 // known is what survives a restart: the value of a record.
@@ -94,7 +95,7 @@ func NewTable(lease, forgetAfter time.Duration) *Table {
 		rearm:   make(chan struct{}, 1),
 		entries: make(map[mesh.ProxyID]*entry),
 		unsaved: make(map[mesh.ProxyID]bool),
-		severed: severed{replaced: make(chan struct{})},
+		word:    word{changed: make(chan struct{})},
 	}
 }
 
@@ -154,6 +155,10 @@ type Session struct {
 	table *Table
 	id    mesh.ProxyID
 	n     uint64
+
+	// What its agent was told; of the stream's goroutine.
+	severed []netip.AddrPort
+	drained bool
 }
 
 // open begins a stream of the proxy and fences the one before; fence is called when a newer stream
@@ -243,6 +248,7 @@ func (t *Table) Drain(id mesh.ProxyID, draining bool) error {
 		e.Draining = draining
 		t.save(id)
 		t.touchPicture()
+		t.spread()
 	}
 	return nil
 }
@@ -253,6 +259,17 @@ func (s *Session) leave() error {
 		s.table.drop(e)
 		return true
 	})
+}
+
+// Expel ends a proxy's stream and forgets it. It may come back unless it can't authenticate any more.
+func (t *Table) Expel(id mesh.ProxyID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.entries[id]; e != nil {
+		t.drop(e)
+		t.save(id)
+		t.touchPicture()
+	}
 }
 
 // lost says that the stream broke. The lease runs on.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
 )
 
 // agentStream is the zone's end of a stream whose other end is the test.
@@ -65,4 +66,43 @@ func TestSever(t *testing.T) {
 	if list := (<-early.notices).GetSever().GetAddresses(); len(list) != 2 || list[1].GetIp() != "2001:db8::1" {
 		t.Errorf("then %v", list)
 	}
+}
+
+// A drain is told once, also on a new stream, and so is its end.
+func TestDrainIsTold(t *testing.T) {
+	table := NewTable(DefaultLease, DefaultForgetAfter)
+	s := table.open(web, "spiffe://a.example/ns/shop/sa/web", func(error) {})
+	if err := s.workload(policy.Workload{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	agent := &agentStream{notices: make(chan *enrolpb.ZoneNotice, 8)}
+	more := s.tell(agent)
+	expect := func(want ...bool) {
+		t.Helper()
+		for _, w := range want {
+			select {
+			case n := <-agent.notices:
+				if d, ok := n.GetNotice().(*enrolpb.ZoneNotice_Drain); !ok || d.Drain != w {
+					t.Errorf("it was told %v", n)
+				}
+			default:
+				t.Error("it was told nothing")
+			}
+		}
+		if len(agent.notices) > 0 {
+			t.Errorf("it was told more: %v", <-agent.notices)
+		}
+	}
+	expect()
+	for _, draining := range []bool{true, false, true} {
+		if err := table.Drain(web, draining); err != nil {
+			t.Fatal(err)
+		}
+		<-more
+		more = s.tell(agent)
+		expect(draining)
+	}
+	s = table.open(web, "spiffe://a.example/ns/shop/sa/web", func(error) {})
+	s.tell(agent)
+	expect(true)
 }

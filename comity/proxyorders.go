@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/mesh"
+)
+
+// proxyRef reads workload/NAME or ingress/NAME. Where no namespace is said, a workload must be in one only.
+func (r *remote) proxyRef(ctx context.Context, arg, namespace string) (mesh.ProxyID, error) {
+	kind, name, ok := strings.Cut(arg, "/")
+	id := mesh.ProxyID{Role: mesh.RoleIngress, Name: name}
+	if kind == "workload" || kind == "workloads" {
+		id.Role, id.Namespace = mesh.RoleSidecar, namespace
+	}
+	if !ok || name == "" || id.Role == mesh.RoleIngress && kind != "ingress" && kind != "ingresses" {
+		return id, usage("%q is neither workload/NAME nor ingress/NAME", arg)
+	}
+	if id.Role == mesh.RoleIngress || namespace != "" {
+		return id, nil
+	}
+	list, err := r.Proxies(ctx, "")
+	if err != nil {
+		return id, err
+	}
+	var found []string
+	for _, p := range list {
+		if p.Proxy.Role == mesh.RoleSidecar && p.Proxy.Name == name {
+			found = append(found, p.Proxy.Namespace)
+		}
+	}
+	slices.Sort(found)
+	switch found = slices.Compact(found); len(found) {
+	case 0:
+		return id, notFound("there is no workload %q in any namespace", name)
+	case 1:
+		id.Namespace = found[0]
+		return id, nil
+	}
+	return id, usage("workload %q is in several namespaces: say -n with one of %s", name, strings.Join(found, ", "))
+}
+
+// orderRef is how what was ordered about is written.
+func orderRef(p mesh.ProxyID) string {
+	if p.Role == mesh.RoleIngress {
+		return "ingress/" + p.Name
+	}
+	return "workload/" + p.Name
+}
+
+// proxyCommand is a command that orders something about workloads and ingresses, one after the other.
+func (s *shell) proxyCommand(cmd *cobra.Command, do func(ctx context.Context, r *remote, p mesh.ProxyID) error) *cobra.Command {
+	var namespace string
+	cmd.Args = cobra.MinimumNArgs(1)
+	cmd.ValidArgsFunction = s.completeProxies
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		r, err := s.remote()
+		if err != nil {
+			return err
+		}
+		for _, arg := range args {
+			p, err := r.proxyRef(cmd.Context(), arg, namespace)
+			if err == nil {
+				err = do(cmd.Context(), r, p)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace of workloads (default: the one that has the name)")
+	must(cmd.RegisterFlagCompletionFunc("namespace", s.completeNamespace))
+	return cmd
+}
+
+// completeProxies completes workload/NAME and ingress/NAME.
+func (s *shell) completeProxies(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var out []candidate
+	s.ask(cmd, func(ctx context.Context, r *remote) error {
+		list, err := r.Proxies(ctx, "")
+		for _, p := range filterProxies(list, nil, flagOf(cmd, "namespace")) {
+			out = append(out, candidate{orderRef(p.Proxy), p.Proxy.Namespace})
+		}
+		return err
+	})
+	return offer(typed, without(out, args))
+}
+
+func (s *shell) drainCommand() *cobra.Command {
+	var req client.ProxyDrainRequest
+	cmd := s.proxyCommand(&cobra.Command{
+		Use:   "drain workload/NAME... | ingress/NAME...",
+		Short: "Take workloads or ingresses out of use, at their zone",
+		Long: `drain has everybody send a workload no new requests, or the other zones leave an ingress. Requests and connections
+under way go on. It holds, also over restarts, until undrain or until the proxy leaves.
+
+A workload is drained only if what is left of each of its services, here and in zones that can be reached, has the threshold's
+part (FailoverPolicy, 70 % unless said) of the whole ready; the last ingress of a zone never is. A whole zone is drained
+at global: comity zone drain.`,
+		Example: "  comity --context west drain workload/pay-1 -n shop\n  comity --context west drain ingress/main\n  comity --context west undrain workload/pay-1",
+	}, func(ctx context.Context, r *remote, p mesh.ProxyID) error {
+		d, err := r.DrainProxy(ctx, p, req)
+		if err != nil {
+			return err
+		}
+		return s.showProxyDrain(d)
+	})
+	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for the log")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "a workload even if the others lack capacity")
+	return cmd
+}
+
+func (s *shell) undrainCommand() *cobra.Command {
+	return s.proxyCommand(&cobra.Command{
+		Use: "undrain workload/NAME... | ingress/NAME...", Short: "Take workloads or ingresses back into use, at their zone",
+	}, func(ctx context.Context, r *remote, p mesh.ProxyID) error {
+		d, err := r.UndrainProxy(ctx, p)
+		if err != nil {
+			return err
+		}
+		return s.showProxyDrain(d)
+	})
+}
+
+func (s *shell) showProxyDrain(d client.ProxyDrain) error {
+	if done, err := writeValue(s.out, s.output, d); done {
+		return err
+	}
+	line := orderRef(d.Proxy)
+	switch {
+	case s.output == formatName:
+	case !d.Draining:
+		line += " is in use"
+	case d.Proxy.Role == mesh.RoleIngress:
+		line += " is drained: other zones leave it"
+	default:
+		line += " is drained: it gets no new requests"
+		if len(d.Services) > 0 {
+			line += " to " + strings.Join(d.Services, ", ")
+		}
+	}
+	_, err := fmt.Fprintln(s.out, clean(line))
+	return err
+}
+
+func (s *shell) revokeCommand() *cobra.Command {
+	var yes bool
+	cmd := s.proxyCommand(&cobra.Command{
+		Use:   "revoke workload/NAME... | ingress/NAME...",
+		Short: "End the registration of a workload's sidecar or of an ingress, at its zone",
+		Long: `revoke is for a proxy whose key is in wrong hands. It leaves the endpoints at once, its streams to the zone end, and neither
+its certificate nor the token with which it came lets it in again; a new token does.
+
+Certificates are not looked up on the way of a request: others take its last one for what it is until that ends, which is
+said. To end what its identity may do at once, deny it with an AuthorizationPolicy.`,
+		Example: "  comity --context west revoke workload/pay-1 -n shop",
+	}, func(ctx context.Context, r *remote, p mesh.ProxyID) error {
+		if !yes {
+			if err := s.confirm(orderRef(p)+" is not let in any more until somebody makes a new token for it.", p.Name); err != nil {
+				return err
+			}
+		}
+		v, err := r.RevokeProxy(ctx, p)
+		if err != nil {
+			return err
+		}
+		if done, err := writeValue(s.out, s.output, v); done {
+			return err
+		}
+		if s.output == formatName {
+			_, err := fmt.Fprintln(s.out, clean(orderRef(p)))
+			return err
+		}
+		if v.Token != "" {
+			s.say("enrolment token %s is revoked too", clean(v.Token))
+		}
+		if !v.CertificateUntil.IsZero() {
+			s.say("its certificate as %s is taken for what it is until %s", clean(v.Identity), v.CertificateUntil.UTC().Format(time.RFC3339))
+		}
+		_, err = fmt.Fprintln(s.out, clean(orderRef(p)+" revoked"))
+		return err
+	})
+	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
+	return cmd
+}
