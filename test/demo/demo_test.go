@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/comity-mesh/comity/api/client"
 )
 
 var bin string
@@ -143,6 +145,33 @@ func TestBreakAndFix(t *testing.T) {
 	await(t, 20*time.Second, "all zones and proxies", func() bool { return d.whole(t) })
 }
 
+// TestLinkCut cuts the way between two zones. Both notice, the third reaches both, all are connected to global, and the
+// shop goes on.
+func TestLinkCut(t *testing.T) {
+	d := start(t)
+	reach := func(want bool) {
+		t.Helper()
+		begin := time.Now()
+		for _, way := range [][2]string{{"aws-east", "onprem"}, {"onprem", "aws-east"}} {
+			await(t, time.Minute, fmt.Sprintf("%s to say that it reaches %s: %t", way[0], way[1], want), func() bool {
+				links := d.links(t, way[0])
+				return links[way[1]] == want && links["gcp-west"]
+			})
+		}
+		t.Logf("both zones say reachable: %t after %s", want, time.Since(begin).Round(10*time.Millisecond))
+	}
+	reach(true)
+	d.order(t, "break", "onprem:aws-east")
+	reach(false)
+	if !d.whole(t) {
+		t.Error("a zone or a proxy has lost its control plane, though only the data path is cut")
+	}
+	before := d.orders(t)
+	await(t, time.Minute, "orders during the cut", func() bool { return d.orders(t) >= before+20 })
+	d.order(t, "fix")
+	reach(true)
+}
+
 // TestKilledBroken kills the demo itself with -9 while something of it is broken: nothing is left either.
 func TestKilledBroken(t *testing.T) {
 	d := start(t)
@@ -233,6 +262,33 @@ func (d *running) killed(t *testing.T) {
 	}
 }
 
+// links asks a zone which others it reaches.
+func (d *running) links(t *testing.T, zone string) map[string]bool {
+	t.Helper()
+	var state struct {
+		Zones map[string]string `json:"zones"`
+	}
+	if err := json.Unmarshal(must(os.ReadFile(filepath.Join(d.dir, "demo.json")))(t), &state); err != nil {
+		t.Fatal(err)
+	}
+	c := must(client.New(client.Config{Server: state.Zones[zone], Token: strings.TrimSpace(string(must(os.ReadFile(filepath.Join(d.dir, "tokens", zone+".token")))(t)))}))(t)
+	out := map[string]bool{}
+	for _, l := range must(c.Overview(t.Context()))(t).Links {
+		if l.Zone == zone {
+			out[l.To] = l.Probed && l.Reachable
+		}
+	}
+	return out
+}
+
+// orders counts those of both shoppers that went well.
+func (d *running) orders(t *testing.T) (n uint64) {
+	for _, s := range status(t, d.dir).Shoppers {
+		n += s.OK
+	}
+	return n
+}
+
 // gone waits until the demo has ended and nothing of it is left.
 func (d *running) gone(t *testing.T) {
 	t.Helper()
@@ -258,6 +314,9 @@ type demoStatus struct {
 	ProxiesConnected int      `json:"proxiesConnected"`
 	Zones            []any    `json:"zones"`
 	Broken           []string `json:"broken"`
+	Shoppers         map[string]struct {
+		OK uint64 `json:"ok"`
+	} `json:"shoppers"`
 }
 
 func status(t *testing.T, dir string) demoStatus {

@@ -48,7 +48,7 @@ func (d *Demo) Check(ctx context.Context) error {
 		}
 		fmt.Fprintf(d.opts.Out, "%s %d %s (%.1fs)\n", sign, i+1, s.title, time.Since(begin).Seconds())
 		for _, f := range facts {
-			fmt.Fprintf(d.opts.Out, "      %s\n", f)
+			fmt.Fprintf(d.opts.Out, "      %s\n", clip(f))
 		}
 		if err != nil {
 			fmt.Fprintf(d.opts.Out, "      failed: %v\n", err)
@@ -65,6 +65,15 @@ func (d *Demo) Check(ctx context.Context) error {
 		return &fault.Error{Code: "DEMO-CHECK", What: fmt.Sprintf("%d of %d steps did not hold", failed, len(steps)), Try: "look into " + d.path("logs"), Exit: fault.ExitCheckFailed}
 	}
 	return nil
+}
+
+// clip keeps a fact on a line that can be read; whole answers of services are long.
+func clip(fact string) string {
+	const most = 170
+	if len(fact) > most {
+		return strings.ToValidUTF8(fact[:most], "") + "..."
+	}
+	return fact
 }
 
 // viaSidecar sends one request of a workload's through its sidecar, as the workload would.
