@@ -200,8 +200,8 @@ func (s *server) overviewOf(ctx context.Context, z client.ZoneOverview, o *clien
 		return err
 	}
 	for _, other := range o.Zones {
-		if other.Spec.Revoked == nil || other.Name == z.Name || s.cfg.Mode == ModeGlobal && !z.Status.Joined {
-			continue
+		if other.Spec.Revoked == nil || z.Spec.Revoked != nil || s.cfg.Mode == ModeGlobal && !z.Status.Joined {
+			continue // nothing to obey, or nobody who would be asked to
 		}
 		if w, ok := obeys[other.Name]; !ok || w.Applied < other.Revision || w.Acked < w.Total {
 			f.unconfirmed[other.Name] = append(f.unconfirmed[other.Name], z.Name)

@@ -22,7 +22,7 @@ async function open(url, options = {}) {
   page.on("console", (m) => ["error", "warning"].includes(m.type()) && complaints.push(m.text()));
   page.on("pageerror", (e) => complaints.push(e.message));
   page.on("request", (r) => new URL(r.url()).origin !== new URL(url).origin && complaints.push(`asked for ${r.url()}`));
-  page.setDefaultTimeout(15_000);
+  page.setDefaultTimeout(30_000);
   await page.goto(url);
   return { page, context, complaints };
 }

@@ -15,10 +15,13 @@ await page.getByLabel("Token").fill(readFileSync(tokenFile, "utf8").trim());
 await page.getByRole("button", { name: "Sign in" }).click();
 await page.getByRole("status").filter({ hasText: /^Live$/ }).waitFor();
 // Zones have told of their traffic.
-await page.getByRole("button", { name: / requests a second$/ }).nth(2).waitFor({ timeout: 60_000 });
+await page.getByRole("button", { name: /, [1-9][\d.]* requests a second$/ }).nth(2).waitFor({ timeout: 60_000 });
 if (command) {
   execFileSync(command, args);
-  await page.getByRole("region", { name: "Needs attention" }).getByText(/ is (down|away from global)$/).first().waitFor({ timeout: 60_000 });
+  await page.getByRole("region", { name: "Needs attention" }).getByText(/ is down$/).first().waitFor({ timeout: 60_000 });
+  await page.getByRole("region", { name: "Needs attention" }).getByText(/^shop\/pay /).first().waitFor({ timeout: 60_000 });
+  // What went to the zone goes to the other one.
+  await page.getByRole("button", { name: /^aws-east to onprem, .* (5|6|7|8|9|10)[\d.]* requests a second/ }).waitFor({ timeout: 60_000 });
 }
 await page.mouse.move(0, 0);
 await page.screenshot({ path: out });
