@@ -76,11 +76,14 @@ func (e *estate) settled(t testing.TB) {
 	good := 0
 	await(t, "west serves", func() error {
 		by, err := e.ask(t.Context())
-		if err != nil || by != "west" {
-			good = 0
-			return fmt.Errorf("%s answers, %v", by, err)
+		if good++; err == nil && by != "west" {
+			err = fmt.Errorf("%q answers", by)
 		}
-		if good++; good < 50 {
+		if err != nil {
+			good = 0
+			return err
+		}
+		if good < 50 {
 			return errors.New("not for long")
 		}
 		return nil
@@ -136,7 +139,7 @@ func steady(t testing.TB, l *openloop.Load, from time.Time, zone string, window 
 			return good
 		})
 		if !ok {
-			return fmt.Errorf("the last other request was answered by %q, in %s, %v", last.By, last.Took, last.Err)
+			return fmt.Errorf("the last other request was answered by %q, in %s, with error %q", last.By, last.Took, fmt.Sprint(last.Err))
 		}
 		return nil
 	})

@@ -53,8 +53,11 @@ func run(args []string) (code int, err error) {
 	}
 	pid := cmd.Process.Pid
 	var status syscall.WaitStatus
-	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil || !status.Stopped() {
-		return 0, fmt.Errorf("the program did not stop at its start: %v, %v", status, err)
+	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil {
+		return 0, fmt.Errorf("wait for the program's start: %w", err)
+	}
+	if !status.Stopped() {
+		return 0, fmt.Errorf("the program did not stop at its start: status %#x", uint32(status))
 	}
 	if err := patch(pid, int32(offset/time.Second)); err != nil {
 		return 0, errors.Join(err, cmd.Process.Kill())
