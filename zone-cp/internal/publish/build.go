@@ -114,7 +114,7 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("view %s of %s: %w", key, x.ID, err))
 			if next[key] = p.views[key]; next[key] == nil {
-				next[key] = &view{common: bare} // nothing is published: its proxies keep what they have
+				next[key] = newView(nil, newShelf(nil)) // nothing is published: its proxies keep what they have
 			}
 			continue
 		}
@@ -154,7 +154,7 @@ func (p *Publisher) compose(x topology.Proxy, tr *translate.Translator) (*view, 
 		return nil, err
 	}
 	if len(common.invalid) > 0 { // what takes its place may be another in each view
-		own, common = slices.Concat(own, common.list), bare
+		own, common = slices.Concat(own, common.list), newShelf(nil)
 	}
 	return newView(p.withoutInvalid(key, own, before), common), nil
 }
@@ -203,7 +203,7 @@ type invalidResource struct {
 // what is no longer there.
 func (p *Publisher) assign(proxies []topology.Proxy, next map[snapshot.ViewKey]*view, blamed map[mesh.ProxyID]blame) {
 	type pair struct{ from, to snapshot.ViewKey }
-	diffs, d := map[pair]blame{}, differ{}
+	diffs, d := map[pair]blame{}, newDiffer()
 	present := make(map[mesh.ProxyID]struct{}, len(proxies))
 	for _, x := range proxies {
 		to := snapshot.ViewKey(x.ViewKey)
@@ -267,7 +267,9 @@ func (p *Publisher) publishEndpoints(t *topology.Topology, plans translate.Plans
 				b.add(r)
 			}
 			if len(list) > 0 {
-				failed = errors.Join(failed, p.server.PublishEndpoints(key, p.cursor.Revision, list))
+				if err := p.server.PublishEndpoints(key, p.cursor.Revision, list); err != nil {
+					v.failed, failed = true, errors.Join(failed, err)
+				}
 				v.replace(list, moved)
 			}
 			built[key] = b

@@ -30,8 +30,6 @@ type shelf struct {
 	invalid []envoy.Invalid
 }
 
-var bare = &shelf{}
-
 func newView(own []envoy.Resource, common *shelf) *view {
 	v := &view{own: make(map[resourceName]envoy.Resource, len(own)), common: common}
 	for _, r := range own {
@@ -144,12 +142,17 @@ func (b blame) add(r envoy.Resource) {
 }
 
 // differ compares what is published before and after a build, and shelves once each.
-type differ struct{ shelves map[[2]*shelf]blame }
+type differ struct {
+	shelves map[[2]*shelf]blame
+	nothing *view
+}
+
+func newDiffer() differ { return differ{map[[2]*shelf]blame{}, newView(nil, newShelf(nil))} }
 
 // views collects the sources of every Envoy resource in which two views differ. before may be nil.
-func (d *differ) views(before, after *view) blame {
+func (d differ) views(before, after *view) blame {
 	if before == nil {
-		before = &view{common: bare}
+		before = d.nothing
 	}
 	out := blame{}
 	for name, r := range after.own {
@@ -167,7 +170,7 @@ func (d *differ) views(before, after *view) blame {
 	return out
 }
 
-func (d *differ) common(before, after *shelf) blame {
+func (d differ) common(before, after *shelf) blame {
 	if before == after {
 		return nil
 	}
@@ -190,9 +193,6 @@ func (d *differ) common(before, after *shelf) blame {
 		if _, ok := after.at[nameOf(old)]; !ok {
 			out.add(old)
 		}
-	}
-	if d.shelves == nil {
-		d.shelves = map[[2]*shelf]blame{}
 	}
 	d.shelves[way] = out
 	return out
