@@ -78,22 +78,31 @@ func TestServerDies(t *testing.T) {
 	server.Kill()
 	// Its processes take a moment to notice, and may serve until then.
 	last := mesh.Revision(1)
-	eventually(t, "a write is refused", func() error {
-		r, err := put(t.Context(), s, "b", fmt.Sprint(last))
-		if err == nil {
-			last = r.Revision
-			return errors.New("it was written")
-		}
-		if !errors.Is(err, store.ErrUnavailable) {
-			t.Fatalf("a write: %v", err)
-		}
-		return nil
-	})
-	if _, err := s.Get(t.Context(), mesh.Key{Origin: "global", Kind: "Zone", Name: "a"}); !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("a read: %v", err)
-	}
-	if _, err := s.PutRecords(t.Context(), "b", store.RecordWrite{Key: "k"}); !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("a record: %v", err)
+	for what, call := range map[string]func() error{
+		"an apply": func() error {
+			r, err := put(t.Context(), s, "b", fmt.Sprint(last))
+			last = max(last, r.Revision)
+			return err
+		},
+		"a read": func() error {
+			_, err := s.Get(t.Context(), mesh.Key{Origin: "global", Kind: "Zone", Name: "a"})
+			return err
+		},
+		"a record": func() error {
+			_, err := s.PutRecords(t.Context(), "b", store.RecordWrite{Key: "k"})
+			return err
+		},
+	} {
+		eventually(t, what+" is refused", func() error {
+			err := call()
+			if err == nil {
+				return errors.New("it was served")
+			}
+			if !errors.Is(err, store.ErrUnavailable) {
+				t.Fatalf("%s: %v", what, err)
+			}
+			return nil
+		})
 	}
 	if err := server.Start(t.Context()); err != nil {
 		t.Fatal(err)

@@ -48,8 +48,8 @@ func (s *standing) before(known mesh.Cursor) bool {
 	return s.at.Incarnation == known.Incarnation && s.at.Revision < known.Revision
 }
 
-// greet looks at a database over a new connection, before it is used: whether its schema is ours, it can be written,
-// and it is where it was. If it is not, a new incarnation begins.
+// greet looks at a database over a new connection, before it is used: whether it can be written,
+// and is where it was. If it is not, a new incarnation begins.
 func (s *Store) greet(ctx context.Context, conn *pgx.Conn) error {
 	var standby bool
 	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil {
@@ -58,8 +58,11 @@ func (s *Store) greet(ctx context.Context, conn *pgx.Conn) error {
 	if standby {
 		return fmt.Errorf("%w: it is a standby, which can only be read", store.ErrUnavailable)
 	}
-	if err := checkSchema(ctx, conn); err != nil {
-		return err
+	if s.hub.Cursor().Incarnation == "" {
+		// Only when the store is opened: a newer release may migrate while this one still runs.
+		if err := checkSchema(ctx, conn); err != nil {
+			return err
+		}
 	}
 	for {
 		var now standing

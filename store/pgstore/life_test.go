@@ -182,7 +182,7 @@ func TestRestore(t *testing.T) {
 	})
 	t.Run("in place, under a replica that runs", func(t *testing.T) {
 		w := watch(t, s, head(t, s))
-		run("pg_restore", "--clean", "--single-transaction", "-d", name(d), dump)
+		run("pg_restore", "--clean", "--if-exists", "--single-transaction", "-d", name(d), dump)
 		incarnationEnds(t, w)
 		if after := head(t, s); after.Incarnation == before.Incarnation || after.Revision != 1 {
 			t.Errorf("head %v, was %v", after, before)
@@ -253,6 +253,13 @@ func TestMigrate(t *testing.T) {
 	}
 	if _, err := pgstore.Open(t.Context(), d, pgstore.Options{}); !errors.Is(err, pgstore.ErrNewerSchema) {
 		t.Errorf("a newer schema: %v", err)
+	}
+	// Who runs already goes on, over new connections too.
+	if _, err := shared.Run(t.Context(), "psql", "-qc", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+name(d)+"'"); err != nil {
+		t.Fatal(err)
+	}
+	if rev := mustPut(t, s, "b", "{}"); rev != 2 {
+		t.Errorf("revision %d", rev)
 	}
 	if _, err := pgstore.Migrate(t.Context(), d, pgstore.MigrateOptions{}); !errors.Is(err, pgstore.ErrNewerSchema) {
 		t.Errorf("migrating a newer schema: %v", err)

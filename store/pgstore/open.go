@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"sync"
 	"time"
@@ -48,7 +49,7 @@ func (d Database) configure() (*pgxpool.Config, error) {
 	}
 	c := cfg.ConnConfig
 	c.ConnectTimeout = connectLimit
-	for key, value := range map[string]string{
+	maps.Copy(c.RuntimeParams, map[string]string{
 		"search_path":      schema,
 		"application_name": "comity global-cp",
 		// A replica that stops in the middle of a transaction, or is cut off, must not hold up the others.
@@ -56,9 +57,7 @@ func (d Database) configure() (*pgxpool.Config, error) {
 		"lock_timeout":                        "10000",
 		"statement_timeout":                   "14000",
 		"tcp_user_timeout":                    "10000",
-	} {
-		c.RuntimeParams[key] = value
-	}
+	})
 	cfg.BeforeConnect = d.unlock
 	return cfg, nil
 }
