@@ -28,7 +28,8 @@ of its workloads, all on loopback addresses, without root. Ctrl-C ends everythin
 
 With --check it plays a story instead: requests across zones, refusals, a change of permission; then, under 200 GETs a second of
 which none may fail: a zone killed, global killed, a zone's control plane killed meanwhile, a zone drained, a zone
-revoked. It prints each step with its figures and ends with 0 only if every step held; it takes about two minutes.`,
+revoked. It prints each step with its figures and ends with 0 only if every step held; it takes about
+40 seconds on two cores.`,
 		Example: `  comity demo
   eval "$(bin/comity demo env)"; comity get zones      # in another terminal
   comity demo break onprem; comity demo fix
