@@ -146,9 +146,6 @@ func (p *Publisher) compose(x topology.Proxy, tr *translate.Translator) (*view, 
 	if err != nil {
 		return nil, err
 	}
-	if p.spoil != nil {
-		own = p.spoil(own)
-	}
 	common, err := p.shelf(shared)
 	if err != nil {
 		return nil, err
@@ -156,7 +153,11 @@ func (p *Publisher) compose(x topology.Proxy, tr *translate.Translator) (*view, 
 	if len(common.invalid) > 0 { // what takes its place may be another in each view
 		own, common = slices.Concat(own, common.list), newShelf(nil)
 	}
-	return newView(p.withoutInvalid(key, own, before), common), nil
+	own = p.withoutInvalid(key, own, before)
+	if p.spoil != nil {
+		own = p.spoil(own)
+	}
+	return newView(own, common), nil
 }
 
 // withoutInvalid replaces what breaks the protocol's own rules, and would make an Envoy refuse all that

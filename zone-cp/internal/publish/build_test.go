@@ -10,6 +10,7 @@ import (
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/xds/envoy"
+	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/snapshot"
 	"github.com/comity-mesh/comity/xds/topology"
 )
@@ -109,5 +110,27 @@ func TestWhatAChangeCosts(t *testing.T) {
 	}
 	if st := p.reports.pending["failover/east"]["shop/s0"]; st == nil {
 		t.Error("nothing was told of the service")
+	}
+}
+
+// What breaks the protocol's rules in what views share is left out of each of them, and the rest is published.
+func TestInvalidInCommon(t *testing.T) {
+	p := small(t, 2)
+	common := &ir.Proxy{Clusters: []ir.Cluster{{Name: "good", Protocol: ir.Bytes, ConnectTimeout: 1, Fixed: &ir.HostPort{Address: "127.0.0.1", Port: 1}}, {Name: "", Protocol: ir.Bytes, ConnectTimeout: 1}}}
+	p.shelves = map[*ir.Proxy]*shelf{}
+	s, err := p.shelf(common)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.invalid) != 1 || len(s.list) != 2 {
+		t.Fatalf("%d of %d are invalid: %v", len(s.invalid), len(s.list), s.invalid)
+	}
+	left := p.withoutInvalid("a", s.list, nil)
+	if len(left) != 1 || left[0].Name != "good" || len(p.invalid) == 0 {
+		t.Errorf("left: %v; told: %v", left, p.invalid)
+	}
+	old := newView([]envoy.Resource{{Type: envoy.TypeCluster, Name: "", Version: "good", Body: nil}}, newShelf(nil))
+	if left = p.withoutInvalid("b", s.list, old); len(left) != 2 || left[1].Version != "good" {
+		t.Errorf("the last good one does not stay: %v", left)
 	}
 }

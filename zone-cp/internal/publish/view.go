@@ -104,13 +104,14 @@ func (p *Publisher) shelf(shared *ir.Proxy) (*shelf, error) {
 	if err != nil {
 		return nil, err
 	}
+	built := list
 	if p.spoil != nil {
 		list = p.spoil(list)
 	}
 	s := p.shelved(list)
 	if s == nil {
 		s = newShelf(list)
-		s.invalid = p.cache.Validate(list)
+		s.invalid = p.cache.Validate(built)
 	}
 	p.shelves[shared] = s
 	return s, nil
