@@ -220,6 +220,38 @@ func TestReplicasSurviveTheDatabase(t *testing.T) {
 	eventually(t, "the zone is shown as it is", func() bool { return all[0].zoneStatus("east").Connected == r.alive() })
 }
 
+// A backup restored under a living session: the zone gives up what the store no longer has, and goes on from there.
+func TestRestoreUnderASession(t *testing.T) {
+	all, server := newReplicas(t, 1)
+	g := all[0]
+	g.addZone("east")
+	z := newZone(t, g, "east")
+	z.join()
+	r := z.connect()
+	write := func(name string) {
+		g.apply(resource(mesh.KindHTTPRoute, mesh.OriginGlobal, "shop", name, map[string]any{}))
+	}
+	write("kept")
+	eventually(t, "the zone has what is in the backup", func() bool { return z.has(route("kept")) })
+	dump := filepath.Join(t.TempDir(), "dump")
+	if _, err := server.Run(t.Context(), "pg_dump", "-Fc", "-n", "comity", "-f", dump, "postgres"); err != nil {
+		t.Fatal(err)
+	}
+	write("lost")
+	eventually(t, "the zone has what came later", func() bool { return z.has(route("lost")) })
+	if _, err := server.Run(t.Context(), "pg_restore", "--clean", "--if-exists", "--single-transaction", "-d", "postgres", dump); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the zone gives up what is not there any more", func() bool {
+		if !r.alive() {
+			r = z.connect()
+		}
+		return !z.has(route("lost")) && z.has(route("kept"))
+	})
+	write("new")
+	eventually(t, "the zone goes on", func() bool { return z.has(route("new")) })
+}
+
 func TestAnotherRootIsRefused(t *testing.T) {
 	g := newGlobal(t)
 	for range 2 { // its own, once and again
