@@ -12,6 +12,7 @@ import (
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
 )
 
@@ -41,6 +42,10 @@ func (s *Server) Revocation(ctx context.Context, zone string) (client.Revocation
 	if err != nil {
 		return client.Revocation{}, err
 	}
+	trust, err := s.trustSettings(ctx)
+	if err != nil {
+		return client.Revocation{}, err
+	}
 	fresh := map[string]confirmation{}
 	for _, z := range list {
 		if z.zone == zone || !z.status.Joined || s.isRevoked(ctx, z.zone) {
@@ -49,7 +54,7 @@ func (s *Server) Revocation(ctx context.Context, zone string) (client.Revocation
 		c, known := said.Confirmed[z.zone]
 		one := client.RevocationZone{Zone: z.zone, Connected: z.status.Connected, Confirmed: known, At: c.At, Acked: c.Acked, Total: c.Total}
 		if !known {
-			if one, err = s.confirmation(ctx, zone, *said, z); err != nil {
+			if one, err = s.confirmation(ctx, zone, *said, z, trust); err != nil {
 				return client.Revocation{}, err
 			}
 			if one.Confirmed {
@@ -63,6 +68,19 @@ func (s *Server) Revocation(ctx context.Context, zone string) (client.Revocation
 	return out, s.keepConfirmations(ctx, zone, fresh)
 }
 
+// trustSettings are those of the mesh.
+func (s *Server) trustSettings(ctx context.Context) (policy.TrustSettings, error) {
+	var c policy.MeshConfig
+	r, err := s.cfg.Store.Get(ctx, mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindMeshConfig, Name: "default"})
+	if err == nil {
+		err = json.Unmarshal(r.Spec, &c)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return policy.TrustSettings{}, fmt.Errorf("read the trust lease: %w", err)
+	}
+	return c.TrustSettings(), nil
+}
+
 func (s *Server) isRevoked(ctx context.Context, zone string) bool {
 	spec, err := s.zone(ctx, zone)
 	return err == nil && spec.Revoked != nil
@@ -70,8 +88,8 @@ func (s *Server) isRevoked(ctx context.Context, zone string) bool {
 
 // confirmation reads from a zone's statuses how far it has cut off another one. What it says of the revision as
 // a whole is exact; where newer revisions have taken its place, the Zone's own status tells.
-func (s *Server) confirmation(ctx context.Context, revoked string, r revocation, z zoneRecord) (client.RevocationZone, error) {
-	c := client.RevocationZone{Zone: z.zone, Connected: z.status.Connected, TrustUntil: r.TrustUntil}
+func (s *Server) confirmation(ctx context.Context, revoked string, r revocation, z zoneRecord, trust policy.TrustSettings) (client.RevocationZone, error) {
+	c := client.RevocationZone{Zone: z.zone, Connected: z.status.Connected}
 	done, at, err := s.progressIn(ctx, z.zone, revoked, r.Revision, &c)
 	if err != nil {
 		return c, err
@@ -83,8 +101,13 @@ func (s *Server) confirmation(ctx context.Context, revoked string, r revocation,
 		c.At = at.UTC()
 		c.Confirmed = !s.cfg.Now().Before(c.At)
 	}
-	if c.Confirmed {
-		c.TrustUntil = time.Time{}
+	if !c.Connected && !c.Confirmed {
+		// Without global it believes nobody any more when the lease since it last heard of global has ended.
+		if trust.Keep {
+			c.Message = "it goes on believing the others without global (MeshConfig.spec.trust.afterLease: Keep)"
+		} else {
+			c.TrustUntil = z.status.LastSeen.Add(trust.Lease)
+		}
 	}
 	return c, nil
 }

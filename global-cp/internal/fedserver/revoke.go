@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/comity-mesh/comity/api/client"
-	"github.com/comity-mesh/comity/federation"
-	"github.com/comity-mesh/comity/federation/fedstore"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
@@ -28,8 +26,6 @@ type revocation struct {
 	At       time.Time     `json:"at"`
 	Actor    string        `json:"actor,omitempty"`
 	Reason   string        `json:"reason,omitempty"`
-	// TrustUntil is when the lease of the zone's newest bundle ends, after which nobody believes it.
-	TrustUntil time.Time `json:"trustUntil,omitzero"`
 	// Confirmed are the zones that run without it, as first seen.
 	Confirmed map[string]confirmation `json:"confirmed,omitempty"`
 }
@@ -107,10 +103,6 @@ func (s *Server) enforceRevocation(ctx context.Context, zone, actor string) erro
 	}
 	s.joining.Lock()
 	defer s.joining.Unlock()
-	until, err := s.bundleLease(ctx, zone)
-	if err != nil {
-		return err
-	}
 	const why = "the zone was revoked"
 	id, _, joined, err := getJSON[zoneIdentity](ctx, s.cfg.Store, bucketIDs, zone)
 	if err != nil || joined && spec.lapsed(id) {
@@ -119,7 +111,7 @@ func (s *Server) enforceRevocation(ctx context.Context, zone, actor string) erro
 	if joined && id.Revoked == nil {
 		id, err = update(ctx, s.cfg.Store, bucketIDs, zone, func(id *zoneIdentity, _ bool) error {
 			if id.Revoked == nil {
-				id.Revoked = &revocation{Revision: spec.resource.Changed, At: spec.resource.ChangedAt.UTC(), Actor: actor, Reason: spec.Revoked.Reason, TrustUntil: until}
+				id.Revoked = &revocation{Revision: spec.resource.Changed, At: spec.resource.ChangedAt.UTC(), Actor: actor, Reason: spec.Revoked.Reason}
 			}
 			return nil
 		})
@@ -163,20 +155,6 @@ func (s *Server) revokedAgain(ctx context.Context, zone string, spec zoneResourc
 		return nil
 	}
 	return err
-}
-
-// bundleLease is when the lease of the zone's newest bundle ends; zero if it has none here.
-func (s *Server) bundleLease(ctx context.Context, zone string) (time.Time, error) {
-	list, err := fedstore.Statements(ctx, s.cfg.Store, zone)
-	if err != nil {
-		return time.Time{}, err
-	}
-	for _, st := range list {
-		if st.GetKind() == federation.StatementBundle {
-			return time.UnixMilli(st.GetLeaseUntilMs()).UTC(), nil
-		}
-	}
-	return time.Time{}, nil
 }
 
 // Admit says what is wrong with a Zone that would undo a revocation by being made anew under the trust domain
