@@ -3,6 +3,7 @@ package envoy
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -98,7 +99,7 @@ func TestPeerChain(t *testing.T) {
 	m.gate.update(t, gate(without), "listener_manager.lds.update_success")
 	if _, err := fromThree.ReadString('\n'); err == nil {
 		t.Error("zone three's connection goes on")
-	} else if e, ok := err.(net.Error); ok && e.Timeout() {
+	} else if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		t.Error("zone three's connection was not closed")
 	}
 	if _, _, err := open(mesh.PeerSNI("three", "two")); err == nil {

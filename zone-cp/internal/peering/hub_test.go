@@ -17,7 +17,6 @@ import (
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/dataplane/peerpb"
 	"github.com/comity-mesh/comity/federation"
-	"github.com/comity-mesh/comity/federation/federationpb"
 	"github.com/comity-mesh/comity/federation/fedstore"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/mesh"
@@ -559,5 +558,5 @@ func TestHeldStatementsOnDisk(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("%v", []*federationpb.Statement(list))
+	t.Errorf("%v", list)
 }
