@@ -153,7 +153,7 @@ func (b *bench) start(ctx context.Context) error {
 	for i := range names {
 		names[i] = fmt.Sprintf("zone-%02d", i)
 	}
-	if err := b.fill(ctx, append(names, "whole")); err != nil {
+	if err := b.fill(ctx, slices.Concat(names, []string{"whole"})); err != nil {
 		return err
 	}
 	if err := b.startFleet(ctx, names); err != nil {

@@ -48,7 +48,8 @@ type fleet struct {
 	failed  chan error
 	names   *names
 
-	disconnect context.CancelFunc // ends the ADS streams
+	open       context.Context    //nolint:containedctx // the life of the ADS streams
+	disconnect context.CancelFunc // ends them
 	streams    sync.WaitGroup
 }
 
@@ -124,26 +125,19 @@ func each(ctx context.Context, list []*proxy, do func(context.Context, *proxy) e
 // connect opens the streams, which last for life.
 func (f *fleet) connect(ctx, life context.Context) error {
 	if f.disconnect == nil {
-		var streams context.Context
-		streams, f.disconnect = context.WithCancel(life)
-		for _, p := range f.proxies {
-			p.streams = streams
-		}
+		f.open, f.disconnect = context.WithCancel(life)
 	}
+	open := f.open
 	var idle []*proxy
 	for _, p := range f.proxies {
-		if p.open.Load() {
-			continue
+		if !p.open.Load() {
+			idle = append(idle, p)
 		}
-		if p.streams == nil {
-			p.streams = f.proxies[0].streams
-		}
-		idle = append(idle, p)
 	}
 	return each(ctx, idle, func(ctx context.Context, p *proxy) error {
 		var s *stream
 		err := again(ctx, func() (err error) {
-			s, err = p.connect()
+			s, err = p.connect(open)
 			return err
 		})
 		if err != nil {
@@ -151,7 +145,7 @@ func (f *fleet) connect(ctx, life context.Context) error {
 		}
 		f.streams.Go(func() {
 			defer p.open.Store(false)
-			if err := s.run(); err != nil && p.streams.Err() == nil {
+			if err := s.run(); err != nil && open.Err() == nil {
 				select {
 				case f.failed <- fmt.Errorf("stream of %s: %w", p.id, err):
 				default:

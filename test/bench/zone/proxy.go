@@ -28,13 +28,12 @@ type proxy struct {
 	number int
 	names  *names
 
-	key     *ecdsa.PrivateKey
-	cert    *tls.Certificate
-	bundle  identity.Bundle
-	lease   *grpc.ClientConn
-	streams context.Context //nolint:containedctx // the life of all streams of the fleet
-	open    atomic.Bool
-	have    *holding // what it has of an earlier stream
+	key    *ecdsa.PrivateKey
+	cert   *tls.Certificate
+	bundle identity.Bundle
+	lease  *grpc.ClientConn
+	open   atomic.Bool
+	have   *holding // what it has of an earlier stream
 }
 
 func newProxy(token identity.EnrolToken, name string, number int, n *names) *proxy {

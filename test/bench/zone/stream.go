@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"maps"
 	"slices"
 
@@ -48,14 +49,15 @@ type stream struct {
 	listening bool
 }
 
-// connect opens a stream and asks for everything, with the versions of an earlier one if there are any.
-func (p *proxy) connect() (*stream, error) {
-	conn, _, err := p.dial(p.streams, p.mutual())
+// connect opens a stream that lasts as long as ctx, and asks for everything, with the versions of an earlier one if
+// there are any.
+func (p *proxy) connect(ctx context.Context) (*stream, error) {
+	conn, _, err := p.dial(ctx, p.mutual())
 	if err != nil {
 		return nil, err
 	}
 	s := &stream{p: p, conn: conn}
-	if s.adsStream, err = discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(p.streams); err != nil {
+	if s.adsStream, err = discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
