@@ -89,7 +89,7 @@ func summary(r openloop.Record) string {
 
 // underLoad plays a scene while a workload asks for balances, which home answers at first, and at the end demands that no
 // request failed. The scene's facts come before those of the load.
-func (d *Demo) underLoad(ctx context.Context, workload, home string, scene func(l *load) ([]string, error)) ([]string, error) {
+func (d *Demo) underLoad(ctx context.Context, workload string, scene func(l *load) ([]string, error)) ([]string, error) {
 	l, err := d.startLoad(ctx, workload, home)
 	if err != nil {
 		return nil, err

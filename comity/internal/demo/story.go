@@ -35,7 +35,7 @@ func (d *Demo) checkZoneDeath(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts, err := d.underLoad(ctx, asker, home, func(l *load) ([]string, error) {
+	facts, err := d.underLoad(ctx, asker, func(l *load) ([]string, error) {
 		killed := time.Now()
 		report, err := d.Break(ctx, home, quiet)
 		if err != nil {
@@ -93,7 +93,7 @@ func (d *Demo) checkAlone(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts, err := d.underLoad(ctx, asker, home, func(l *load) ([]string, error) {
+	facts, err := d.underLoad(ctx, asker, func(l *load) ([]string, error) {
 		report, err := d.Break(ctx, faultGlobal, quiet)
 		if err != nil {
 			return nil, err
@@ -231,7 +231,7 @@ func (d *Demo) peerWord(ctx context.Context, zone string, since time.Time) (stri
 func (d *Demo) checkZoneCPDeath(ctx context.Context) ([]string, error) {
 	const zone = "gcp-west"
 	z := d.zones[d.zoneIndex(zone)]
-	return d.underLoad(ctx, asker, home, func(*load) ([]string, error) {
+	return d.underLoad(ctx, asker, func(*load) ([]string, error) {
 		before, err := d.rebuilds(ctx, z)
 		if err != nil {
 			return nil, err
@@ -262,7 +262,7 @@ func (d *Demo) checkZoneCPDeath(ctx context.Context) ([]string, error) {
 			}
 		}
 		if len(touched) > 0 {
-			return facts, fmt.Errorf("Envoys rebuilt something: %s", strings.Join(touched, "; "))
+			return facts, fmt.Errorf("some Envoys rebuilt something: %s", strings.Join(touched, "; "))
 		}
 		return append(facts, fmt.Sprintf("in all this none of its %d Envoys added, changed or removed a cluster or a listener (its own counters)", len(after))), nil
 	})
@@ -325,7 +325,7 @@ func (d *Demo) zoneChange(ctx context.Context, zone, workload string) ([]string,
 
 // checkGlobalBack is step 9.
 func (d *Demo) checkGlobalBack(ctx context.Context) ([]string, error) {
-	return d.underLoad(ctx, asker, home, func(*load) ([]string, error) {
+	return d.underLoad(ctx, asker, func(*load) ([]string, error) {
 		fixed, err := d.Fix(ctx, faultGlobal, quiet)
 		if err != nil {
 			return nil, err

@@ -24,7 +24,7 @@ func (d *Demo) checkDrain(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	facts, err := d.underLoad(ctx, asker, home, func(l *load) (facts []string, err error) {
+	facts, err := d.underLoad(ctx, asker, func(l *load) (facts []string, err error) {
 		_, err = d.global.DrainZone(ctx, standby, client.DrainRequest{Reason: "comity demo --check"})
 		if fault.ExitCode(err) != fault.ExitConflict {
 			return nil, fmt.Errorf("a drain of %s, without which carts are nowhere: %w, want a refusal", standby, err)
@@ -97,7 +97,7 @@ const ends = 5 * time.Second
 // checkRevocation is step 11, and the last: the zone does not come back.
 func (d *Demo) checkRevocation(ctx context.Context) ([]string, error) {
 	const zone, other = "gcp-west", "cart-a1"
-	return d.underLoad(ctx, other, home, func(*load) ([]string, error) {
+	return d.underLoad(ctx, other, func(*load) ([]string, error) {
 		var doomed, others []*talk
 		for _, t := range []struct {
 			list     *[]*talk

@@ -169,7 +169,7 @@ const helloTimeout = 10 * time.Second
 func (w *wire) carry(ctx context.Context, s *site, caller net.Conn, behind string) {
 	defer w.hold(ctx, s, caller)()
 	_ = caller.SetReadDeadline(time.Now().Add(helloTimeout))
-	name, hello := serverName(caller)
+	name, hello := serverName(ctx, caller)
 	_ = caller.SetReadDeadline(time.Time{})
 	source, _, _ := strings.Cut(name, ".")
 	way := linkOf(source, s.zone)
@@ -228,7 +228,7 @@ func reset(c net.Conn) {
 }
 
 // serverName reads a TLS client's first words and returns the name in them, if there is one, and all that was read.
-func serverName(c net.Conn) (name string, read []byte) {
+func serverName(ctx context.Context, c net.Conn) (name string, read []byte) {
 	var seen bytes.Buffer
 	// The handshake ends before it answers anything: what answers is behind the wire.
 	_ = tls.Server(listenOnly{Conn: c, in: io.TeeReader(c, &seen)}, &tls.Config{ //nolint:gosec // no session comes of it
@@ -236,7 +236,7 @@ func serverName(c net.Conn) (name string, read []byte) {
 			name = h.ServerName
 			return nil, errors.New("heard enough")
 		},
-	}).Handshake()
+	}).HandshakeContext(ctx)
 	return name, seen.Bytes()
 }
 

@@ -100,7 +100,7 @@ func TestServerName(t *testing.T) {
 	for _, said := range []string{"GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01", ""} {
 		ours, theirs := net.Pipe()
 		go func() { _, _ = io.WriteString(theirs, said); _ = theirs.Close() }()
-		name, read := serverName(ours)
+		name, read := serverName(t.Context(), ours)
 		rest, err := io.ReadAll(ours)
 		if got := string(read) + string(rest); name != "" || got != said || err != nil {
 			t.Errorf("said %q: name %q, read %q, %v", said, name, got, err)
