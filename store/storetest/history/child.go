@@ -161,7 +161,10 @@ func (c *child) watch(ctx context.Context, seen chan mesh.Revision) error {
 		w, err = c.store.Watch(ctx, c.From)
 		return err
 	})
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return nil // it was stopped before there was anything to see
+	case err != nil:
 		return fmt.Errorf("watch: %w", err)
 	}
 	defer w.Close()
