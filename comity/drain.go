@@ -45,8 +45,9 @@ func (s *shell) zoneDrain() *cobra.Command {
 holds until undrain. It is refused where the other zones' ready capacity is below what is presumed to be asked for: the
 threshold's part (FailoverPolicy, 70 % unless said) of what all zones have when whole.
 
-With --wait it shows what still goes there, and ends when every connected zone says that nothing does. A service that no
-other zone has keeps its last backend, and is named. If the command is interrupted, the drain goes on.`,
+With --wait it shows what still goes there, and ends when every zone has said that nothing does. A zone that is away from
+global is waited for and named: its data path may still send. A service that no other zone has keeps its last backend, and
+is named. If the command is interrupted, the drain goes on.`,
 		Example: "  comity zone drain aws-east --over 60s --wait --reason \"new kernel\"\n  comity zone undrain aws-east",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: s.completeZone,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -109,9 +110,13 @@ func (s *shell) zoneLeave() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leave ZONE",
 		Short: "Drain a zone, then remove it from the mesh",
-		Long: `leave drains the zone, and when nothing has gone there for 5 seconds it removes the zone: its identity at global, its
-exports and its endpoints everywhere. The zone goes on by itself with what is its own. Global carries it out: it goes on
-if this command is interrupted, or global restarts, and undrain takes it back until the zone is gone.`,
+		Long: `leave drains the zone, and when every zone has said for 5 seconds that nothing goes there it removes the zone: its
+identity at global, its exports and its endpoints everywhere. The zone goes on by itself with what is its own. Global
+carries it out: it goes on if this command is interrupted, or global restarts, and undrain takes it back until the zone
+is gone.
+
+A zone that is away from global, the leaving one included, is waited for. --force does without its word, while any zone is
+connected at all.`,
 		Example: "  comity zone leave onprem --over 60s --wait",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: s.completeZone,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -141,6 +146,7 @@ if this command is interrupted, or global restarts, and undrain takes it back un
 		},
 	}
 	f.add(cmd, "the zone is removed")
+	cmd.Flags().Lookup("force").Usage += ", and without the word of zones that are away"
 	return cmd
 }
 
@@ -177,16 +183,25 @@ func stillThere(d client.Drain) string {
 		}
 	}
 	line := fmt.Sprintf("%s: %s, heard by %d of %d connected zones", d.Zone, strings.ToLower(d.State), heeding, connected)
-	var rest []string
+	var rest, away []string
 	for _, z := range d.Zones {
 		if z.Share > 0 {
 			rest = append(rest, fmt.Sprintf("%s %.0f%%", z.Zone, z.Share*100))
 		}
+		if z.Awaited && !z.Connected {
+			away = append(away, z.Zone)
+		}
 	}
-	if len(rest) == 0 {
-		return line + "; nothing goes there"
+	switch {
+	case len(rest) > 0:
+		line += "; goes there still: " + strings.Join(rest, ", ")
+	case len(away) == 0:
+		line += "; nothing goes there"
 	}
-	return line + "; goes there still: " + strings.Join(rest, ", ")
+	if len(away) > 0 {
+		line += "; waits for zones that are away: " + strings.Join(away, ", ")
+	}
+	return line
 }
 
 func (s *shell) showDrain(d client.Drain) error {
@@ -211,7 +226,10 @@ func (s *shell) showDrain(d client.Drain) error {
 		}
 	}
 	for _, z := range d.Zones {
-		if !z.Connected {
+		switch {
+		case z.Awaited && !z.Connected:
+			s.say("zone %s is away, and is waited for: it may still send, and hears of the drain when it comes back", clean(z.Zone))
+		case !z.Connected && !z.Heeds:
 			s.say("zone %s is not connected; it hears of it when it comes back", clean(z.Zone))
 		}
 	}

@@ -40,6 +40,8 @@ type Drain struct {
 	Reason string `json:"reason,omitempty"`
 	// Leave removes the zone from the mesh when nothing goes to it any more.
 	Leave bool `json:"leave,omitempty"`
+	// Force, with Leave, does not wait for zones that are away from global.
+	Force bool `json:"force,omitempty"`
 }
 
 // Revocation says why a zone is not trusted any more.

@@ -67,7 +67,8 @@ type DrainRequest struct {
 	Over string `json:"over,omitempty"`
 	// Reason is for people.
 	Reason string `json:"reason,omitempty"`
-	// Force drains even if the other zones lack capacity.
+	// Force drains even if the other zones lack capacity; to leave, it also does without the word of zones that are
+	// away from global.
 	Force bool `json:"force,omitempty"`
 }
 
@@ -86,19 +87,21 @@ type Drain struct {
 	Since  time.Time `json:"since,omitzero"`
 	Over   string    `json:"over,omitempty"`
 	Reason string    `json:"reason,omitempty"`
-	// Done: every zone that is connected says that nothing goes there any more, but for services that nobody else
-	// has (DrainService.Last).
+	// Done: every zone has said that nothing goes there any more, but for services that nobody else has
+	// (DrainService.Last). A zone that is away from global counts by what it said last: its data path goes on.
 	Done     bool           `json:"done"`
 	Zones    []DrainZone    `json:"zones"`
 	Services []DrainService `json:"services"` // those of which something still goes there
 }
 
-// DrainZone is what one zone, which may be the drained one itself, still sends to the drained zone.
+// DrainZone is what one zone, which may be the drained one itself, still sends to the drained zone, as it said last.
 type DrainZone struct {
 	Zone      string `json:"zone"`
 	Connected bool   `json:"connected"`
 	// Heeds says that the zone has applied the drain.
 	Heeds bool `json:"heeds"`
+	// Awaited says that Done waits for this zone.
+	Awaited bool `json:"awaited,omitempty"`
 	// Share is the largest of its services' shares, 0 to 1.
 	Share float64 `json:"share"`
 	// Requests a second that were counted lately.

@@ -44,7 +44,7 @@ func (s *Server) Drain(ctx context.Context, zone string, r client.DrainRequest, 
 				return &CapacityError{Zone: zone, Missing: missing}
 			}
 		}
-		z.Drain = &policy.Drain{Over: gatewayv1.Duration(r.Over), Reason: r.Reason, Leave: leave}
+		z.Drain = &policy.Drain{Over: gatewayv1.Duration(r.Over), Reason: r.Reason, Leave: leave, Force: leave && r.Force}
 		return nil
 	})
 	if err != nil {
@@ -65,7 +65,9 @@ func (s *Server) Undrain(ctx context.Context, zone string, by By) (client.Drain,
 	return s.DrainOf(ctx, zone)
 }
 
-// DrainOf reports what still goes to a zone. ErrNoZone.
+// DrainOf reports what still goes to a zone, and who is waited for: every zone that has not said that it heeds the drain
+// and sends nothing there. One that is away is waited for, too, for its data path may still send; by force it is not,
+// unless all are away: then nobody has said anything since this server began. ErrNoZone.
 func (s *Server) DrainOf(ctx context.Context, zone string) (client.Drain, error) {
 	spec, err := s.zone(ctx, zone)
 	if err != nil {
@@ -83,6 +85,8 @@ func (s *Server) DrainOf(ctx context.Context, zone string) (client.Drain, error)
 		}
 	}
 	sent := p.sentTo(zone)
+	skipAway := spec.Drain != nil && spec.Drain.Leave && spec.Drain.Force &&
+		slices.ContainsFunc(p.zones, func(z zoneRecord) bool { return z.status.Connected })
 	for _, z := range p.zones {
 		one := client.DrainZone{Zone: z.zone, Connected: z.status.Connected}
 		var acked client.RevocationZone
@@ -101,9 +105,10 @@ func (s *Server) DrainOf(ctx context.Context, zone string) (client.Drain, error)
 				one.Requests += t.Requests
 			}
 		}
-		if one.Connected {
-			out.Done = out.Done && one.Heeds && blocked == 0
+		if spec.Drain != nil && (one.Connected || !skipAway) {
+			one.Awaited = !one.Heeds || blocked > 0
 		}
+		out.Done = out.Done && !one.Awaited
 		out.Zones = append(out.Zones, one)
 	}
 	out.Services = append(out.Services, sent...)
@@ -120,7 +125,7 @@ func (p *picture) sentTo(zone string) []client.DrainService {
 		for _, f := range p.failover[z.zone] {
 			n := serviceName{f.Namespace, f.Service}
 			t, ok := p.target(z.zone, n, zone)
-			if !ok || t.Share <= 0 || !z.status.Connected {
+			if !ok || t.Share <= 0 {
 				continue
 			}
 			if byName[n] == nil {

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -83,11 +85,12 @@ func (z *zone) heeds(revision mesh.Revision) {
 type shop struct {
 	*global
 	zones map[string]*zone
+	runs  map[string]*running
 }
 
 // threeShops are three zones that export shop/web with one endpoint each, and use their own.
 func threeShops(t *testing.T) shop {
-	s := shop{newGlobal(t), map[string]*zone{}}
+	s := shop{newGlobal(t), map[string]*zone{}, map[string]*running{}}
 	for _, name := range []string{"east", "west", "north"} {
 		s.addZone(name, "shop")
 		z := newZone(t, s.global, name)
@@ -96,7 +99,7 @@ func threeShops(t *testing.T) shop {
 		st := z.export("shop", "web")
 		r.link.Do(func(zs *federation.ZoneSession) { zs.Offer(st) })
 		z.sends(map[string]float64{name: 1})
-		s.zones[name] = z
+		s.zones[name], s.runs[name] = z, r
 		eventually(t, "global knows "+name, func() bool {
 			p, err := s.server.picture(t.Context())
 			return err == nil && p.exports[serviceName{"shop", "web"}][name].Ready == 1 && len(p.failover[name]) == 1
@@ -188,6 +191,58 @@ func TestDrainIsDoneWhenNobodySendsAnything(t *testing.T) {
 	}
 }
 
+func awaited(d client.Drain) []string {
+	var out []string
+	for _, z := range d.Zones {
+		if z.Awaited {
+			out = append(out, z.Zone)
+		}
+	}
+	return out
+}
+
+// A zone that lost no more than its control path may still send: only its own word, or force, ends the wait.
+func TestADrainWaitsForZonesThatAreAway(t *testing.T) {
+	s := threeShops(t)
+	s.threshold(50)
+	s.zones["east"].sends(map[string]float64{"west": 1})
+	s.runs["north"].disconnect()
+	eventually(t, "north is away", func() bool { return !s.drainOf("east").Zones[1].Connected })
+	force := client.DrainRequest{Force: true}
+	if _, err := s.server.Drain(t.Context(), "east", force, false, admin); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := s.server.zone(t.Context(), "east")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.zones["east"].heeds(spec.resource.Changed)
+	s.zones["west"].heeds(spec.resource.Changed)
+	eventually(t, "only north is waited for", func() bool {
+		d := s.drainOf("east")
+		return !d.Done && slices.Equal(awaited(d), []string{"north"})
+	})
+	if _, err := s.server.Drain(t.Context(), "east", force, true, admin); err != nil {
+		t.Fatal(err)
+	}
+	if spec, err = s.server.zone(t.Context(), "east"); err != nil {
+		t.Fatal(err)
+	}
+	s.zones["east"].heeds(spec.resource.Changed)
+	s.runs["west"].disconnect()
+	eventually(t, "by force nobody who is away is waited for", func() bool { return s.drainOf("east").Done })
+	s.runs["east"].disconnect()
+	eventually(t, "nobody is connected: force does not count", func() bool {
+		d := s.drainOf("east")
+		return !d.Done && slices.Equal(awaited(d), []string{"north", "west"})
+	})
+	r := s.zones["north"].connect()
+	s.zones["north"].heeds(spec.resource.Changed)
+	eventually(t, "north said it", func() bool { return s.drainOf("east").Done })
+	r.disconnect()
+	eventually(t, "what north said stands, west's silence does not", func() bool { return slices.Equal(awaited(s.drainOf("east")), []string{"west"}) })
+}
+
 func TestAZoneLeavesWhenItIsDrained(t *testing.T) {
 	s := threeShops(t)
 	s.threshold(50)
@@ -200,6 +255,20 @@ func TestAZoneLeavesWhenItIsDrained(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.restart() // it goes on
+	if d := s.drainOf("east"); d.Done || !slices.Equal(awaited(d), []string{"east", "north", "west"}) {
+		t.Errorf("nobody is connected, nobody has heard of it: %+v", d)
+	}
+	s.ahead.Store(int64(2 * leaveAfter))
+	since := map[string]time.Time{}
+	for range 2 { // what would be done is done the second time
+		if waiting, err := s.server.removeLeft(t.Context(), since); err != nil || !waiting {
+			t.Fatalf("waiting %v, %v", waiting, err)
+		}
+		s.ahead.Add(int64(2 * leaveAfter))
+	}
+	if _, err := s.store.Get(t.Context(), zoneKey("east")); err != nil {
+		t.Fatalf("removed, though nobody has heard of it: %v", err)
+	}
 	for _, z := range s.zones {
 		z.connect()
 		z.heeds(spec.resource.Changed)
@@ -215,7 +284,7 @@ func TestAZoneLeavesWhenItIsDrained(t *testing.T) {
 	})
 	s.zones["east"].sends(map[string]float64{"west": 0.5, "north": 0.5})
 	eventually(t, "drained", func() bool { return s.drainOf("east").Done })
-	s.ahead.Store(int64(2 * leaveAfter))
+	s.ahead.Add(int64(2 * leaveAfter))
 	eventually(t, "removed", func() bool {
 		_, err := s.store.Get(t.Context(), zoneKey("east"))
 		return errors.Is(err, store.ErrNotFound)
