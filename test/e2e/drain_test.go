@@ -132,7 +132,7 @@ func TestDrains(t *testing.T) {
 	if _, err := east.DrainProxy(ctxOf(t), proxy("east-1"), client.ProxyDrainRequest{}); err != nil {
 		t.Errorf("again: %v", err)
 	}
-	global.apply(fmt.Sprintf(threshold, 70))
+	global.applyEverywhere(fmt.Sprintf(threshold, 70))
 	_, err = east.DrainProxy(ctxOf(t), proxy("east-2"), client.ProxyDrainRequest{})
 	refused("70% of 2 is more than the one that is left", err)
 	if _, err := east.UndrainProxy(ctxOf(t), proxy("east-1")); err != nil {
@@ -147,7 +147,7 @@ func TestDrains(t *testing.T) {
 
 	_, err = global.DrainZone(ctxOf(t), "east", client.DrainRequest{Over: "2s"})
 	refused("70% of 3 is more than west has", err)
-	global.apply(fmt.Sprintf(threshold, 30))
+	global.applyEverywhere(fmt.Sprintf(threshold, 30))
 	if _, err := global.DrainZone(ctxOf(t), "east", client.DrainRequest{Over: "2s"}); err != nil {
 		t.Fatal(err)
 	}

@@ -290,6 +290,15 @@ func (c *controlPlane) apply(docs string) mesh.Revision {
 	return r.Revision
 }
 
+// applyEverywhere is apply, and waits until every connected zone does what it says.
+func (c *controlPlane) applyEverywhere(docs string) {
+	c.t.Helper()
+	revision := c.apply(docs)
+	if err := c.Follow(ctxOf(c.t), revision, func(p client.Progress) bool { return p.Done }); err != nil {
+		c.t.Fatalf("follow revision %d at %s: %v", revision, c.name, err)
+	}
+}
+
 // proxy is a sidecar or ingress with its Envoy.
 type proxy struct {
 	*process

@@ -55,10 +55,10 @@ func TestAZoneAlone(t *testing.T) {
 	other.answers(payHost, 403)
 }
 
-// A workload whose machine dies is shown UNHEALTHY, then it is gone; one that comes back under the same
+// A workload whose machine dies is shown UNHEALTHY, then missed, then forgotten; one that comes back under the same
 // name is the same.
 func TestDeadWorkload(t *testing.T) {
-	z := startZone(t, "mortal", map[string]any{"lease": "4s"})
+	z := startZone(t, "mortal", map[string]any{"lease": "4s", "forgetAfter": "3s"})
 	port := app(t, "pay")
 	z.apply(payService(port) + "---" + allowAll)
 	pay := z.workload("pay")
@@ -90,7 +90,14 @@ func TestDeadWorkload(t *testing.T) {
 		}
 		return err
 	})
-	await(t, "pay is gone", func() error {
+	await(t, "pay is missed: its lease ran out and it did not leave", func() error {
+		s, err := status()
+		if err == nil && !strings.HasPrefix(s.LastError, "lost") {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	await(t, "pay is forgotten", func() error {
 		if s, err := status(); err == nil {
 			return fmt.Errorf("%+v", s)
 		}
