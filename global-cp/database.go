@@ -26,7 +26,7 @@ func openStore(ctx context.Context, s settings, log *slog.Logger) (store.Store, 
 		st, err := sqlitestore.Open(ctx, s.storeFile(), sqlitestore.Options{Log: log})
 		if err != nil {
 			return nil, &fault.Error{Code: "GLOBAL-STORE", What: "the store can't be opened", Err: err,
-				Try: "look whether another global-cp runs on " + s.DataDir, Docs: "docs/configuration.md"}
+				Try: "see that no other global-cp uses " + s.DataDir + ", and that its disk can be written and has room", Docs: "docs/configuration.md"}
 		}
 		return st, nil
 	}

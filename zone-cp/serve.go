@@ -161,7 +161,7 @@ func (z *zone) open(ctx context.Context) error {
 	engine, err := sqlitestore.Open(ctx, filepath.Join(z.cfg.DataDir, "zone.db"), sqlitestore.Options{Log: z.part("store")})
 	if err != nil {
 		return &fault.Error{Code: "STORE-OPEN", What: "the zone's store can't be opened", Err: err,
-			Try: "see that no other zone-cp uses " + z.cfg.DataDir + ", and that the disk has room"}
+			Try: "see that no other zone-cp uses " + z.cfg.DataDir + ", and that its disk can be written and has room"}
 	}
 	z.store = ready.Watch(engine, nil)
 	if z.proxies, err = listen(ctx, "listen.proxies", z.cfg.Listen.Proxies); err != nil {

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -168,6 +169,69 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	if _, err := sqlitestore.Open(t.Context(), filepath.Join(dir, "no", "such", "x.db"), sqlitestore.Options{}); err == nil {
 		t.Error("a missing folder was no error")
+	}
+}
+
+// TestFileCannotGrow: what SQLite's own limit of TestDiskFull can't show. The kernel refuses to let the files grow, under
+// the log and under checkpoints; reads and watches go on, and with room again large writes do too, in the same life.
+func TestFileCannotGrow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	s := open(t, path, sqlitestore.Options{})
+	mustPut(t, s, "first", "{}")
+	before := head(t, s)
+	w, err := s.Watch(t.Context(), mesh.Cursor{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var limit syscall.Rlimit // of this process, whose other tests wait
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	room := func(bytes uint64) {
+		t.Helper()
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: bytes, Max: limit.Max}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { room(limit.Cur) })
+	room(2 << 20)
+	large := `{"a":"` + strings.Repeat("x", 300<<10) + `"}`
+	taken := before.Revision
+	for err == nil && taken < 100 {
+		if _, err = put(t.Context(), s, fmt.Sprintf("large%d", taken), large); err == nil {
+			taken++
+		}
+	}
+	if !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("after %d revisions in 2 MiB: %v", taken, err)
+	}
+	t.Logf("after %d revisions: %v", taken, err)
+	for range 3 {
+		if _, err := put(t.Context(), s, "no", large); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("again: %v", err)
+		}
+	}
+	if r, err := s.Get(t.Context(), mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindZone, Name: "first"}); err != nil || r.Revision != 1 {
+		t.Errorf("a read: %+v, %v", r, err)
+	}
+	if now := head(t, s); now.Revision != taken {
+		t.Errorf("the head is %d, and %d were taken", now.Revision, taken)
+	}
+	room(limit.Cur)
+	for range 10 {
+		mustPut(t, s, fmt.Sprintf("large%d", taken), large)
+		taken++
+	}
+	for want := mesh.Revision(1); want <= taken; want++ {
+		if c, err := w.Next(t.Context()); err != nil || c.Cursor.Revision != want {
+			t.Fatalf("revision %d: %+v, %v", want, c.Cursor, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if now := head(t, open(t, path, sqlitestore.Options{})); now.Incarnation != before.Incarnation || now.Revision != taken {
+		t.Errorf("opened again: %v, was %v with %d revisions", now, before, taken)
 	}
 }
 
