@@ -1,15 +1,21 @@
 package e2e
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/pgbin"
@@ -130,4 +136,66 @@ func keepsAnswers(t testing.TB, to string) string {
 		}
 	})
 	return l.Addr().String()
+}
+
+// holds reports whether a global has the zone's session, by its metrics.
+func (c *controlPlane) holds(zone string) bool {
+	c.t.Helper()
+	r, err := http.Get("http://" + c.api + "/metrics")
+	if err != nil {
+		return false
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	return err == nil && bytes.Contains(text, []byte(`comity_federation_session{zone="`+zone+`"} 1`))
+}
+
+// TestReplicaKilled: two replicas on one Postgres, and a zone that knows both. The one that holds its session is killed with
+// -9: the zone goes to the other by itself, and what is written there reaches it. Then the other way around.
+func TestReplicaKilled(t *testing.T) {
+	addresses := []string{(*host)(nil).somewhere(t), (*host)(nil).somewhere(t)}
+	settings := postgres(t)
+	settings["advertise"] = addresses
+	first, second := newGlobal(t, "global-1", addresses[0], settings), newGlobal(t, "global-2", addresses[1], settings)
+	first.run()
+	for _, file := range []string{"admin.token", "data/kek", "data/authority"} {
+		cmd := exec.Command("cp", "-a", "--parents", file, second.dir)
+		cmd.Dir = first.dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	second.run()
+	east := startZone(t, "east")
+	east.joins(first, "shop")
+	global := map[bool]*controlPlane{true: first, false: second}
+	await(t, "a replica holds the zone's session", func() error {
+		if !first.holds("east") && !second.holds("east") {
+			return errors.New("none does")
+		}
+		return nil
+	})
+	kind, _ := policy.Lookup(string(mesh.KindAuthorizationPolicy))
+	for round := range 2 {
+		dies, stays := global[first.holds("east")], global[!first.holds("east")]
+		dies.kill()
+		killed := time.Now()
+		name := fmt.Sprintf("after-%d", round)
+		stays.apply(strings.Replace(allowAll, "web-calls-pay", name, 1))
+		written := time.Since(killed)
+		await(t, "the zone is connected at the other replica", func() error {
+			if !stays.holds("east") {
+				return errors.New("it is not")
+			}
+			return nil
+		})
+		connected := time.Since(killed)
+		await(t, "what was written there reaches the zone", func() error {
+			_, err := east.Get(ctxOf(t), kind, "shop", name, "")
+			return err
+		})
+		t.Logf("%s killed: written at %s after %s, the zone is connected there after %s and has it after %s", dies.name, stays.name,
+			written.Round(time.Millisecond), connected.Round(time.Millisecond), time.Since(killed).Round(time.Millisecond))
+		dies.run()
+	}
 }
