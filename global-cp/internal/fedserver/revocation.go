@@ -42,10 +42,6 @@ func (s *Server) Revocation(ctx context.Context, zone string) (client.Revocation
 	if err != nil {
 		return client.Revocation{}, err
 	}
-	trust, err := s.trustSettings(ctx)
-	if err != nil {
-		return client.Revocation{}, err
-	}
 	fresh := map[string]confirmation{}
 	for _, z := range list {
 		if z.zone == zone || !z.status.Joined || s.isRevoked(ctx, z.zone) {
@@ -54,7 +50,7 @@ func (s *Server) Revocation(ctx context.Context, zone string) (client.Revocation
 		c, known := said.Confirmed[z.zone]
 		one := client.RevocationZone{Zone: z.zone, Connected: z.status.Connected, Confirmed: known, At: c.At, Acked: c.Acked, Total: c.Total}
 		if !known {
-			if one, err = s.confirmation(ctx, zone, *said, z, trust); err != nil {
+			if one, err = s.confirmation(ctx, zone, *said, z); err != nil {
 				return client.Revocation{}, err
 			}
 			if one.Confirmed {
@@ -68,11 +64,11 @@ func (s *Server) Revocation(ctx context.Context, zone string) (client.Revocation
 	return out, s.keepConfirmations(ctx, zone, fresh)
 }
 
-// trustSettings are those of the mesh.
-func (s *Server) trustSettings(ctx context.Context) (policy.TrustSettings, error) {
+// trustSettings are those that a zone goes by: the MeshConfig's, which only global makes, where that is for the zone.
+func (s *Server) trustSettings(ctx context.Context, zone string) (policy.TrustSettings, error) {
 	var c policy.MeshConfig
 	r, err := s.cfg.Store.Get(ctx, mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindMeshConfig, Name: "default"})
-	if err == nil {
+	if err == nil && r.InScope(zone) {
 		err = json.Unmarshal(r.Spec, &c)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -88,7 +84,7 @@ func (s *Server) isRevoked(ctx context.Context, zone string) bool {
 
 // confirmation reads from a zone's statuses how far it has cut off another one. What it says of the revision as
 // a whole is exact; where newer revisions have taken its place, the Zone's own status tells.
-func (s *Server) confirmation(ctx context.Context, revoked string, r revocation, z zoneRecord, trust policy.TrustSettings) (client.RevocationZone, error) {
+func (s *Server) confirmation(ctx context.Context, revoked string, r revocation, z zoneRecord) (client.RevocationZone, error) {
 	c := client.RevocationZone{Zone: z.zone, Connected: z.status.Connected}
 	done, at, err := s.progressIn(ctx, z.zone, revoked, r.Revision, &c)
 	if err != nil {
@@ -103,6 +99,10 @@ func (s *Server) confirmation(ctx context.Context, revoked string, r revocation,
 	}
 	if !c.Connected && !c.Confirmed {
 		// Without global it believes nobody any more when the lease since it last heard of global has ended.
+		trust, err := s.trustSettings(ctx, z.zone)
+		if err != nil {
+			return c, err
+		}
 		if trust.Keep {
 			c.Message = "it goes on believing the others without global (MeshConfig.spec.trust.afterLease: Keep)"
 		} else {

@@ -278,3 +278,37 @@ func TestRevocationIsConfirmedZoneByZone(t *testing.T) {
 		t.Errorf("all that are connected have confirmed: %+v, %v", rep, err)
 	}
 }
+
+// What is said of a zone that is away is what it goes by: the MeshConfig where it is for the zone.
+func TestTrustEndsAsTheMeshConfigForTheZoneSays(t *testing.T) {
+	g, _, w := twoZones(t)
+	r := w.connect()
+	eventually(t, "west is there", func() bool { return w.has(zoneKey("west")) })
+	r.disconnect()
+	eventually(t, "west is away", func() bool {
+		z, _, _, err := getJSON[mesh.ZoneStatus](t.Context(), g.store, BucketZones, "west")
+		return err == nil && !z.Connected
+	})
+	g.revoke("east")
+	rest := policy.MeshConfig{}.TrustSettings().Lease
+	seen := time.Time{}
+	for _, c := range []struct {
+		zones string // of the MeshConfig, which says 2h; none: there is no MeshConfig
+		lease time.Duration
+	}{{"", rest}, {"east,west", 2 * time.Hour}, {"north", rest}} {
+		if c.zones != "" {
+			spec := map[string]any{"trust": map[string]any{"lease": "2h"}}
+			g.apply(resource(mesh.KindMeshConfig, mesh.OriginGlobal, "", "default", spec, mesh.AnnotationZones, c.zones))
+		}
+		rep, err := g.server.Revocation(t.Context(), "east")
+		if err != nil || len(rep.Zones) != 1 {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+		if seen.IsZero() {
+			seen = rep.Zones[0].TrustUntil.Add(-rest)
+		}
+		if got := rep.Zones[0].TrustUntil.Sub(seen); got != c.lease {
+			t.Errorf("a MeshConfig for %q: trust lasts %v, not %v", c.zones, got, c.lease)
+		}
+	}
+}

@@ -330,16 +330,12 @@ func (p *Publisher) zones() map[string]policy.Zone {
 	return out
 }
 
-// trust is how long the other zones are believed without word from global: as the zone's own MeshConfig says, or else
-// global's.
+// trust is how long the other zones are believed without word from global: as global's MeshConfig says. One of the
+// zone's own, which its API makes for nobody, does not count: global reckons with its own when trust ends.
 func (p *Publisher) trust() policy.TrustSettings {
-	key := mesh.Key{Origin: mesh.Origin(p.cfg.Zone), Kind: mesh.KindMeshConfig, Name: "default"}
-	r, ok := p.resources[key]
-	if !ok {
-		key.Origin = mesh.OriginGlobal
-		if r, ok = p.resources[key]; !ok || !r.InScope(p.cfg.Zone) {
-			return policy.MeshConfig{}.TrustSettings()
-		}
+	r, ok := p.resources[mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindMeshConfig, Name: "default"}]
+	if !ok || !r.InScope(p.cfg.Zone) {
+		return policy.MeshConfig{}.TrustSettings()
 	}
 	spec, err := p.specs.decode(r)
 	if c, ok := spec.(*policy.MeshConfig); err == nil && ok {
