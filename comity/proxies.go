@@ -146,4 +146,7 @@ func describeProxy(field fieldWriter, p mesh.ProxyStatus) {
 	if p.LastError != "" {
 		field("Last error", "%s", p.LastError)
 	}
+	if p.Unsevered != "" {
+		field("Unsevered", "connections to a revoked zone go on until they end by themselves: %s", p.Unsevered)
+	}
 }

@@ -173,7 +173,7 @@ func (a *agent) describe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.severer = newSeverer(func() int { return a.envoy.current().PID }, a.log)
+	a.severer = newSeverer(func() int { return a.envoy.current().PID }, a.changed, a.log)
 	a.attend = newAttendant(spec)
 	a.attend.sever = a.severer.set
 	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime
@@ -393,7 +393,7 @@ func (a *agent) appIs(healthy bool, reason string) {
 func (a *agent) changed() {
 	envoy := a.envoy.current()
 	a.mu.Lock()
-	h := &enrolpb.Health{Healthy: a.app, Reason: a.appReason, EnvoyVersion: envoy.Version, EnvoyReady: envoy.Ready}
+	h := &enrolpb.Health{Healthy: a.app, Reason: a.appReason, EnvoyVersion: envoy.Version, EnvoyReady: envoy.Ready, Unsevered: a.severer.unsevered()}
 	rewrite := a.info.Ready != envoy.Ready
 	a.info.Ready, a.info.EnvoyPID = envoy.Ready, envoy.PID
 	a.mu.Unlock()

@@ -82,16 +82,18 @@ type Ingress struct {
 
 // ProxyStatus is a zone's word about one proxy. Bucket "proxies/<zone>", keyed by ProxyID.String.
 type ProxyStatus struct {
-	Proxy       ProxyID   `json:"proxy"`
-	Zone        string    `json:"zone"`
-	Connected   bool      `json:"connected"`
-	Since       time.Time `json:"since,omitzero"`
-	Identity    string    `json:"identity,omitempty"` // SPIFFE ID
-	Version     string    `json:"version,omitempty"`  // Envoy's
-	Healthy     bool      `json:"healthy"`
-	Applied     Revision  `json:"applied"` // newest revision of the zone's store that the proxy acknowledged in full
-	Nacks       uint64    `json:"nacks"`
-	LastError   string    `json:"lastError,omitempty"`
+	Proxy     ProxyID   `json:"proxy"`
+	Zone      string    `json:"zone"`
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since,omitzero"`
+	Identity  string    `json:"identity,omitempty"` // SPIFFE ID
+	Version   string    `json:"version,omitempty"`  // Envoy's
+	Healthy   bool      `json:"healthy"`
+	Applied   Revision  `json:"applied"` // newest revision of the zone's store that the proxy acknowledged in full
+	Nacks     uint64    `json:"nacks"`
+	LastError string    `json:"lastError,omitempty"`
+	// Unsevered says why its agent could not end its connections to a revoked zone; empty when none are left.
+	Unsevered   string    `json:"unsevered,omitempty"`
 	CertExpires time.Time `json:"certExpires,omitzero"`
 	ObservedAt  time.Time `json:"observedAt"`
 }

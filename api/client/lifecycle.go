@@ -32,8 +32,8 @@ type Revocation struct {
 type RevocationZone struct {
 	Zone      string `json:"zone"`
 	Connected bool   `json:"connected"`
-	// Confirmed: each of its proxies that was concerned runs without the revoked zone, and what was connected
-	// through them has ended, the last of it at At or before.
+	// Confirmed: each of its proxies that was concerned has acknowledged that it runs without the revoked zone, Envoy's
+	// drain time has passed since, and no agent says that it could not end its Envoy's connections. At is when that was so.
 	Confirmed bool      `json:"confirmed"`
 	At        time.Time `json:"at,omitzero"`
 	// Acked of Total proxies that were concerned.

@@ -792,6 +792,7 @@ type Health struct {
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	EnvoyVersion  string                 `protobuf:"bytes,3,opt,name=envoy_version,json=envoyVersion,proto3" json:"envoy_version,omitempty"`
 	EnvoyReady    bool                   `protobuf:"varint,4,opt,name=envoy_ready,json=envoyReady,proto3" json:"envoy_ready,omitempty"`
+	Unsevered     string                 `protobuf:"bytes,5,opt,name=unsevered,proto3" json:"unsevered,omitempty"` // why connections to what Sever names could not be ended; empty when none are left
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -852,6 +853,13 @@ func (x *Health) GetEnvoyReady() bool {
 		return x.EnvoyReady
 	}
 	return false
+}
+
+func (x *Health) GetUnsevered() string {
+	if x != nil {
+		return x.Unsevered
+	}
+	return ""
 }
 
 type ZoneNotice struct {
@@ -1790,13 +1798,14 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\fbind_address\x18\x02 \x01(\tR\vbindAddress\x12\x1d\n" +
 	"\n" +
 	"bind_ports\x18\x03 \x03(\rR\tbindPorts\x12\x14\n" +
-	"\x05peers\x18\x04 \x01(\bR\x05peers\"\x80\x01\n" +
+	"\x05peers\x18\x04 \x01(\bR\x05peers\"\x9e\x01\n" +
 	"\x06Health\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +
 	"\renvoy_version\x18\x03 \x01(\tR\fenvoyVersion\x12\x1f\n" +
 	"\venvoy_ready\x18\x04 \x01(\bR\n" +
-	"envoyReady\"\xe7\x02\n" +
+	"envoyReady\x12\x1c\n" +
+	"\tunsevered\x18\x05 \x01(\tR\tunsevered\"\xe7\x02\n" +
 	"\n" +
 	"ZoneNotice\x127\n" +
 	"\baccepted\x18\x01 \x01(\v2\x19.comity.enrol.v1.AcceptedH\x00R\baccepted\x124\n" +

@@ -47,13 +47,26 @@ func (s *Server) Revocation(ctx context.Context, zone string) (client.Revocation
 		if z.zone == zone || !z.status.Joined || s.isRevoked(ctx, z.zone) {
 			continue
 		}
-		c, known := said.Confirmed[z.zone]
-		one := client.RevocationZone{Zone: z.zone, Connected: z.status.Connected, Confirmed: known, At: c.At, Acked: c.Acked, Total: c.Total}
-		if !known {
+		c, held := said.Confirmed[z.zone]
+		one := client.RevocationZone{Zone: z.zone, Connected: z.status.Connected, Confirmed: !c.At.IsZero(), At: c.At, Acked: c.Acked, Total: c.Total}
+		if !one.Confirmed {
 			if one, err = s.confirmation(ctx, zone, *said, z); err != nil {
 				return client.Revocation{}, err
 			}
-			if one.Confirmed {
+			unsevered, err := s.unsevered(ctx, z.zone)
+			if err != nil {
+				return client.Revocation{}, err
+			}
+			switch {
+			case unsevered != "":
+				one.Confirmed, one.At, one.Message = false, time.Time{}, unsevered
+				if !held {
+					fresh[z.zone] = confirmation{}
+				}
+			case one.Confirmed:
+				if held { // what it waited for has ended since
+					one.At = s.cfg.Now().UTC()
+				}
 				fresh[z.zone] = confirmation{At: one.At, Acked: one.Acked, Total: one.Total}
 			}
 		}
@@ -112,6 +125,19 @@ func (s *Server) confirmation(ctx context.Context, revoked string, r revocation,
 	return c, nil
 }
 
+// unsevered says of which proxies of a zone the agents could not end the connections to revoked zones; empty if of none.
+func (s *Server) unsevered(ctx context.Context, zone string) (string, error) {
+	list, err := statusesOf[mesh.ProxyStatus](ctx, s.cfg.Store, BucketOf(federation.BucketProxies, zone))
+	if err != nil {
+		return "", err
+	}
+	list = slices.DeleteFunc(list, func(p mesh.ProxyStatus) bool { return p.Unsevered == "" })
+	if len(list) == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("%d proxies could not be cut off; %s: %s", len(list), list[0].Proxy, list[0].Unsevered), nil
+}
+
 // progressIn reports whether the proxies of a zone that a revision of a Zone concerned have acknowledged it, and
 // since when that is known here.
 func (s *Server) progressIn(ctx context.Context, zone, subject string, revision mesh.Revision, c *client.RevocationZone) (done bool, at time.Time, err error) {
@@ -157,7 +183,7 @@ func (s *Server) keepConfirmations(ctx context.Context, zone string, fresh map[s
 			return errGone
 		}
 		for other, c := range fresh {
-			if _, known := id.Revoked.Confirmed[other]; !known {
+			if id.Revoked.Confirmed[other].At.IsZero() {
 				if id.Revoked.Confirmed == nil {
 					id.Revoked.Confirmed = map[string]confirmation{}
 				}

@@ -30,6 +30,7 @@ type revocation struct {
 	Confirmed map[string]confirmation `json:"confirmed,omitempty"`
 }
 
+// confirmation is what a zone has confirmed; At is zero while proxies that have acknowledged are connected still.
 type confirmation struct {
 	At    time.Time `json:"at"`
 	Acked int       `json:"acked"`

@@ -279,6 +279,44 @@ func TestRevocationIsConfirmedZoneByZone(t *testing.T) {
 	}
 }
 
+// A proxy whose connections could not be cut holds the confirmation back, whatever it has acknowledged, until none are left.
+func TestWhatIsNotSeveredIsNotConfirmed(t *testing.T) {
+	g, _, w := twoZones(t)
+	w.connect()
+	eventually(t, "west is there", func() bool { return w.has(zoneKey("west")) })
+	proxy := mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "web-1"}
+	unsevered := func(why string) {
+		doc, err := json.Marshal(mesh.ProxyStatus{Proxy: proxy, Zone: "west", Connected: true, Unsevered: why})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.book.Set(federation.BucketProxies, proxy.String(), doc)
+	}
+	west := func() client.RevocationZone {
+		t.Helper()
+		rep, err := g.server.Revocation(t.Context(), "east")
+		if err != nil || len(rep.Zones) != 1 || rep.Done != rep.Zones[0].Confirmed {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+		return rep.Zones[0]
+	}
+	rep := g.revoke("east")
+	unsevered("operation not permitted")
+	eventually(t, "global has heard why", func() bool { return strings.Contains(west().Message, "operation not permitted") })
+	w.book.Set(federation.BucketRevisions, mesh.RevisionSlot(mesh.OriginGlobal, rep.Revision),
+		fmt.Appendf(nil, `{"zone":"west","origin":"global","revision":%d,"state":"Applied","acked":1,"total":1,"done":true}`, rep.Revision))
+	eventually(t, "it has acknowledged", func() bool { return west().Acked == 1 })
+	g.ahead.Store(int64(time.Hour))
+	if z := west(); z.Confirmed || !z.At.IsZero() {
+		t.Errorf("it is connected still: %+v", z)
+	}
+	unsevered("")
+	eventually(t, "confirmed", func() bool { return west().Confirmed })
+	if z := west(); z.At.Sub(rep.At) < time.Hour || z.Message != "" {
+		t.Errorf("its connections had ended before they did: %+v", z)
+	}
+}
+
 // What is said of a zone that is away is what it goes by: the MeshConfig where it is for the zone.
 func TestTrustEndsAsTheMeshConfigForTheZoneSays(t *testing.T) {
 	g, _, w := twoZones(t)

@@ -42,4 +42,5 @@ type Agent struct {
 	Reason       string
 	EnvoyVersion string
 	Identity     string // SPIFFE ID
+	Unsevered    string // why its Envoy's connections to revoked zones could not be ended; empty when none are left
 }

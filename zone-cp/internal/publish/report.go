@@ -138,6 +138,7 @@ func (p *Publisher) reportChanges() {
 		}
 		s := mesh.ProxyStatus{
 			Proxy: id, Zone: p.cfg.Zone, Connected: up, Identity: agent.Identity, Version: agent.EnvoyVersion, Healthy: agent.Healthy, LastError: agent.Reason,
+			Unsevered: agent.Unsevered,
 		}
 		if up {
 			x := list[acked[id]]

@@ -184,7 +184,7 @@ func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (
 		if !h.GetEnvoyReady() && reason == "" {
 			reason = "its Envoy is not ready"
 		}
-		return "", s.health(h.GetHealthy() && h.GetEnvoyReady(), clip(reason), clip(h.GetEnvoyVersion()))
+		return "", s.health(h.GetHealthy() && h.GetEnvoyReady(), clip(reason), clip(h.GetEnvoyVersion()), clip(h.GetUnsevered()))
 	case *enrolpb.AgentReport_Leaving:
 		if !r.Leaving {
 			return "", nil

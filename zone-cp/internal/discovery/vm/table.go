@@ -76,6 +76,7 @@ type entry struct {
 	fence        context.CancelCauseFunc
 	reason       string
 	envoyVersion string
+	unsevered    string
 	staleAt      time.Time // unhealthy from then on, unless renewed
 	goneAt       time.Time
 
@@ -134,7 +135,7 @@ func (t *Table) draw() discovery.Picture {
 		}
 		p.Agents[id] = discovery.Agent{
 			Attending: e.session != 0, Healthy: e.Healthy, Reason: e.reason,
-			EnvoyVersion: e.envoyVersion, Identity: e.Identity,
+			EnvoyVersion: e.envoyVersion, Identity: e.Identity, Unsevered: e.unsevered,
 		}
 	}
 	return p
@@ -222,11 +223,11 @@ func (s *Session) ingress(in discovery.Ingress) error {
 	})
 }
 
-// health states how the application and its Envoy do; it is also the heartbeat.
-func (s *Session) health(healthy bool, reason, envoyVersion string) error {
+// health states how the application and its Envoy do, and why what should be severed is not; it is also the heartbeat.
+func (s *Session) health(healthy bool, reason, envoyVersion, unsevered string) error {
 	return s.with(func(e *entry) bool {
-		changed := e.Healthy != healthy || e.reason != reason || e.envoyVersion != envoyVersion
-		e.Healthy, e.reason, e.envoyVersion = healthy, reason, envoyVersion
+		changed := e.Healthy != healthy || e.reason != reason || e.envoyVersion != envoyVersion || e.unsevered != unsevered
+		e.Healthy, e.reason, e.envoyVersion, e.unsevered = healthy, reason, envoyVersion, unsevered
 		if changed {
 			s.table.schedule(e, e.next()) // one that is healthy has an earlier deadline
 		}

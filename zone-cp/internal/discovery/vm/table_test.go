@@ -48,7 +48,7 @@ func attend(t *testing.T, table *Table) *Session {
 	if err := s.workload(policy.Workload{ServiceAccount: "web", Address: "127.0.0.1", InboundPort: 9000}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.health(true, "", "1.40.0"); err != nil {
+	if err := s.health(true, "", "1.40.0", ""); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -62,7 +62,7 @@ func TestLeaseRunsOut(t *testing.T) {
 		expect(t, table, true, true)
 		for range 10 { // heartbeats
 			time.Sleep(DefaultLease / 3)
-			if err := s.health(true, "", "1.40.0"); err != nil {
+			if err := s.health(true, "", "1.40.0", ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -141,7 +141,7 @@ func TestHeartbeatsAreSilent(t *testing.T) {
 		<-table.dirty
 		for range 5 {
 			time.Sleep(DefaultLease / 3)
-			if err := s.health(true, "", "1.40.0"); err != nil {
+			if err := s.health(true, "", "1.40.0", ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -182,7 +182,7 @@ func TestFencing(t *testing.T) {
 		if !errors.Is(cause, ErrFenced) {
 			t.Fatalf("the older stream was ended by %v", cause)
 		}
-		if err := old.health(false, "", ""); !errors.Is(err, ErrFenced) {
+		if err := old.health(false, "", "", ""); !errors.Is(err, ErrFenced) {
 			t.Fatalf("the fenced stream still speaks: %v", err)
 		}
 		old.lost()

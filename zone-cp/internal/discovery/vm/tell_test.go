@@ -68,6 +68,22 @@ func TestSever(t *testing.T) {
 	}
 }
 
+// What an agent says of connections that it can't end is seen until it takes it back.
+func TestUnseveredIsSeen(t *testing.T) {
+	table := NewTable(DefaultLease, DefaultForgetAfter)
+	s := table.open(web, "spiffe://a.example/ns/shop/sa/web", func(error) {})
+	for _, why := range []string{"operation not permitted", ""} {
+		if _, err := s.take(Peer{Proxy: web}, &enrolpb.AgentReport{Report: &enrolpb.AgentReport_Health{
+			Health: &enrolpb.Health{Healthy: true, EnvoyReady: true, Unsevered: why},
+		}}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if a := table.Picture().Agents[web]; a.Unsevered != why || !a.Healthy {
+			t.Errorf("said %q, seen %+v", why, a)
+		}
+	}
+}
+
 // A drain is told once, also on a new stream, and so is its end.
 func TestDrainIsTold(t *testing.T) {
 	table := NewTable(DefaultLease, DefaultForgetAfter)
