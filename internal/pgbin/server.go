@@ -30,20 +30,27 @@ type Server struct {
 	as      *syscall.Credential
 	process *exec.Cmd
 	exited  chan struct{}
+	// living is locked as long as we live: what another one finds unlocked is nobody's any more.
+	living *os.File
 }
 
 // Init makes a server that does not run yet, in a new folder for temporary files, whose path is short enough
-// for a socket. Settings are lines of postgresql.conf, such as "fsync = off". Remove it in the end.
+// for a socket. Settings are lines of postgresql.conf, such as "fsync = off". Remove it in the end; the folders of those who
+// were killed before they could are removed here.
 func (p Programs) Init(ctx context.Context, settings ...string) (_ *Server, err error) {
+	removeOrphans()
 	s := &Server{programs: p, password: rand.Text()}
-	if s.dir, err = os.MkdirTemp("", "comity-pg-"); err != nil {
+	if s.dir, err = os.MkdirTemp("", folders); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("init postgres: %w", err), os.RemoveAll(s.dir))
+			err = errors.Join(fmt.Errorf("init postgres: %w", err), s.Remove())
 		}
 	}()
+	if s.living, err = markLiving(s.dir); err != nil {
+		return nil, err
+	}
 	if os.Geteuid() == 0 {
 		// nobody, as most systems number it; no entry of the user database is needed.
 		s.as = &syscall.Credential{Uid: 65534, Gid: 65534}
@@ -254,7 +261,11 @@ func (s *Server) Signal(sig syscall.Signal) error { return s.process.Process.Sig
 // Remove stops the server and deletes its folder.
 func (s *Server) Remove() error {
 	s.end(syscall.SIGQUIT)
-	return os.RemoveAll(s.dir)
+	err := os.RemoveAll(s.dir)
+	if s.living != nil {
+		err = errors.Join(err, s.living.Close())
+	}
+	return err
 }
 
 // URL is that of a database, for the superuser, without the password.

@@ -6,10 +6,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,6 +20,9 @@ import (
 	"time"
 
 	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/pgbin"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
 )
 
 var bin string
@@ -60,7 +66,7 @@ func TestStory(t *testing.T) {
 	if n := strings.Count(string(out), "\n✓ "); n < 17 {
 		t.Errorf("%d steps held, want 6 of the start and 11 of the story", n)
 	}
-	gone(t, dir)
+	gone(t, dir, bin)
 }
 
 // TestEnds starts a demo, looks at it from another process, and ends it in each way.
@@ -182,6 +188,59 @@ func TestKilledBroken(t *testing.T) {
 	d.gone(t)
 }
 
+// TestPostgres breaks global with its database, asks through traffic, and fixes both. Then the demo is killed with -9, which
+// leaves no process, and the database's folder to the next one.
+func TestPostgres(t *testing.T) {
+	d := start(t, "--postgres")
+	name := regexp.MustCompile(`comity-pg-\d+`).Find(must(os.ReadFile(filepath.Join(d.dir, "config", "global.yaml")))(t))
+	if name == nil {
+		t.Fatal("global has no database")
+	}
+	database := filepath.Join(os.TempDir(), string(name))
+	global := d.client(t, "global")
+	zones := func() client.List {
+		kind, _ := policy.Lookup(string(mesh.KindZone))
+		return must(global.List(t.Context(), kind, client.ListOptions{}))(t)
+	}
+	before, asked := zones(), d.shoppers(t)
+
+	broken := time.Now()
+	if r := d.order(t, "break", "global"); !strings.Contains(strings.Join(r.Did, " "), "postgres") {
+		t.Errorf("the database was left alone: %q", r.Did)
+	}
+	gone(t, database)
+	await(t, 20*time.Second, "40 orders without global and database", func() bool { return d.orders(t) >= asked.ok+40 })
+	t.Logf("%d orders in %s without global and its database", d.orders(t)-asked.ok, time.Since(broken).Round(100*time.Millisecond))
+
+	fixed := time.Now()
+	d.order(t, "fix", "global")
+	await(t, 20*time.Second, "all zones and proxies", func() bool { return d.whole(t) })
+	t.Logf("global, its database and all zones are back after %s", time.Since(fixed).Round(10*time.Millisecond))
+	if after := zones(); after.Revision != before.Revision || len(after.Items) != len(before.Items) {
+		t.Errorf("%d zones at revision %d, and %d at %d before", len(after.Items), after.Revision, len(before.Items), before.Revision)
+	}
+	if r, err := global.Apply(t.Context(), []byte("apiVersion: mesh.comity.dev/v1alpha1\nkind: Zone\nmetadata: {name: later}\nspec: {namespaces: [shop]}\n"), client.ApplyOptions{}); err != nil || r.Revision != before.Revision+1 {
+		t.Errorf("a write afterwards: %+v, %v", r, err)
+	}
+	if now := d.shoppers(t); now.failed != asked.failed {
+		t.Errorf("%d orders failed", now.failed-asked.failed)
+	}
+
+	d.killed(t)
+	d.gone(t)
+	gone(t, database)
+	if _, err := os.Stat(database); err != nil {
+		t.Errorf("who has removed it? %v", err)
+	}
+	next := must(must(pgbin.Find())(t).Init(t.Context()))(t)
+	if _, err := os.Stat(database); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder of the killed demo is still there: %v", err)
+	}
+	if err := next.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
 // running is a demo in a process of its own.
 type running struct {
 	dir   string
@@ -190,10 +249,10 @@ type running struct {
 }
 
 // start starts a demo and waits until it is whole.
-func start(t *testing.T) *running {
+func start(t *testing.T, flags ...string) *running {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "d")
-	d := &running{dir: dir, cmd: comity(t.Context(), "demo", "--dir", dir), ended: make(chan error, 1)}
+	d := &running{dir: dir, cmd: comity(t.Context(), append([]string{"demo", "--dir", dir}, flags...)...), ended: make(chan error, 1)}
 	var out bytes.Buffer
 	d.cmd.Stdout, d.cmd.Stderr = &out, &out
 	if err := d.cmd.Start(); err != nil {
@@ -262,18 +321,29 @@ func (d *running) killed(t *testing.T) {
 	}
 }
 
-// links asks a zone which others it reaches.
-func (d *running) links(t *testing.T, zone string) map[string]bool {
+// client is one of a control plane's admin.
+func (d *running) client(t *testing.T, name string) *client.Client {
 	t.Helper()
 	var state struct {
-		Zones map[string]string `json:"zones"`
+		Global string            `json:"global"`
+		Zones  map[string]string `json:"zones"`
 	}
 	if err := json.Unmarshal(must(os.ReadFile(filepath.Join(d.dir, "demo.json")))(t), &state); err != nil {
 		t.Fatal(err)
 	}
-	c := must(client.New(client.Config{Server: state.Zones[zone], Token: strings.TrimSpace(string(must(os.ReadFile(filepath.Join(d.dir, "tokens", zone+".token")))(t)))}))(t)
+	server := state.Zones[name]
+	if name == "global" {
+		server = state.Global
+	}
+	token := must(os.ReadFile(filepath.Join(d.dir, "tokens", name+".token")))(t)
+	return must(client.New(client.Config{Server: server, Token: strings.TrimSpace(string(token))}))(t)
+}
+
+// links asks a zone which others it reaches.
+func (d *running) links(t *testing.T, zone string) map[string]bool {
+	t.Helper()
 	out := map[string]bool{}
-	for _, l := range must(c.Overview(t.Context()))(t).Links {
+	for _, l := range must(d.client(t, zone).Overview(t.Context()))(t).Links {
 		if l.Zone == zone {
 			out[l.To] = l.Probed && l.Reachable
 		}
@@ -282,9 +352,13 @@ func (d *running) links(t *testing.T, zone string) map[string]bool {
 }
 
 // orders counts those of both shoppers that went well.
-func (d *running) orders(t *testing.T) (n uint64) {
+func (d *running) orders(t *testing.T) uint64 { return d.shoppers(t).ok }
+
+// shoppers counts the orders of both.
+func (d *running) shoppers(t *testing.T) (n struct{ ok, failed uint64 }) {
 	for _, s := range status(t, d.dir).Shoppers {
-		n += s.OK
+		n.ok += s.OK
+		n.failed += s.Failed
 	}
 	return n
 }
@@ -293,7 +367,7 @@ func (d *running) orders(t *testing.T) (n uint64) {
 func (d *running) gone(t *testing.T) {
 	t.Helper()
 	<-d.ended
-	gone(t, d.dir)
+	gone(t, d.dir, bin)
 	if st := status(t, d.dir); st.Running {
 		t.Error("status still says that it runs")
 	}
@@ -315,7 +389,8 @@ type demoStatus struct {
 	Zones            []any    `json:"zones"`
 	Broken           []string `json:"broken"`
 	Shoppers         map[string]struct {
-		OK uint64 `json:"ok"`
+		OK     uint64 `json:"ok"`
+		Failed uint64 `json:"failed"`
 	} `json:"shoppers"`
 }
 
@@ -332,12 +407,12 @@ func status(t *testing.T, dir string) demoStatus {
 	return st
 }
 
-// gone waits until no process of the demo in dir is left.
-func gone(t *testing.T, dir string) {
+// gone waits until no process of the folders is left.
+func gone(t *testing.T, folders ...string) {
 	t.Helper()
 	var left []string
 	await(t, 20*time.Second, "all processes to end", func() bool {
-		left = processes(t, dir)
+		left = processes(t, folders...)
 		return len(left) == 0
 	})
 	if len(left) > 0 {
@@ -345,9 +420,8 @@ func gone(t *testing.T, dir string) {
 	}
 }
 
-// processes lists those that have the demo's folder or the programs' in their arguments, or the demo's as their
-// working folder.
-func processes(t *testing.T, dir string) []string {
+// processes lists those that have one of the folders in their arguments, or as their working folder.
+func processes(t *testing.T, folders ...string) []string {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -357,14 +431,15 @@ func processes(t *testing.T, dir string) []string {
 	for _, p := range all {
 		line, err := os.ReadFile(filepath.Join(p, "cmdline"))
 		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
-		if err == nil && (bytes.Contains(line, []byte(dir)) || bytes.Contains(line, []byte(bin)) || strings.HasPrefix(cwd, dir)) {
+		of := func(dir string) bool { return bytes.Contains(line, []byte(dir)) || strings.HasPrefix(cwd, dir) }
+		if err == nil && slices.ContainsFunc(folders, of) {
 			out = append(out, strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}
 	return out
 }
 
-func (d *running) processes(t *testing.T) []string { return processes(t, d.dir) }
+func (d *running) processes(t *testing.T) []string { return processes(t, d.dir, bin) }
 
 // await asks until ok or the limit, and fails the test then.
 func await(t *testing.T, limit time.Duration, what string, ok func() bool) {

@@ -54,7 +54,7 @@ func TestDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(f, endless{}); !errors.Is(err, syscall.ENOSPC) {
+	if _, err := io.Copy(f, zeros{}); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("the disk has no end: %v", err)
 	}
 	if err := f.Close(); err != nil {
@@ -85,10 +85,10 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// endless is a source of zeros.
-type endless struct{}
+// zeros is a source without end.
+type zeros struct{}
 
-func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // TestReadOnlyDisk: a control plane that finds its disk read-only refuses to start and says so; on the same disk, writable
 // again, it has what it had.
