@@ -56,7 +56,8 @@ type Book struct {
 	zones   map[string]*zone
 	heard   map[string]Heard
 	revoked map[mesh.TrustDomain]revoked
-	unkept  bool // trust is not yet on disk as it is
+	lives   map[string]life // by zone
+	unkept  bool            // trust is not yet on disk as it is
 }
 
 // Heard is when news of a zone arrived, and by which way.
@@ -92,7 +93,7 @@ func Open(ctx context.Context, records store.Records, zoneName string, own ident
 	b := &Book{
 		zone: zoneName, records: records, trust: identity.NewBundleBook(),
 		changed: make(chan struct{}, 1), zones: map[string]*zone{}, heard: map[string]Heard{},
-		revoked: map[mesh.TrustDomain]revoked{},
+		revoked: map[mesh.TrustDomain]revoked{}, lives: map[string]life{},
 	}
 	if err := b.trust.Pin(zoneName, own, now); err != nil {
 		return nil, fmt.Errorf("the zone's own bundle: %w", err)
@@ -107,6 +108,9 @@ func Open(ctx context.Context, records store.Records, zoneName string, own ident
 		}
 	}
 	if err := b.readRevoked(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.readLives(ctx); err != nil {
 		return nil, err
 	}
 	for td := range b.revoked {

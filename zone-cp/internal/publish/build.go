@@ -25,7 +25,7 @@ import (
 func (p *Publisher) build(ctx context.Context, b batch) error {
 	began := time.Now()
 	changed := p.takeIn(b)
-	heeded := p.cfg.Book.Heed(ctx, p.zones())
+	heeded := errors.Join(p.cfg.Book.Heed(ctx, p.zones()), p.cfg.Book.HeedLives(ctx, p.zoneUIDs()))
 	in, zones, others := p.input(began)
 	in.Decode = p.specs.decode
 	t, issues := topology.Build(in)

@@ -314,6 +314,17 @@ func Authorize(lookup func(serial string) (mesh.ProxyID, bool)) func(context.Con
 	}
 }
 
+// zoneUIDs are those of global's Zone resources: a Zone made anew has another one.
+func (p *Publisher) zoneUIDs() map[string]string {
+	out := map[string]string{}
+	for k, r := range p.resources {
+		if k.Kind == mesh.KindZone && k.Origin == mesh.OriginGlobal {
+			out[k.Name] = r.UID
+		}
+	}
+	return out
+}
+
 // zones reads global's Zone resources.
 func (p *Publisher) zones() map[string]policy.Zone {
 	out := map[string]policy.Zone{}
