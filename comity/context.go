@@ -60,7 +60,8 @@ type endpoint struct {
 	server, token, caFile string
 }
 
-// resolve finds the server and the token: flags before environment before the context.
+// resolve finds the server and the token: flags before environment before the context. A context's token and CA are for
+// its own server: one that a flag or the environment names gets them only from a context of that very server.
 func (t target) resolve(term terminal) (endpoint, error) {
 	path := t.configFile
 	if path == "" {
@@ -76,6 +77,9 @@ func (t target) resolve(term terminal) (endpoint, error) {
 	case !errors.Is(err, fs.ErrNotExist) || t.context != "" || t.configFile != "":
 		return endpoint{}, &fault.Error{Code: "CLI-CONFIG", What: "can't read the configuration file " + path, Err: err, Exit: fault.ExitUsage,
 			Try: "write it, or name a control plane with --server and --token-file", Docs: "comity help contexts"}
+	}
+	if named := firstOf(t.server, term.getenv("COMITY_SERVER")); named != "" && named != ctx.Server {
+		ctx = cfg.of(named)
 	}
 	e := endpoint{
 		server: firstOf(t.server, term.getenv("COMITY_SERVER"), ctx.Server),
@@ -148,6 +152,16 @@ func (c cliConfig) pick(name, path string) (cliContext, error) {
 	}
 	return cliContext{}, &fault.Error{Code: "CLI-CONTEXT", What: fmt.Sprintf("there is no context %q", name), Exit: fault.ExitUsage,
 		Cause: path + " has: " + strings.Join(names, ", "), Docs: "comity help contexts"}
+}
+
+// of is the first context of exactly that server; one without token and CA if there is none.
+func (c cliConfig) of(server string) cliContext {
+	for _, ctx := range c.Contexts {
+		if ctx.Server == server {
+			return ctx
+		}
+	}
+	return cliContext{Server: server}
 }
 
 func firstOf(values ...string) string {

@@ -107,6 +107,9 @@ func contextsHelp() *cobra.Command {
   3. a context of the configuration file: the one that --context or COMITY_CONTEXT names,
      else its current-context
 
+A token goes nowhere but to the server that it is for. With --server or COMITY_SERVER, the token and CA of a context are
+used only if the context names exactly that server; otherwise give --token-file, COMITY_TOKEN or COMITY_TOKEN_FILE.
+
 The configuration file is --config, else COMITY_CONFIG, else $XDG_CONFIG_HOME/comity/config.yaml:
 
   current-context: global

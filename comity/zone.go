@@ -23,7 +23,7 @@ func (s *shell) zoneCommand() *cobra.Command {
 		Long: `A zone joins in two steps, one on each side:
 
   at global:   comity zone create west --token-out west.token
-  at the zone: comity --server http://127.0.0.1:7400 zone join < west.token
+  at the zone: comity --server http://127.0.0.1:7400 --token-file admin.token zone join < west.token
 
 The token is good for one zone, once, for a limited time. It holds the address of global and a pin of its CA,
 so that the zone knows whom it speaks with.`,
@@ -45,7 +45,7 @@ func (s *shell) zoneCreate() *cobra.Command {
 		Long: `create makes the Zone resource unless it is there already, and a fresh join token. The token goes to
 standard output, or to the file that --token-out names; it is shown this once.`,
 		Example: `  comity zone create gcp-west --cloud gcp --region us-west1 --token-out west.token
-  comity zone create gcp-west | ssh zone-host comity --server http://127.0.0.1:7400 zone join`,
+  comity zone create gcp-west | ssh zone-host comity --context west zone join`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]

@@ -339,8 +339,9 @@ func fromProblem(p Problem, status int) *fault.Error {
 		}
 		f.Cause = strings.TrimPrefix(f.Cause+"\n"+line, "\n")
 	}
-	if status == http.StatusUnauthorized && f.Try == "" {
-		f.Try = "name a token with --token-file or COMITY_TOKEN_FILE"
+	if status == http.StatusUnauthorized {
+		// The server speaks of headers; its answer is for every client.
+		f.Try, f.Docs = "give the token of this server with --token-file, COMITY_TOKEN or COMITY_TOKEN_FILE, or with a context that names exactly this server", "comity help contexts"
 	}
 	return f
 }
