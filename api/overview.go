@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -130,7 +129,8 @@ func (s *server) overviewZones(ctx context.Context, f *facts) ([]client.ZoneOver
 	for _, rec := range lines {
 		var zs mesh.ZoneStatus
 		if err := json.Unmarshal(rec.Value, &zs); err != nil {
-			return nil, fmt.Errorf("status of zone %s: %w", rec.Key, err)
+			s.cfg.Log.WarnContext(ctx, "the line of a zone can't be read, and is not shown", "zone", rec.Key, "error", err)
+			continue
 		}
 		status[rec.Key], f.written[rec.Key] = zs, rec.UpdatedAt
 	}
@@ -225,13 +225,15 @@ func (s *server) overviewOf(ctx context.Context, z client.ZoneOverview, o *clien
 	})
 }
 
-// rounded keeps three digits: more would be news to nobody, and a change each time.
+// rounded keeps three digits: more would be news to nobody, and a change each time. What is too small or too large to
+// be scaled is 0: JSON has no word for what would come of it.
 func rounded(v float64) float64 {
-	if v == 0 || math.IsInf(v, 0) || math.IsNaN(v) {
+	scale := math.Pow(10, 2-math.Floor(math.Log10(math.Abs(v))))
+	r := math.Round(v*scale) / scale
+	if math.IsInf(r, 0) || math.IsNaN(r) {
 		return 0
 	}
-	scale := math.Pow(10, 2-math.Floor(math.Log10(math.Abs(v))))
-	return math.Round(v*scale) / scale
+	return r
 }
 
 // eachRecord calls f with the records of a bucket in the order of their keys. One that can't be read is passed over:

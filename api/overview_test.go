@@ -38,6 +38,19 @@ func (e *env) overview() (o client.Overview) {
 	return o
 }
 
+// One record, whatever it says, does not take the overview away.
+func TestOverviewOfAbsurdRecords(t *testing.T) {
+	e := start(t, nil)
+	e.twoZones()
+	e.record("zones", "north", "no line")
+	e.record("links/west", "x", json.RawMessage(`{"to":"x","rttMs":1e-320}`))
+	e.record("traffic/west", "n/s/x", json.RawMessage(`{"namespace":"n","service":"s","to":"x","requests":1e-320,"failures":1.7e308}`))
+	o := e.overview()
+	if len(o.Links) != 2 || o.Links[1].RTTMillis != 0 || len(o.Traffic) != 2 || o.Traffic[1].Requests != 0 || o.Traffic[1].Failures != 1.7e308 {
+		t.Errorf("links %+v, traffic %+v", o.Links, o.Traffic)
+	}
+}
+
 func TestOverview(t *testing.T) {
 	e := start(t, nil)
 	if o := e.overview(); o.Mode != "global" || len(o.Zones)+len(o.Attention) != 0 {

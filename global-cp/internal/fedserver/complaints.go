@@ -11,12 +11,14 @@ import (
 // maxComplaints bounds what is remembered of one session; more are counted in the log and the metric alone.
 const maxComplaints = 100
 
-// complaints are statements that are refused now, with the reason, for the zone's message: what was refused last of a
-// subject holds until a later word of the subject is taken.
+// complaints are statements and statuses that are refused now, with the reason, for the zone's message: what was refused
+// last of a subject holds until a later word of the subject is taken.
 type complaints map[string]string
 
 // about names a statement for people.
-func about(kind, subject string) string { return printableText(kind) + " " + printableText(subject) }
+func about(kind, subject string) string {
+	return "statement " + printableText(kind) + " " + printableText(subject)
+}
 
 // settle notes how a statement was answered, and shows it; an empty reason is that it was taken.
 func (x *session) settle(what, reason string) {
@@ -39,7 +41,7 @@ func (c complaints) message() string {
 	if len(keys) == 0 {
 		return ""
 	}
-	line := fmt.Sprintf("statement refused: %s: %.300s", keys[0], c[keys[0]])
+	line := fmt.Sprintf("refused: %s: %.300s", keys[0], c[keys[0]])
 	if n := len(keys) - 1; n > 0 {
 		line += fmt.Sprintf(" (and %d more)", n)
 	}

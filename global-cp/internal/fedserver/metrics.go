@@ -10,6 +10,7 @@ type metrics struct {
 	refused           *prometheus.CounterVec
 	nacks             *prometheus.CounterVec
 	statements        *prometheus.CounterVec
+	refusedStatuses   *prometheus.CounterVec
 	joins             *prometheus.CounterVec
 }
 
@@ -36,11 +37,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		statements: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "comity_federation_statements_total", Help: "Statements of the zone, by kind and outcome (kept, refused).",
 		}, []string{"zone", "kind", "outcome"}),
+		refusedStatuses: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "comity_federation_refused_statuses_total", Help: "Statuses of the zone that were not kept, by bucket: not well-formed, out of bounds, or too many.",
+		}, []string{"zone", "bucket"}),
 		joins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "comity_federation_joins_total", Help: "Joins, by outcome (joined, resumed, refused).",
 		}, []string{"outcome"}),
 	}
-	r.MustRegister(m.sessions, m.sent, m.received, m.refusedHandshakes, m.refused, m.nacks, m.statements, m.joins)
+	r.MustRegister(m.sessions, m.sent, m.received, m.refusedHandshakes, m.refused, m.nacks, m.statements, m.refusedStatuses, m.joins)
 	return m
 }
 
@@ -49,7 +53,7 @@ func (m *metrics) forget(zone string) {
 	l := prometheus.Labels{"zone": zone}
 	for _, v := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
-	}{m.sessions, m.sent, m.received, m.nacks, m.statements} {
+	}{m.sessions, m.sent, m.received, m.nacks, m.statements, m.refusedStatuses} {
 		v.DeletePartialMatch(l)
 	}
 }

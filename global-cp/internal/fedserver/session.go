@@ -40,7 +40,9 @@ type session struct {
 	// sound are resources of which it is known that the zone has not refused them, so that their acks need no look
 	// into the store; forgotten when they are many.
 	sound map[mesh.Key]struct{}
-	// complaints are about statements, the zone's own and others' that it did not take.
+	// shelves are how full the zone's buckets are, as far as they were written in this session.
+	shelves map[string]*shelf
+	// complaints are about statuses and statements, the zone's own and others' that it did not take.
 	complaints complaints
 }
 
@@ -86,7 +88,7 @@ func (s *Server) Session(stream grpc.BidiStreamingServer[federationpb.ZoneFrame,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	x := &session{server: s, zone: zone, identity: id, expires: leaf.NotAfter, cancel: cancel, done: make(chan struct{}), sound: map[mesh.Key]struct{}{}, complaints: complaints{}}
+	x := &session{server: s, zone: zone, identity: id, expires: leaf.NotAfter, cancel: cancel, done: make(chan struct{}), sound: map[mesh.Key]struct{}{}, shelves: map[string]*shelf{}, complaints: complaints{}}
 	if err := s.open(ctx, x, hello); err != nil {
 		return s.answered(ctx, "session", zone, from, err)
 	}

@@ -38,23 +38,32 @@ func (x *session) loadProxies(ctx context.Context) error {
 // Status implements federation.Host: the zone's statuses, and later how far they are kept. A crash in between
 // repeats the report, or all of them.
 func (x *session) Status(ctx context.Context, r *federationpb.StatusReport) error {
-	writes := map[string][]store.RecordWrite{}
+	writes, refusals := map[string][]store.RecordWrite{}, map[string]error{} // by bucket
 	if r.GetFull() && x.full == nil {
 		x.full = &inventory{seen: map[[2]string]struct{}{}}
 	}
 	proxies := false
 	for _, rec := range r.GetRecords() {
-		w, ok := x.statusRecord(rec)
-		if !ok {
+		bucket := rec.GetBucket()
+		w, why, err := x.take(ctx, rec)
+		if err != nil {
+			return err
+		}
+		if refusals[bucket] == nil {
+			refusals[bucket] = why
+		}
+		if why != nil {
+			x.server.metrics.refusedStatuses.WithLabelValues(x.zone, bucket).Inc()
 			continue
 		}
 		if x.full != nil {
-			x.full.seen[[2]string{rec.GetBucket(), rec.GetKey()}] = struct{}{}
+			x.full.seen[[2]string{bucket, rec.GetKey()}] = struct{}{}
 		}
-		proxies = proxies || rec.GetBucket() == federation.BucketProxies
-		bucket := BucketOf(rec.GetBucket(), x.zone)
-		writes[bucket] = append(writes[bucket], w)
+		proxies = proxies || bucket == federation.BucketProxies
+		of := BucketOf(bucket, x.zone)
+		writes[of] = append(writes[of], w)
 	}
+	x.settleStatuses(ctx, refusals)
 	if x.full != nil && !r.GetMore() {
 		if err := x.endInventory(ctx, writes); err != nil {
 			return err
@@ -87,56 +96,76 @@ func (x *session) put(ctx context.Context, bucket string, list []store.RecordWri
 	return nil
 }
 
-// statusRecord reads one record and makes sure that it speaks of this zone only. What can't be read is
-// passed over: statuses are for display, and the next one may be well-formed.
-func (x *session) statusRecord(rec *federationpb.StatusRecord) (store.RecordWrite, bool) {
-	w := store.RecordWrite{Key: rec.GetKey()}
+// statusRecord reads one record and makes sure that it speaks of this zone only. What is refused is passed over:
+// statuses are for display, and the next one may be well-formed.
+func (x *session) statusRecord(rec *federationpb.StatusRecord) (w store.RecordWrite, refused error) {
+	w.Key = rec.GetKey()
 	if len(rec.GetValue()) == 0 {
 		if rec.GetBucket() == federation.BucketProxies {
 			delete(x.proxies, rec.GetKey())
 		}
 		w.Delete = true
-		return w, true
+		return w, nil
 	}
-	var doc any
+	doc, refused := x.statusDocument(rec)
+	if refused != nil {
+		return w, refused
+	}
+	value, err := json.Marshal(doc)
+	if err != nil {
+		return w, errStatusShape
+	}
+	w.Value = value
+	return w, nil
+}
+
+// statusDocument is a record's value as it is kept.
+func (x *session) statusDocument(rec *federationpb.StatusRecord) (doc any, refused error) {
 	switch rec.GetBucket() {
 	case federation.BucketStatus:
 		var v mesh.ResourceStatus
 		k, err := mesh.ParseKey(rec.GetKey())
 		if err != nil || json.Unmarshal(rec.GetValue(), &v) != nil {
-			return w, false
+			return nil, errStatusShape
 		}
-		v.Zone = x.zone
+		if !moments(v.ObservedAt) {
+			return nil, errStatusRange
+		}
+		v.Zone, v.Message, v.Rejections = x.zone, clipped(v.Message, maxError), clippedRejections(v.Rejections)
 		x.judged(k, v.State)
-		doc = v
+		return v, nil
 	case federation.BucketProxies:
 		var v mesh.ProxyStatus
 		if _, err := mesh.ParseProxyID(rec.GetKey()); err != nil || json.Unmarshal(rec.GetValue(), &v) != nil {
-			return w, false
+			return nil, errStatusShape
 		}
-		v.Zone = x.zone
+		if !moments(v.Since, v.CertExpires, v.ObservedAt) {
+			return nil, errStatusRange
+		}
+		v.Zone, v.LastError = x.zone, clipped(v.LastError, maxError)
 		x.proxies[rec.GetKey()] = v.Connected
-		doc = v
+		return v, nil
 	case federation.BucketRevisions:
 		var v mesh.RevisionStatus
 		if json.Unmarshal(rec.GetValue(), &v) != nil || rec.GetKey() != mesh.RevisionSlot(v.Origin, v.Revision) {
-			return w, false
+			return nil, errStatusShape
 		}
-		v.Zone = x.zone
-		doc = v
-	default:
-		if !json.Valid(rec.GetValue()) {
-			return w, false
+		if !moments(v.ObservedAt) {
+			return nil, errStatusRange
 		}
-		w.Value = rec.GetValue()
-		return w, true
+		v.Zone, v.Message, v.Rejections = x.zone, clipped(v.Message, maxError), clippedRejections(v.Rejections)
+		return v, nil
+	case federation.BucketFailover:
+		return x.readFailover(rec.GetKey(), rec.GetValue())
+	case federation.BucketLinks:
+		return x.readLink(rec.GetKey(), rec.GetValue())
+	case federation.BucketTraffic:
+		return x.readTraffic(rec.GetKey(), rec.GetValue())
 	}
-	value, err := json.Marshal(doc)
-	if err != nil {
-		return w, false
+	if !json.Valid(rec.GetValue()) {
+		return nil, errStatusShape
 	}
-	w.Value = value
-	return w, true
+	return json.RawMessage(rec.GetValue()), nil
 }
 
 // endInventory deletes what a full report did not name. A resource's status stays while the resource does:
@@ -158,6 +187,9 @@ func (x *session) endInventory(ctx context.Context, writes map[string][]store.Re
 			}
 			if kind == federation.BucketProxies {
 				delete(x.proxies, r.Key)
+			}
+			if held := x.shelves[kind]; held != nil {
+				held.set(r.Key, 0)
 			}
 			bucket := BucketOf(kind, x.zone)
 			writes[bucket] = append(writes[bucket], store.RecordWrite{Key: r.Key, Delete: true})
@@ -250,6 +282,10 @@ func (x *session) judged(k mesh.Key, s mesh.ResourceState) {
 
 // refused notes that the zone did not take a resource; what it held before stays in force.
 func (x *session) refused(ctx context.Context, n federation.Refusal) error {
+	if !plainText(n.Key.String()) {
+		x.settleStatuses(ctx, map[string]error{federation.BucketStatus: errStatusKey})
+		return nil
+	}
 	x.judged(n.Key, mesh.StateRejected)
 	x.server.metrics.nacks.WithLabelValues(x.zone, codeLabel(n.Code)).Inc()
 	x.server.cfg.Log.WarnContext(ctx, "zone refused a resource", "zone", x.zone, "key", n.Key.String(), "revision", n.Revision, "code", codeLabel(n.Code), "reason", n.Reason)
