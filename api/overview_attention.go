@@ -21,6 +21,9 @@ const (
 	certificateSoon, certificateNow = 6 * time.Hour, time.Hour
 	// Trust in other zones ends so long after global was last heard; by then somebody must have decided.
 	leaseSoon, leaseNow = 6 * time.Hour, time.Hour
+	// failing is the share of the attempts of a zone's callers whose failures somebody should know of, failingMost that
+	// of which it is urgent, and failingRate how many attempts a second there must be for a share to say something.
+	failing, failingMost, failingRate = 0.05, 0.5, 1.0
 )
 
 // heed gathers what needs attention at one moment, and when by time alone more would.
@@ -60,6 +63,7 @@ func attention(o *client.Overview, f facts, now time.Time) (list []client.Attent
 		h.trust(z)
 	}
 	h.services()
+	h.failures()
 	h.refusals()
 	slices.SortFunc(h.list, func(a, b client.Attention) int {
 		return cmp.Or(rank(a.Severity)-rank(b.Severity), strings.Compare(a.ID, b.ID))
@@ -123,7 +127,7 @@ func (h *heed) seenFromInside(z client.ZoneOverview) {
 	case !s.Connected:
 		h.add(client.Attention{
 			ID: "away/global", Severity: client.SeverityWarning, Link: "zones/" + z.Name, Since: s.LastSeen, What: "Global is away",
-			Why: sentence("The zone goes on by itself: traffic, new workloads and certificates. Changes made at global wait for it.", s.Message),
+			Why: h.sentence("The zone goes on by itself: traffic, new workloads and certificates. Changes made at global wait for it.", s.Message),
 			Try: "look at global; the zone comes back by itself",
 		})
 	}
@@ -215,7 +219,7 @@ func (h *heed) unreachable(z client.ZoneOverview, one bool) {
 			a.Since = l.Since
 		}
 		if l.Reason != "" && len(bad) == 1 {
-			a.Why = sentence(a.Why, l.Reason)
+			a.Why = h.sentence(a.Why, l.Reason)
 		}
 	}
 	h.add(a)
@@ -304,7 +308,7 @@ func (h *heed) draining(z client.ZoneOverview) {
 	case services > 0:
 		a.Why = fmt.Sprintf("It still has %.0f%% of the requests to the services that it offers.", math.Ceil(100*left/float64(services)))
 	}
-	a.Why = sentence(a.Why, z.Spec.Drain.Reason)
+	a.Why = h.sentence(a.Why, z.Spec.Drain.Reason)
 	h.add(a)
 }
 
@@ -322,7 +326,7 @@ func (h *heed) revoked(z client.ZoneOverview) {
 		a.Why = "What does not know of it may trust the zone until its trust lease ends."
 		a.Try = "see that they are connected to global"
 	}
-	a.Why = sentence(a.Why, z.Spec.Revoked.Reason)
+	a.Why = h.sentence(a.Why, z.Spec.Revoked.Reason)
 	h.add(a)
 }
 
@@ -359,8 +363,8 @@ func (h *heed) services() {
 		switch {
 		case what == "" || !h.heard[w.Zone], w.State == mesh.FailoverDraining && h.f.draining:
 			continue
-		case w.State == mesh.FailoverNone && !slices.ContainsFunc(w.Targets, func(t mesh.FailoverTarget) bool { return t.Whole > 0 }):
-			continue // it is not offered to that zone, and never was
+		case w.State == mesh.FailoverNone && !h.missed(w):
+			continue
 		}
 		m := matter{w.Namespace, w.Service, w.State}
 		if seen[m] == nil {
@@ -381,9 +385,97 @@ func (h *heed) services() {
 				a.Since = w.Since
 			}
 		}
-		a.What, a.Why = m.namespace+"/"+m.service+" "+what, sentence(first.Reason, "For callers in "+names(zones))
+		a.What, a.Why = m.namespace+"/"+m.service+" "+what, h.sentence(first.Reason, "For callers in "+names(zones))
 		h.add(a)
 	}
+}
+
+// missed reports whether a service without a backend should have one: a zone had it and is still believed, or it
+// was called a moment ago, or no zone has it. What only other zones have for themselves is not missed.
+func (h *heed) missed(w mesh.FailoverStatus) bool {
+	if slices.ContainsFunc(w.Targets, func(t mesh.FailoverTarget) bool { return t.Whole > 0 }) {
+		return true
+	}
+	// When the last zone that had it is revoked its part is forgotten, but calls are seen for a moment longer.
+	if slices.ContainsFunc(h.o.Traffic, func(t mesh.TrafficStatus) bool {
+		return t.Zone == w.Zone && t.Namespace == w.Namespace && t.Service == w.Service
+	}) {
+		return true
+	}
+	// A zone knows only what itself is offered. Global knows of all, also what a zone that is away may have still.
+	return h.global() && !slices.ContainsFunc(h.o.Failover, func(o mesh.FailoverStatus) bool {
+		return o.Namespace == w.Namespace && o.Service == w.Service && o.State != mesh.FailoverNone
+	})
+}
+
+// failures judges what callers get: one matter per service, whoever calls it.
+func (h *heed) failures() {
+	type service struct{ namespace, name string }
+	type sent struct{ attempts, failures float64 }
+	by := map[service]map[string]sent{} // then by zone
+	for _, t := range h.o.Traffic {
+		if !h.heard[t.Zone] {
+			continue
+		}
+		s := service{t.Namespace, t.Service}
+		if by[s] == nil {
+			by[s] = map[string]sent{}
+		}
+		// What found no connection is a failure, and no request.
+		x := by[s][t.Zone]
+		by[s][t.Zone] = sent{x.attempts + max(t.Requests, t.Failures), x.failures + t.Failures}
+	}
+	for s, zones := range by {
+		var callers []string
+		worst := 0.0
+		for zone, x := range zones {
+			if x.attempts >= failingRate && x.failures > failing*x.attempts {
+				callers, worst = append(callers, zone), max(worst, x.failures/x.attempts)
+			}
+		}
+		if len(callers) == 0 {
+			continue
+		}
+		slices.Sort(callers)
+		a := client.Attention{
+			ID: "failing/" + s.namespace + "/" + s.name, Severity: client.SeverityWarning, Link: "failover/" + callers[0] + "/" + s.namespace + "/" + s.name,
+			Why: h.behind(s.namespace, s.name, callers), Try: "comity describe service " + s.name + " -n " + s.namespace,
+		}
+		if worst > failingMost {
+			a.Severity = client.SeverityCritical
+		}
+		share := fmt.Sprintf("%.0f %%", math.Floor(100*worst))
+		if len(callers) > 1 {
+			share = "up to " + share
+		}
+		a.What = s.namespace + "/" + s.name + " fails " + share + " of the requests from " + names(callers)
+		h.add(a)
+	}
+}
+
+// behind says what may be behind the failures of a service: how its own failover stands where its callers are, and
+// which services have no backend there, as it may need them.
+func (h *heed) behind(namespace, name string, callers []string) string {
+	said, without := "", []string(nil)
+	for _, w := range h.o.Failover {
+		switch {
+		case !slices.Contains(callers, w.Zone):
+		case w.Namespace == namespace && w.Service == name:
+			if said == "" && w.State != mesh.FailoverNormal {
+				said = w.Reason
+			}
+		case w.State == mesh.FailoverNone && h.missed(w):
+			without = append(without, w.Namespace+"/"+w.Service)
+		}
+	}
+	slices.Sort(without)
+	if without = slices.Compact(without); len(without) > 0 {
+		said = h.sentence(said, names(without)+plural(len(without), " has", " have")+" no backend there, which it may need")
+	}
+	if said == "" {
+		said = "It has backends that are ready, and they answer with errors or not at all"
+	}
+	return h.sentence("", said)
 }
 
 // refusals says of each refused resource who refused it.
@@ -400,7 +492,7 @@ func (h *heed) refusals() {
 		list := by[k]
 		a := client.Attention{
 			ID: "refused/" + k.String(), Severity: client.SeverityWarning, Link: "refused/" + list[0].Zone + "/" + k.String(), Since: list[0].At,
-			Why: sentence("The last good one stays in force there.", list[0].Message), Try: "comity describe " + kindInWords(k),
+			Why: h.sentence("The last good one stays in force there.", list[0].Message), Try: "comity describe " + kindInWords(k),
 		}
 		var zones []string
 		for _, r := range list {
@@ -419,7 +511,7 @@ func (h *heed) refusals() {
 	}
 }
 
-// names lists zones for people, no more than they read.
+// names lists zones or services for people, no more than they read.
 func names(list []string) string {
 	const most = 4
 	if len(list) > most {
@@ -432,19 +524,22 @@ func names(list []string) string {
 }
 
 // sentence adds another sentence, if there is one; each begins and ends as sentences do.
-func sentence(s, more string) string {
+func (h *heed) sentence(s, more string) string {
 	more = strings.TrimSpace(more)
 	if more == "" {
 		return s
 	}
 	if s == "" {
-		return ended(more)
+		return h.ended(more)
 	}
-	return ended(s) + " " + ended(more)
+	return h.ended(s) + " " + h.ended(more)
 }
 
-func ended(s string) string {
-	if first, size := utf8.DecodeRuneInString(s); size > 0 {
+// ended begins a sentence with a capital, unless the name of a zone or a service begins it, and ends it.
+func (h *heed) ended(s string) string {
+	word, _, _ := strings.Cut(s, " ")
+	named := strings.Contains(word, "/") || slices.ContainsFunc(h.o.Zones, func(z client.ZoneOverview) bool { return z.Name == strings.TrimRight(word, ",:;") })
+	if first, size := utf8.DecodeRuneInString(s); size > 0 && !named {
 		s = string(unicode.ToUpper(first)) + s[size:]
 	}
 	if strings.HasSuffix(s, ".") || strings.HasSuffix(s, "!") || strings.HasSuffix(s, "?") {

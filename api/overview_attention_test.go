@@ -117,13 +117,52 @@ func TestAttention(t *testing.T) {
 			o.Failover = append(o.Failover, w)
 			w.Service, w.State = "web", mesh.FailoverHeld
 			o.Failover = append(o.Failover, w)
-			// What a zone is not offered is no matter; what it had, and nobody has any more, is.
+			// What a zone is not offered is no matter, while another has it; what it had, and nobody has any more, is.
 			w.Service, w.State = "batch", mesh.FailoverNone
 			o.Failover = append(o.Failover, w)
+			w.Zone, w.State = "west", mesh.FailoverNormal
+			o.Failover = append(o.Failover, w)
+			w.Zone, w.State = "north", mesh.FailoverNone
 			w.Service, w.Targets = "auth", []mesh.FailoverTarget{{Zone: "east", Whole: 2}}
 			o.Failover = append(o.Failover, w)
 		}, want: []string{"critical failover/shop/auth/NoBackend", "critical failover/shop/cart/Exhausted", "warning failover/shop/pay/FailedOver", "info failover/shop/web/Held"},
-			says: "shop/auth has no backend that is ready anywhere East has 1 of 4 ready. For callers in north."},
+			says: "shop/auth has no backend that is ready anywhere east has 1 of 4 ready. For callers in north."},
+		{name: "a service that no zone has any more", change: func(o *client.Overview, _ *facts) {
+			o.Failover[0].State, o.Failover[0].Targets = mesh.FailoverNone, nil
+		}, want: []string{"critical failover/shop/pay/NoBackend"}, says: "no backend that is ready anywhere"},
+		{name: "a service that only a zone has that is away", change: func(o *client.Overview, _ *facts) {
+			w := o.Failover[0]
+			w.Zone, w.State, w.Targets = "west", mesh.FailoverNone, nil
+			o.Failover = append(o.Failover, w)
+			o.Zones[0].Status.Connected = false
+		}, want: []string{"warning away/east"}},
+		{name: "a service that was called until it was gone, at a zone", change: func(o *client.Overview, _ *facts) {
+			o.Mode, o.Zone = "zone", "east"
+			w := o.Failover[0]
+			w.State, w.Targets = mesh.FailoverNone, nil
+			o.Failover[0] = w
+			w.Service = "batch" // another zone may have it for itself
+			o.Failover = append(o.Failover, w)
+			o.Traffic = []mesh.TrafficStatus{{Zone: "east", To: "west", Namespace: "shop", Service: "pay"}}
+		}, want: []string{"critical failover/shop/pay/NoBackend"}},
+		{name: "a service that fails its callers for want of another", change: func(o *client.Overview, _ *facts) {
+			o.Failover[0].State, o.Failover[0].Targets = mesh.FailoverNone, nil
+			o.Traffic = []mesh.TrafficStatus{{Zone: "east", To: "east", Namespace: "shop", Service: "cart", Requests: 20, Failures: 20}}
+		}, want: []string{"critical failing/shop/cart", "critical failover/shop/pay/NoBackend"},
+			says: "shop/cart fails 100 % of the requests from east shop/pay has no backend there, which it may need. comity describe service cart -n shop"},
+		{name: "failures", change: func(o *client.Overview, _ *facts) {
+			o.Failover[0].State, o.Failover[0].Reason = mesh.FailoverHeld, "what is back has not lasted"
+			o.Traffic = []mesh.TrafficStatus{
+				{Zone: "east", To: "east", Namespace: "shop", Service: "pay", Requests: 8, Failures: 0.2},
+				{Zone: "east", To: "west", Namespace: "shop", Service: "pay", Requests: 2, Failures: 0.6},
+				{Zone: "north", To: "west", Namespace: "shop", Service: "pay", Requests: 0.5, Failures: 1.5}, // connections were refused
+				{Zone: "west", To: "west", Namespace: "shop", Service: "pay", Requests: 90, Failures: 4},
+				{Zone: "west", To: "west", Namespace: "shop", Service: "web", Requests: 0.9, Failures: 0.9}, // too few to say
+			}
+		}, want: []string{"critical failing/shop/pay", "info failover/shop/pay/Held"}, says: "shop/pay fails up to 100 % of the requests from east and north What is back has not lasted."},
+		{name: "some failures", change: func(o *client.Overview, _ *facts) {
+			o.Traffic = []mesh.TrafficStatus{{Zone: "east", To: "west", Namespace: "shop", Service: "pay", Requests: 10, Failures: 0.6}}
+		}, want: []string{"warning failing/shop/pay"}, says: "fails 6 % of the requests from east It has backends that are ready"},
 		{name: "refusals", change: func(o *client.Overview, _ *facts) {
 			o.Refused = []client.Refusal{{Zone: "west", Key: key, Message: "no such field", At: now}, {Zone: "east", Key: key, Message: "the same", At: now.Add(-time.Hour)}}
 		}, want: []string{"warning refused/global/HTTPRoute/shop/split"}, says: "HTTPRoute shop/split is refused in east and west"},

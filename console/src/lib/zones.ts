@@ -1,4 +1,4 @@
-import type { About, Failover, FailoverState, Link, Traffic, Zone } from "./types";
+import type { About, Attention, Failover, FailoverState, Link, Traffic, Zone } from "./types";
 
 /** How something stands; each has a colour, an icon and a word. */
 export type Tone = "good" | "warn" | "bad" | "calm" | "quiet";
@@ -98,15 +98,18 @@ export function flowTone(flow: Flow): Tone {
 
 const urgency: readonly FailoverState[] = ["NoBackend", "Exhausted", "Armed", "FailedOver", "Draining", "Held", "Normal"];
 
-/** Whether a service is offered to a zone at all, or ever was. */
-function isOffered(f: Failover): boolean {
-  return f.state !== "NoBackend" || (f.targets ?? []).some((t) => t.whole > 0);
+/**
+ * Whether a service without a backend should have one. What needs attention says so (the control plane judges that);
+ * any other is one that no zone offers to this one.
+ */
+function isMissed(f: Failover, attention: readonly Attention[]): boolean {
+  return attention.some((a) => a.id === `failover/${f.namespace}/${f.service}/NoBackend`);
 }
 
-export function failoverStanding(f: Failover): Standing {
+export function failoverStanding(f: Failover, attention: readonly Attention[]): Standing {
   switch (f.state) {
     case "NoBackend":
-      if (!isOffered(f)) return { word: "Not offered", tone: "quiet", note: "no zone offers it to this one" };
+      if (!isMissed(f, attention)) return { word: "Not offered", tone: "quiet", note: "no zone offers it to this one" };
       return { word: "No backend", tone: "bad", note: "nobody is ready anywhere" };
     case "Exhausted":
       return { word: "Exhausted", tone: "bad", note: "less capacity than the policy wants" };
@@ -131,7 +134,7 @@ export interface ServiceRow {
 }
 
 /** Groups failover by service; services that are not normal come first. */
-export function byService(list: readonly Failover[]): ServiceRow[] {
+export function byService(list: readonly Failover[], attention: readonly Attention[]): ServiceRow[] {
   const out = new Map<string, ServiceRow>();
   for (const f of list) {
     const name = `${f.namespace}/${f.service}`;
@@ -139,6 +142,6 @@ export function byService(list: readonly Failover[]): ServiceRow[] {
     row.rows.push(f);
     out.set(name, row);
   }
-  const rank = (s: ServiceRow): number => Math.min(...s.rows.map((f) => (isOffered(f) ? urgency.indexOf(f.state) : urgency.length)));
+  const rank = (s: ServiceRow): number => Math.min(...s.rows.map((f) => (f.state !== "NoBackend" || isMissed(f, attention) ? urgency.indexOf(f.state) : urgency.length)));
   return [...out.values()].sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
 }
