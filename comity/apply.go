@@ -15,6 +15,7 @@ import (
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
 )
 
 const maxDocuments = 8 << 20 // what the API takes in one request
@@ -219,6 +220,7 @@ func (s *shell) deleteCommand() *cobra.Command {
 	var files []string
 	var (
 		ignoreMissing bool
+		yes           bool
 		wait          bool
 		timeout       time.Duration
 	)
@@ -226,6 +228,9 @@ func (s *shell) deleteCommand() *cobra.Command {
 		Use:   "delete TYPE NAME... | TYPE/NAME... | -f FILE",
 		Short: "Delete resources",
 		Long: `delete removes resources one after the other, each as a revision of its own.
+
+A zone that has joined is removed at once, whatever requests go there: that asks first. To move its traffic away before,
+use comity zone leave.
 
 With --wait it stays until every connected proxy whose configuration that changes has let go of them.`,
 		Example:           "  comity delete authorizationpolicy/cart-to-pay -n shop --wait\n  comity delete -f shop.yaml",
@@ -253,6 +258,11 @@ With --wait it stays until every connected proxy whose configuration that change
 			for _, one := range refs {
 				if one.name == "" {
 					return usage("name what to delete: comity delete %s NAME", one.kind.Plural)
+				}
+			}
+			if !yes {
+				if err := s.confirmZones(cmd.Context(), r, refs); err != nil {
+					return err
 				}
 			}
 			for _, one := range refs {
@@ -287,7 +297,32 @@ With --wait it stays until every connected proxy whose configuration that change
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "delete what these documents name")
 	must(cmd.MarkFlagFilename("filename", "yaml", "yml", "json"))
 	cmd.Flags().BoolVar(&ignoreMissing, "ignore-not-found", false, "what is not there is no error")
+	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask before a zone that has joined is removed")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until every proxy that it concerns has acknowledged")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "with --wait: how long for each")
 	return cmd
+}
+
+// confirmZones asks before zones that are members are removed, one question each, before anything is deleted.
+func (s *shell) confirmZones(ctx context.Context, r *remote, refs []ref) error {
+	for _, one := range refs {
+		if one.kind.Kind != mesh.KindZone {
+			continue
+		}
+		o, err := r.Get(ctx, one.kind, "", one.name, "")
+		switch {
+		case fault.ExitCode(err) == fault.ExitNotFound:
+			continue
+		case err != nil:
+			return err
+		}
+		if !zoneStatus(o).Joined || decodeInto[policy.Zone](o.Spec).Revoked != nil {
+			continue
+		}
+		what := "zone " + one.name + " is removed at once, whatever requests go there; comity zone leave " + one.name + " moves them away first."
+		if err := s.confirm(what, one.name); err != nil {
+			return err
+		}
+	}
+	return nil
 }

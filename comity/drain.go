@@ -155,9 +155,11 @@ func (s *shell) awaitDrain(ctx context.Context, r *remote, zone string, timeout 
 	var d client.Drain
 	said := ""
 	err := s.poll(ctx, timeout, func(ctx context.Context) (done bool, err error) {
-		if d, err = r.ZoneDrain(ctx, zone); err != nil {
-			return false, err
+		now, err := r.ZoneDrain(ctx, zone)
+		if err != nil {
+			return false, err // d stays what was heard last
 		}
+		d = now
 		if line := stillThere(d); line != said {
 			said = line
 			s.say("%s", clean(line))
@@ -165,7 +167,7 @@ func (s *shell) awaitDrain(ctx context.Context, r *remote, zone string, timeout 
 		return until(d), nil
 	})
 	if errors.Is(err, errWaited) {
-		return d, &fault.Error{Code: "DRAIN-UNFINISHED", What: "zone " + zone + " is " + strings.ToLower(d.State) + ", and that goes on without this command", Cause: said,
+		return d, &fault.Error{Code: "DRAIN-UNFINISHED", What: "zone " + zone + " is " + firstOf(strings.ToLower(d.State), "not heard of yet") + ", and that goes on without this command", Cause: said,
 			Try: "comity zone drain " + zone + " --wait follows it, comity zone undrain " + zone + " takes it back", Docs: "docs/operations.md", Exit: fault.ExitUnreachable}
 	}
 	return d, err

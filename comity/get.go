@@ -37,7 +37,7 @@ type ref struct {
 	namespace, name string // namespace empty: not said, or the kind has none
 }
 
-// parseRefs reads "TYPE", "TYPE NAME..." or "TYPE/NAME..."; the namespace of names is that of -n.
+// parseRefs reads "TYPE[,TYPE...]", "TYPE NAME..." or "TYPE/NAME..."; the namespace of names is that of -n.
 func parseRefs(args []string, sel selection) ([]ref, error) {
 	kindOf := func(word string) (policy.KindInfo, error) {
 		k, ok := policy.Lookup(word)
@@ -48,7 +48,7 @@ func parseRefs(args []string, sel selection) ([]ref, error) {
 			}
 			known = append(known, proxiesWord)
 			return k, &fault.Error{Code: "CLI-KIND", What: fmt.Sprintf("there is no kind %q", word), Exit: fault.ExitUsage,
-				Cause: "this program knows " + strings.Join(known, ", "), Try: "comity get zones"}
+				Cause: firstOf(didYouMean(word, known), "this program knows "+strings.Join(known, ", ")), Try: "comity get zones", Docs: "comity get --help"}
 		}
 		return k, nil
 	}
@@ -74,12 +74,19 @@ func parseRefs(args []string, sel selection) ([]ref, error) {
 		}
 		return out, nil
 	}
+	if len(args) == 1 {
+		for word := range strings.SplitSeq(args[0], ",") {
+			k, err := kindOf(word)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, ref{kind: k, namespace: sel.namespace})
+		}
+		return out, nil
+	}
 	k, err := kindOf(args[0])
 	if err != nil {
 		return nil, err
-	}
-	if len(args) == 1 {
-		return []ref{{kind: k, namespace: sel.namespace}}, nil
 	}
 	for _, name := range args[1:] {
 		add(k, name)
@@ -91,12 +98,13 @@ func (s *shell) getCommand() *cobra.Command {
 	var sel selection
 	var noHeaders bool
 	cmd := &cobra.Command{
-		Use:   "get TYPE [NAME...] | TYPE/NAME...",
+		Use:   "get TYPE[,TYPE...] | TYPE NAME... | TYPE/NAME...",
 		Short: "List resources, or show some",
 		Example: `  comity get zones
   comity get authorizationpolicies -n shop -o wide
   comity get service/pay -n shop -o yaml
   comity get workloads -l app=web
+  comity get services,authorizationpolicies -n shop
   comity get proxies -n shop -o wide`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: s.completeRefs,
@@ -112,14 +120,17 @@ func (s *shell) getCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(objects) > 0 && objects[0].Kind == mesh.KindZone && (s.output == formatTable || s.output == formatWide) {
+			if len(objects) == 0 || strings.Contains(args[0], ",") {
+				return s.show(objects, single, !noHeaders)
+			}
+			if objects[0].Kind == mesh.KindZone && (s.output == formatTable || s.output == formatWide) {
 				if there, err := r.atZone(cmd.Context()); err != nil {
 					return err
 				} else if there {
 					return s.showNeighbours(objects, !noHeaders)
 				}
 			}
-			if len(objects) > 0 && objects[0].Kind == mesh.KindWorkload && (s.output == formatTable || s.output == formatWide) {
+			if objects[0].Kind == mesh.KindWorkload && (s.output == formatTable || s.output == formatWide) {
 				return s.showWorkloads(cmd.Context(), r, objects, !noHeaders)
 			}
 			return s.show(objects, single, !noHeaders)

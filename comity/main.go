@@ -15,12 +15,12 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	cmd := newRoot(terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv})
-	err := cmd.ExecuteContext(ctx)
+	root := newRoot(terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv})
+	cmd, err := root.ExecuteContextC(ctx)
 	if errors.Is(err, errDiffers) {
 		os.Exit(exitDiffers)
 	}
 	if err != nil {
-		os.Exit(fault.Print(os.Stderr, asFault(err)))
+		os.Exit(fault.Print(os.Stderr, asFault(cmd, err)))
 	}
 }

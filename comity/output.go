@@ -124,6 +124,10 @@ func age(t time.Time) string {
 	}
 }
 
+// codeUsage is the code of whatever is wrong with a command line.
+const codeUsage = "CLI-USAGE"
+
+// usage is a complaint about the command line; main adds the help of the command.
 func usage(format string, args ...any) error {
-	return &fault.Error{Code: "CLI-USAGE", What: fmt.Sprintf(format, args...), Exit: fault.ExitUsage, Try: "comity help", Docs: "docs/cli.md"}
+	return &fault.Error{Code: codeUsage, What: fmt.Sprintf(format, args...), Exit: fault.ExitUsage, Docs: "docs/cli.md"}
 }

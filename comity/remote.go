@@ -41,7 +41,11 @@ func (r *remote) fetch(ctx context.Context, args []string, sel selection) (objec
 	for _, one := range refs {
 		if one.name == "" {
 			list, err := r.ListAll(ctx, one.kind, client.ListOptions{Namespace: sel.namespaceFilter(), Origin: sel.origin, Selector: sel.selector})
-			return list, false, err
+			if err != nil {
+				return nil, false, err
+			}
+			objects = append(objects, list...)
+			continue
 		}
 		o, err := r.find(ctx, one, sel.origin)
 		if err != nil {
@@ -49,7 +53,7 @@ func (r *remote) fetch(ctx context.Context, args []string, sel selection) (objec
 		}
 		objects = append(objects, o)
 	}
-	return objects, len(refs) == 1, nil
+	return objects, len(refs) == 1 && refs[0].name != "", nil
 }
 
 // find gets one resource. Where no namespace is said it is looked for in all of them, and must be in one only.

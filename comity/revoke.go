@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
@@ -79,13 +80,8 @@ The command shows which zones have confirmed, and waits for those that are conne
 
 // confirm asks a person to type the word. Where nobody is at a terminal it is refused.
 func (s *shell) confirm(what, word string) error {
-	in, ok := s.in.(*os.File)
-	if ok {
-		st, err := in.Stat()
-		ok = err == nil && st.Mode()&os.ModeCharDevice != 0
-	}
-	if !ok {
-		return &fault.Error{Code: "CLI-CONFIRM", What: "this can't be taken back, and nobody is there to ask", Try: "add --yes", Docs: "docs/operations.md", Exit: fault.ExitUsage}
+	if in, ok := s.in.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
+		return &fault.Error{Code: "CLI-CONFIRM", What: "this can't be taken back, and nobody is there to ask", Cause: what, Try: "add --yes", Docs: "docs/operations.md", Exit: fault.ExitUsage}
 	}
 	fmt.Fprintf(s.err, "%s\nType %s to go on: ", clean(what), clean(word))
 	line, err := bufio.NewReader(io.LimitReader(s.in, 1<<10)).ReadString('\n')

@@ -37,7 +37,7 @@ Completion of commands, kinds and names: source <(comity completion bash), or se
 	root.SetOut(term.out)
 	root.SetErr(term.err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &fault.Error{Code: "CLI-USAGE", What: err.Error(), Exit: fault.ExitUsage, Try: cmd.CommandPath() + " --help"}
+		return &fault.Error{Code: codeUsage, What: err.Error(), Exit: fault.ExitUsage, Try: cmd.CommandPath() + " --help"}
 	})
 	f := root.PersistentFlags()
 	f.StringVar(&s.target.configFile, "config", "", "configuration file (COMITY_CONFIG)")
@@ -57,6 +57,7 @@ Completion of commands, kinds and names: source <(comity completion bash), or se
 	)
 	root.CompletionOptions.DisableDefaultCmd = true // ours has no more than what is tested
 	completeNothing(root)
+	refuseUnknown(root)
 	return root
 }
 
@@ -67,16 +68,23 @@ func must(err error) {
 	}
 }
 
-// asFault gives cobra's own complaints their four parts.
-func asFault(err error) error {
+// asFault gives cobra's own complaints their four parts, and every complaint about usage the help of the command that was run.
+func asFault(cmd *cobra.Command, err error) error {
+	help := cmd.CommandPath() + " --help"
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		f.Docs = firstOf(f.Docs, "docs/cli.md")
+		if f.Code == codeUsage {
+			f.Try = firstOf(f.Try, help)
+		}
 		return err
 	}
 	text := err.Error()
-	for _, usageError := range []string{"unknown command", "accepts ", "requires ", "required flag", "unknown flag", "invalid argument"} {
+	if strings.HasPrefix(text, "unknown command") { // cobra's word for an argument where none belongs
+		text = cmd.CommandPath() + " takes no arguments"
+	}
+	for _, usageError := range []string{cmd.CommandPath() + " takes", "accepts ", "requires ", "required flag", "unknown flag", "invalid argument"} {
 		if strings.HasPrefix(text, usageError) {
-			return &fault.Error{Code: "CLI-USAGE", What: text, Exit: fault.ExitUsage, Try: "comity help", Docs: "docs/cli.md"}
+			return &fault.Error{Code: codeUsage, What: text, Cause: "it is used as: " + cmd.UseLine(), Exit: fault.ExitUsage, Try: help, Docs: "docs/cli.md"}
 		}
 	}
 	return err
