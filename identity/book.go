@@ -107,8 +107,18 @@ func (b *BundleBook) Accept(s Statement, now time.Time) (changed bool, err error
 	if err := b.checkZone(s.Zone, s.TrustDomain); err != nil {
 		return false, err
 	}
+	if next.removed {
+		next.stmt = next.stmt.tombstone()
+	}
 	b.entries[s.TrustDomain] = next
 	return true, nil
+}
+
+// tombstone is what is kept of the last statement of a trust domain that was removed: whose it was, and in which order
+// it came. Nobody reads the rest again, and its signer had the say over how large it is.
+func (s Statement) tombstone() Statement {
+	s.Payload, s.Chain, s.Signature = nil, nil, nil
+	return s
 }
 
 // succeeds decides whether next may follow old; known means that it is the same again.
@@ -248,6 +258,19 @@ func (b *BundleBook) List() []ZoneTrust {
 	return out
 }
 
+// Known lists every trust domain that came by statement, those that were removed included.
+func (b *BundleBook) Known() []mesh.TrustDomain {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	var out []mesh.TrustDomain
+	for _, td := range slices.Sorted(maps.Keys(b.entries)) {
+		if !b.entries[td].own {
+			out = append(out, td)
+		}
+	}
+	return out
+}
+
 // Zone answers what a zone's trust domain is.
 func (b *BundleBook) Zone(zone string) (ZoneTrust, bool) {
 	for _, z := range b.List() {
@@ -266,6 +289,7 @@ func (b *BundleBook) Remove(td mesh.TrustDomain) {
 	if e := b.entries[td]; e != nil && !e.own {
 		gone := *e
 		gone.removed = true
+		gone.stmt = gone.stmt.tombstone()
 		gone.bundle = Bundle{TrustDomain: td, RefreshHint: defaultRefreshHint}
 		b.entries[td] = &gone
 	}
@@ -353,6 +377,8 @@ func (b *BundleBook) add(data []byte, replaces func(have, got *bookEntry) bool) 
 				return fmt.Errorf("read a bundle book: %s: %w", r.TrustDomain, err)
 			}
 			e.bundle = bundle
+		} else {
+			e.stmt = e.stmt.tombstone()
 		}
 		add[r.TrustDomain] = e
 	}

@@ -116,6 +116,9 @@ func VerifyStatement(s Statement, bundle Bundle, now time.Time) error {
 	if err := s.check(); err != nil {
 		return err
 	}
+	if s.Withdrawn && len(s.Payload) > 0 {
+		return fmt.Errorf("%w: it is withdrawn, and has a payload of %d bytes, which nobody would read and everybody keep", ErrStatement, len(s.Payload))
+	}
 	if bundle.TrustDomain != s.TrustDomain {
 		return fmt.Errorf("%w: it is of %s, the bundle of %s", ErrStatement, s.TrustDomain, bundle.TrustDomain)
 	}

@@ -31,19 +31,30 @@ import (
 const (
 	maxSubjects   = 10_000
 	maxPending    = 1_000
+	maxWaiting    = 16 << 20 // bytes of all that is pending, whoever stated it
 	maxPorts      = 256
 	maxIdentities = 1_000
 	maxIngresses  = 64
 )
 
-// bookBucket keeps the trust in other zones, one record.
+// bookBucket keeps the trust in other zones, one record for each trust domain: what one zone states never keeps
+// another's from being written. Before there was one record of all, which is still read.
 const (
-	bookBucket = "trust"
-	bookKey    = "book"
+	bookBucket   = "trust"
+	bundlePrefix = "bundle/"
+	oldBookKey   = "book"
 )
 
-// ErrUnverified: the statement is kept aside until the bundle that it needs arrives.
-var ErrUnverified = errors.New("its zone's bundle is not known yet")
+// Why a statement is not taken.
+var (
+	// ErrUnverified: it is kept aside until the bundle that it needs arrives.
+	ErrUnverified = errors.New("its zone's bundle is not known yet")
+	// ErrTooMuchWaits: its bundle is not known, and it is not kept aside either.
+	ErrTooMuchWaits = errors.New("its zone's bundle is not known yet, and too much waits for bundles already")
+	// ErrUnvouched: a zone said something of itself that only global can say: which trust domain it has, in which
+	// incarnation, and when that ends.
+	ErrUnvouched = fmt.Errorf("%w: global has not said so of the zone", identity.ErrStatement)
+)
 
 // Book holds the other zones' statements. Safe for concurrent use.
 type Book struct {
@@ -56,8 +67,9 @@ type Book struct {
 	zones   map[string]*zone
 	heard   map[string]Heard
 	revoked map[mesh.TrustDomain]revoked
-	lives   map[string]life // by zone
-	unkept  bool            // trust is not yet on disk as it is
+	lives   map[string]life               // by zone
+	waiting int                           // bytes of what is pending
+	unkept  map[mesh.TrustDomain]struct{} // trust domains that are not yet on disk as they are
 }
 
 // Heard is when news of a zone arrived, and by which way.
@@ -66,7 +78,8 @@ type Heard struct {
 	By Way
 }
 
-// Way is how a statement came here. It makes no difference to what is believed.
+// Way is how a statement came here. What is signed within the life of a zone that the book knows is believed either way;
+// who a zone is, only global says.
 type Way string
 
 // The ways of a statement.
@@ -76,8 +89,8 @@ const (
 )
 
 type zone struct {
-	held    map[string]held // by fedstore.StatementKey
-	pending []identity.Statement
+	held    map[string]held               // by fedstore.StatementKey
+	pending map[string]identity.Statement // likewise
 }
 
 // held is a verified statement with its payload read.
@@ -93,19 +106,13 @@ func Open(ctx context.Context, records store.Records, zoneName string, own ident
 	b := &Book{
 		zone: zoneName, records: records, trust: identity.NewBundleBook(),
 		changed: make(chan struct{}, 1), zones: map[string]*zone{}, heard: map[string]Heard{},
-		revoked: map[mesh.TrustDomain]revoked{}, lives: map[string]life{},
+		revoked: map[mesh.TrustDomain]revoked{}, lives: map[string]life{}, unkept: map[mesh.TrustDomain]struct{}{},
 	}
 	if err := b.trust.Pin(zoneName, own, now); err != nil {
 		return nil, fmt.Errorf("the zone's own bundle: %w", err)
 	}
-	switch r, err := records.GetRecord(ctx, bookBucket, bookKey); {
-	case errors.Is(err, store.ErrNotFound):
-	case err != nil:
-		return nil, fmt.Errorf("read trust: %w", err)
-	default:
-		if err := json.Unmarshal(r.Value, b.trust); err != nil {
-			return nil, fmt.Errorf("read trust: %w", err)
-		}
+	if err := b.readTrust(ctx); err != nil {
+		return nil, err
 	}
 	if err := b.readRevoked(ctx); err != nil {
 		return nil, err
@@ -148,7 +155,7 @@ func (b *Book) SetOwn(own identity.Bundle, now time.Time) error { return b.trust
 func (b *Book) of(name string) *zone {
 	z := b.zones[name]
 	if z == nil {
-		z = &zone{held: map[string]held{}}
+		z = &zone{held: map[string]held{}, pending: map[string]identity.Statement{}}
 		b.zones[name] = z
 	}
 	return z
@@ -156,7 +163,8 @@ func (b *Book) of(name string) *zone {
 
 // Receive takes a statement, whichever way it came. An error is why it is refused; it changes nothing then. One that
 // is known already, or older than what is known, is no error and costs nothing. ErrUnverified asks for nothing: the
-// statement is looked at again when its zone's bundle has come.
+// statement is looked at again when its zone's bundle has come. That is for what global relays; a peer's word is
+// ErrUnvouched until global has said who the peer is.
 func (b *Book) Receive(ctx context.Context, s identity.Statement, by Way, now time.Time) error {
 	if s.Zone == b.zone {
 		return fmt.Errorf("%w: zone %s speaks for itself", identity.ErrStatement, b.zone)
@@ -165,6 +173,11 @@ func (b *Book) Receive(ctx context.Context, s identity.Statement, by Way, now ti
 	defer b.mu.Unlock()
 	if _, gone := b.revoked[s.TrustDomain]; gone {
 		return ErrRevoked
+	}
+	if by == ByPeer {
+		if trust, ok := b.trust.Zone(s.Zone); !ok || trust.Statement.TrustDomain != s.TrustDomain || trust.Statement.Incarnation != s.Incarnation || s.Kind == identity.KindBundle && s.Withdrawn {
+			return ErrUnvouched
+		}
 	}
 	take := b.take
 	if s.Kind == identity.KindBundle {
@@ -193,19 +206,15 @@ func (b *Book) takeBundle(ctx context.Context, s identity.Statement, now time.Ti
 	}
 	// The same content again may bring a newer lease.
 	after, _ := b.trust.Zone(s.Zone)
-	if after.Statement.Incarnation == before.Statement.Incarnation && after.Statement.Sequence == before.Statement.Sequence && !b.unkept {
+	_, unkept := b.unkept[s.TrustDomain]
+	if after.Statement.Incarnation == before.Statement.Incarnation && after.Statement.Sequence == before.Statement.Sequence && !unkept {
 		return false, nil
 	}
-	unkept := b.unkept
-	b.unkept = true
-	if err := b.keepTrust(ctx); err != nil {
+	b.unkept[s.TrustDomain] = struct{}{}
+	if err := b.keepTrust(ctx, s.TrustDomain); err != nil {
 		return false, err
 	}
-	b.unkept = unkept
-	z := b.of(s.Zone)
-	pending := z.pending
-	z.pending = nil
-	for _, p := range pending {
+	for _, p := range b.of(s.Zone).takePending(&b.waiting) {
 		// Its sender was told already that it is kept; a bad one is dropped now.
 		if _, err := b.take(ctx, p, now); err != nil && !errors.Is(err, ErrUnverified) {
 			continue
@@ -224,11 +233,7 @@ func (b *Book) take(ctx context.Context, s identity.Statement, now time.Time) (c
 	}
 	h, err := b.verify(s, now)
 	if errors.Is(err, ErrUnverified) {
-		if len(z.pending) >= maxPending {
-			return false, fmt.Errorf("%w, and %d others wait for it", ErrUnverified, maxPending)
-		}
-		z.pending = append(z.pending, s)
-		return false, ErrUnverified
+		return false, b.wait(z, key, s)
 	}
 	if err != nil {
 		return false, err
@@ -245,6 +250,41 @@ func (b *Book) take(ctx context.Context, s identity.Statement, now time.Time) (c
 	}
 	z.held[key] = h
 	return true, nil
+}
+
+// wait keeps a statement aside until its zone's bundle comes: the newest of each subject. It returns ErrUnverified, or
+// ErrTooMuchWaits. The caller holds b.mu.
+func (b *Book) wait(z *zone, key string, s identity.Statement) error {
+	old, again := z.pending[key]
+	if again && old.Incarnation == s.Incarnation && s.Sequence <= old.Sequence {
+		return ErrUnverified
+	}
+	waiting := b.waiting + weight(s) - weight(old)
+	if !again && len(z.pending) >= maxPending || waiting > maxWaiting {
+		return ErrTooMuchWaits
+	}
+	z.pending[key], b.waiting = s, waiting
+	return ErrUnverified
+}
+
+// takePending empties what waits for the zone's bundle, ordered by subject.
+func (z *zone) takePending(waiting *int) []identity.Statement {
+	var out []identity.Statement
+	for _, key := range slices.Sorted(maps.Keys(z.pending)) {
+		out = append(out, z.pending[key])
+		*waiting -= weight(z.pending[key])
+	}
+	clear(z.pending)
+	return out
+}
+
+// weight is about how many bytes a statement holds.
+func weight(s identity.Statement) int {
+	n := len(s.Subject) + len(s.Payload) + len(s.Signature)
+	for _, der := range s.Chain {
+		n += len(der)
+	}
+	return n
 }
 
 // verify checks everything about a statement but its place in the sequence. With ErrLeaseEnded the
@@ -439,4 +479,54 @@ func (b *Book) signal() {
 	case b.changed <- struct{}{}:
 	default:
 	}
+}
+
+// readTrust reads what was kept of the other zones' bundles. The old record of all becomes one for each.
+func (b *Book) readTrust(ctx context.Context) error {
+	old, err := b.records.GetRecord(ctx, bookBucket, oldBookKey)
+	if err == nil {
+		err = json.Unmarshal(old.Value, b.trust)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("read trust: %w", err)
+	}
+	move := err == nil
+	list, _, err := b.records.ListRecords(ctx, bookBucket, bundlePrefix)
+	if err != nil {
+		return fmt.Errorf("read trust: %w", err)
+	}
+	for _, r := range list {
+		if err := b.trust.Merge(r.Value); err != nil {
+			return fmt.Errorf("read trust: %w", err)
+		}
+	}
+	if !move {
+		return nil
+	}
+	if err := b.keepTrust(ctx, b.trust.Known()...); err != nil {
+		return err
+	}
+	if _, err := b.records.PutRecords(ctx, bookBucket, store.RecordWrite{Key: oldBookKey, Delete: true}); err != nil {
+		return fmt.Errorf("keep trust: %w", err)
+	}
+	return nil
+}
+
+// keepTrust writes what is believed of trust domains, one record for each. The caller holds b.mu.
+func (b *Book) keepTrust(ctx context.Context, domains ...mesh.TrustDomain) error {
+	for _, td := range domains {
+		write := store.RecordWrite{Key: bundlePrefix + string(td), Delete: !slices.Contains(b.trust.Known(), td)}
+		var err error
+		if !write.Delete {
+			write.Value, err = b.trust.Export(td)
+		}
+		if err == nil {
+			_, err = b.records.PutRecords(ctx, bookBucket, write)
+		}
+		if err != nil {
+			return fmt.Errorf("keep trust in %s: %w", td, err)
+		}
+		delete(b.unkept, td)
+	}
+	return nil
 }

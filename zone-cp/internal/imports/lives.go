@@ -40,7 +40,7 @@ func (b *Book) readLives(ctx context.Context) error {
 func (b *Book) HeedLives(ctx context.Context, uids map[string]string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	changed, forgotten := false, false
+	changed := false
 	for _, t := range b.trust.List() {
 		uid, known := uids[t.Zone]
 		if t.Zone == b.zone || !known {
@@ -58,13 +58,12 @@ func (b *Book) HeedLives(ctx context.Context, uids map[string]string) error {
 			b.lives[t.Zone] = before
 			return fmt.Errorf("forget the former zone %s: %w", t.Zone, err)
 		}
+		b.of(t.Zone).takePending(&b.waiting)
 		delete(b.zones, t.Zone)
 		b.trust.Remove(t.Bundle.TrustDomain)
 		b.trust.Release(t.Bundle.TrustDomain) // global may vouch for it again
-		forgotten = true
-	}
-	if forgotten {
-		if err := b.keepTrust(ctx); err != nil {
+		b.unkept[t.Bundle.TrustDomain] = struct{}{}
+		if err := b.keepTrust(ctx, t.Bundle.TrustDomain); err != nil {
 			return err
 		}
 	}

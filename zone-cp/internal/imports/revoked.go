@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/mesh"
@@ -15,8 +16,12 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-// revokedKey is the record, beside the trust in other zones, of what was revoked.
-const revokedKey = "revoked"
+// What was revoked is kept beside the trust in other zones, one record for each trust domain. Before there was one
+// record of all, which is still read.
+const (
+	revokedPrefix = "revoked/"
+	oldRevokedKey = "revoked"
+)
 
 // ErrRevoked: the trust domain was revoked, and nothing of it is believed again.
 var ErrRevoked = fmt.Errorf("%w: its trust domain was revoked", identity.ErrStatement)
@@ -29,15 +34,23 @@ type revoked struct {
 }
 
 func (b *Book) readRevoked(ctx context.Context) error {
-	r, err := b.records.GetRecord(ctx, bookBucket, revokedKey)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
+	old, err := b.records.GetRecord(ctx, bookBucket, oldRevokedKey)
 	if err == nil {
-		err = json.Unmarshal(r.Value, &b.revoked)
+		err = json.Unmarshal(old.Value, &b.revoked)
 	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("read what was revoked: %w", err)
+	}
+	list, _, err := b.records.ListRecords(ctx, bookBucket, revokedPrefix)
 	if err != nil {
 		return fmt.Errorf("read what was revoked: %w", err)
+	}
+	for _, r := range list {
+		var gone revoked
+		if err := json.Unmarshal(r.Value, &gone); err != nil {
+			return fmt.Errorf("read what was revoked: %s: %w", r.Key, err)
+		}
+		b.revoked[mesh.TrustDomain(strings.TrimPrefix(r.Key, revokedPrefix))] = gone
 	}
 	return nil
 }
@@ -61,22 +74,32 @@ func (b *Book) Heed(ctx context.Context, zones map[string]policy.Zone) error {
 		}
 		b.revoked[t.Bundle.TrustDomain] = gone
 		b.trust.Remove(t.Bundle.TrustDomain)
-		b.unkept = true
+		b.unkept[t.Bundle.TrustDomain] = struct{}{}
 	}
-	if !b.unkept {
+	for _, td := range slices.Sorted(maps.Keys(b.unkept)) {
+		if err := b.keepRevoked(ctx, td); err != nil {
+			return err
+		}
+		if err := b.keepTrust(ctx, td); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepRevoked writes what is remembered of a trust domain if it was revoked. The caller holds b.mu.
+func (b *Book) keepRevoked(ctx context.Context, td mesh.TrustDomain) error {
+	gone, ok := b.revoked[td]
+	if !ok {
 		return nil
 	}
-	value, err := json.Marshal(b.revoked)
+	value, err := json.Marshal(gone)
+	if err == nil {
+		_, err = b.records.PutRecords(ctx, bookBucket, store.RecordWrite{Key: revokedPrefix + string(td), Value: value})
+	}
 	if err != nil {
-		return fmt.Errorf("keep what was revoked: %w", err)
+		return fmt.Errorf("keep that %s was revoked: %w", td, err)
 	}
-	if _, err := b.records.PutRecords(ctx, bookBucket, store.RecordWrite{Key: revokedKey, Value: value}); err != nil {
-		return fmt.Errorf("keep what was revoked: %w", err)
-	}
-	if err := b.keepTrust(ctx); err != nil {
-		return err
-	}
-	b.unkept = false
 	return nil
 }
 
@@ -93,15 +116,4 @@ func (b *Book) Condemned() []topology.Remote {
 		out = append(out, r)
 	}
 	return out
-}
-
-func (b *Book) keepTrust(ctx context.Context) error {
-	value, err := b.trust.MarshalJSON()
-	if err != nil {
-		return fmt.Errorf("keep trust: %w", err)
-	}
-	if _, err := b.records.PutRecords(ctx, bookBucket, store.RecordWrite{Key: bookKey, Value: value}); err != nil {
-		return fmt.Errorf("keep trust: %w", err)
-	}
-	return nil
 }
