@@ -17,6 +17,9 @@ import (
 	"github.com/comity-mesh/comity/internal/fault"
 )
 
+// envDemoDir is the folder of the demo to which comity demo env points a shell.
+const envDemoDir = "COMITY_DEMO_DIR"
+
 func (s *shell) demoCommand() *cobra.Command {
 	var check bool
 	o := demo.Options{Out: s.out}
@@ -39,7 +42,8 @@ revoked. It prints each step with its figures and ends with 0 only if every step
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.runDemo(cmd.Context(), o, check) },
 	}
 	p := cmd.PersistentFlags()
-	p.StringVar(&o.Dir, "dir", ".demo", "folder of the demo; emptied at the start")
+	p.StringVar(&o.Dir, "dir", firstOf(s.getenv(envDemoDir), demo.DefaultDir), "folder of the demo, emptied at the start ("+envDemoDir+")")
+	must(cmd.MarkPersistentFlagDirname("dir"))
 	f := cmd.Flags()
 	f.StringVar(&o.Bin, "bin", "", "folder with the other programs (default: where comity is)")
 	f.Float64Var(&o.Rate, "rate", 10, "orders a second of each of the two shoppers")
@@ -93,14 +97,14 @@ func (s *shell) runDemo(ctx context.Context, o demo.Options, check bool) error {
   Console  %s   sign in with the token in %s
 
   In another terminal, in this folder:
-    eval "$(%s demo env)"          # puts comity into PATH and points it at this demo's global
+    eval "$(%s demo%s env)"          # puts comity into PATH and points it at this demo's global
     comity get zones; comity get proxies; comity get authorizationpolicies
     comity describe authorizationpolicy/cart-to-pay -n shop
     comity --context onprem get workloads  # a zone answers for itself
     comity demo break onprem               # kill -9 of a whole zone; then: comity demo fix
     comity demo status -o json; comity demo down
 
-`, console, tokenFile, os.Args[0])
+`, console, tokenFile, os.Args[0], demo.DirFlag(o.Dir))
 	return s.liveLine(ctx, o.Dir)
 }
 
@@ -168,11 +172,11 @@ func (s *shell) demoStatus(o *demo.Options) *cobra.Command {
 			sort.Strings(names)
 			for _, name := range names {
 				sh := st.Shoppers[name]
-				shoppers.rows = append(shoppers.rows, []string{name, fmt.Sprint(sh.Sent), fmt.Sprint(sh.Failed), fmt.Sprint(sh.CrossZone), fmt.Sprintf("%.0f ms", sh.LongestMS), sh.LastError})
+				shoppers.rows = append(shoppers.rows, []string{name, fmt.Sprint(sh.Sent), fmt.Sprint(sh.Failed), fmt.Sprint(sh.CrossZone), fmt.Sprintf("%.0f ms", sh.LongestMS), short(sh.LastError)})
 			}
 			fmt.Fprintln(s.out)
 			if len(st.Broken) > 0 {
-				fmt.Fprintln(s.out, "broken: "+strings.Join(st.Broken, ", ")+"; comity demo fix mends it\n")
+				fmt.Fprintln(s.out, "broken: "+strings.Join(st.Broken, ", ")+"; comity demo"+demo.DirFlag(o.Dir)+" fix mends it\n")
 			}
 			if st.Error != "" {
 				fmt.Fprintln(s.err, "global does not answer: "+clean(st.Error))
@@ -216,7 +220,7 @@ func (s *shell) demoEnv(o *demo.Options) *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(s.out, "unset COMITY_SERVER COMITY_TOKEN COMITY_TOKEN_FILE COMITY_CA_FILE COMITY_CONTEXT")
-			fmt.Fprintf(s.out, "export COMITY_CONFIG=%q\nexport PATH=%q:\"$PATH\"\n", demo.ConfigFile(dir), filepath.Dir(exe))
+			fmt.Fprintf(s.out, "export COMITY_CONFIG=%q\nexport "+envDemoDir+"=%q\nexport PATH=%q:\"$PATH\"\n", demo.ConfigFile(dir), dir, filepath.Dir(exe))
 			return nil
 		},
 	}

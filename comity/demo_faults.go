@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -28,8 +29,9 @@ The shop and its shoppers go on: watch the demo's own terminal, or comity demo s
 		Example: `  comity demo break onprem; comity demo status; comity demo fix
   comity demo break aws-east:gcp-west
   comity demo break global`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return s.orderDemo(cmd, o, "break", args[0]) },
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: s.completeFaults(o, func(st demo.Status) []string { return st.Breakable() }),
+		RunE:              func(cmd *cobra.Command, args []string) error { return s.orderDemo(cmd, o, "break", args[0]) },
 	}
 }
 
@@ -40,7 +42,8 @@ func (s *shell) demoFix(o *demo.Options) *cobra.Command {
 		Long: `fix starts what break killed, with the arguments and on the data of before, and joins cut links again. It returns
 when that is healthy: control planes ready, every Envoy connected with its configuration, every application
 healthy, and the zone back at global unless global itself is broken.`,
-		Args: cobra.MaximumNArgs(1),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: s.completeFaults(o, func(st demo.Status) []string { return st.Broken }),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.orderDemo(cmd, o, "fix", strings.Join(args, ""))
 		},
@@ -65,4 +68,24 @@ func (s *shell) orderDemo(cmd *cobra.Command, o *demo.Options, verb, what string
 	}
 	fmt.Fprintln(s.out, now)
 	return nil
+}
+
+// completeFaults completes what the demo that runs can break or fix.
+func (s *shell) completeFaults(o *demo.Options, of func(demo.Status) []string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionLimit)
+		defer cancel()
+		st, err := demo.Look(ctx, o.Dir)
+		if err != nil {
+			cobra.CompDebugln(err.Error(), false)
+		}
+		var out []candidate
+		for _, name := range of(st) {
+			out = append(out, candidate{value: name})
+		}
+		return offer(typed, out)
+	}
 }

@@ -123,7 +123,7 @@ func Ask(ctx context.Context, dir, verb, what string, say func(string)) (FaultRe
 	for {
 		var u update
 		if err := lines.Decode(&u); err != nil {
-			return FaultReport{}, &fault.Error{Code: "DEMO-CONTROL", What: "the demo ended before it had answered", Err: err, Try: "comity demo status", Exit: fault.ExitUnreachable}
+			return FaultReport{}, &fault.Error{Code: "DEMO-CONTROL", What: "the demo ended before it had answered", Err: err, Try: "comity demo" + DirFlag(dir) + " status", Exit: fault.ExitUnreachable}
 		}
 		switch {
 		case u.Report != nil:

@@ -86,7 +86,7 @@ func (d *Demo) Break(_ context.Context, what string, say func(string)) (FaultRep
 		return FaultReport{}, err
 	}
 	if d.isBroken(t.name) {
-		return FaultReport{}, &fault.Error{Code: "DEMO-BROKEN", What: t.name + " is broken already", Try: "comity demo fix " + t.name, Exit: fault.ExitConflict}
+		return FaultReport{}, &fault.Error{Code: "DEMO-BROKEN", What: t.name + " is broken already", Try: "comity demo" + DirFlag(d.opts.Dir) + " fix " + t.name, Exit: fault.ExitConflict}
 	}
 	did := t.cut()
 	d.noteBroken(t.name, true)
@@ -110,7 +110,7 @@ func (d *Demo) Fix(ctx context.Context, what string, say func(string)) (FaultRep
 			return FaultReport{}, err
 		}
 		if !slices.Contains(d.Broken(), t.name) {
-			return FaultReport{}, &fault.Error{Code: "DEMO-NOT-BROKEN", What: t.name + " is not broken", Cause: "broken is: " + listing(d.Broken()), Try: "comity demo status", Exit: fault.ExitConflict}
+			return FaultReport{}, &fault.Error{Code: "DEMO-NOT-BROKEN", What: t.name + " is not broken", Cause: "broken is: " + listing(d.Broken()), Try: "comity demo" + DirFlag(d.opts.Dir) + " status", Exit: fault.ExitConflict}
 		}
 		targets = append(targets, t)
 	}
@@ -119,7 +119,7 @@ func (d *Demo) Fix(ctx context.Context, what string, say func(string)) (FaultRep
 	for _, t := range targets {
 		at := time.Now()
 		if err := t.mend(ctx); err != nil {
-			return r, &fault.Error{Code: "DEMO-FIX", What: t.name + " does not come back", Err: err, Try: "look into " + d.path("logs") + "; comity demo fix tries again"}
+			return r, &fault.Error{Code: "DEMO-FIX", What: t.name + " does not come back", Err: err, Try: "look into " + d.path("logs") + "; comity demo" + DirFlag(d.opts.Dir) + " fix tries again"}
 		}
 		d.noteBroken(t.name, false)
 		did := fmt.Sprintf("%s; healthy after %.1f s", t.after, time.Since(at).Seconds())
@@ -182,12 +182,19 @@ func (d *Demo) target(what string) (target, error) {
 
 // Breakable lists what can be broken.
 func (d *Demo) Breakable() []string {
-	var zones, links, planes []string
-	for i, z := range d.zones {
+	var zones []string
+	for _, z := range d.zones {
 		zones = append(zones, z.name)
-		planes = append(planes, faultZoneCP+"/"+z.name)
-		for _, other := range d.zones[i+1:] {
-			links = append(links, linkOf(z.name, other.name).String())
+	}
+	return breakable(zones)
+}
+
+func breakable(zones []string) []string {
+	var links, planes []string
+	for i, z := range zones {
+		planes = append(planes, faultZoneCP+"/"+z)
+		for _, other := range zones[i+1:] {
+			links = append(links, linkOf(z, other).String())
 		}
 	}
 	return slices.Concat(zones, links, []string{faultGlobal}, planes)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,6 +25,20 @@ type State struct {
 	Global   string            `json:"global"`
 	Zones    map[string]string `json:"zones"`    // REST address of each
 	Shoppers map[string]string `json:"shoppers"` // address of each one's figures
+}
+
+// DefaultDir is the folder of a demo for which none is said.
+const DefaultDir = ".demo"
+
+// DirFlag is what a hint to type another command of the demo says of the folder: nothing if it is the default one of the
+// working folder.
+func DirFlag(dir string) string {
+	here, err := filepath.Abs(DefaultDir)
+	there, failed := filepath.Abs(dir)
+	if err == nil && failed == nil && here == there {
+		return ""
+	}
+	return " --dir " + dir
 }
 
 func stateFile(dir string) string { return filepath.Join(dir, "demo.json") }
@@ -153,7 +168,16 @@ type Status struct {
 	Shoppers         map[string]Shopper `json:"shoppers"`
 	// Broken is what `comity demo break` broke and nobody has fixed yet.
 	Broken []string `json:"broken"`
+	zones  []string // of the running demo, whether global answers or not
 	Error  string   `json:"error,omitempty"`
+}
+
+// Breakable lists what can be broken in the running demo and is not.
+func (st Status) Breakable() []string {
+	if !st.Running {
+		return nil
+	}
+	return slices.DeleteFunc(breakable(st.zones), func(name string) bool { return slices.Contains(st.Broken, name) })
 }
 
 // ZoneLine is one zone of a Status.
@@ -171,7 +195,7 @@ func Look(ctx context.Context, dir string) (Status, error) {
 	if err != nil || !s.alive() {
 		return Status{}, nil
 	}
-	st := Status{Running: true, Shoppers: map[string]Shopper{}}
+	st := Status{Running: true, Shoppers: map[string]Shopper{}, zones: slices.Sorted(maps.Keys(s.Zones))}
 	for name, url := range s.Shoppers {
 		if sh, err := fetchShopper(ctx, url); err == nil {
 			st.Shoppers[name] = sh

@@ -99,7 +99,7 @@ func (d *Demo) prepare() error {
 		}
 	}
 	if st, err := ReadState(d.opts.Dir); err == nil && st.alive() {
-		return &fault.Error{Code: "DEMO-RUNNING", What: fmt.Sprintf("a demo runs already in %s (process %d)", d.opts.Dir, st.PID), Try: "comity demo down", Exit: fault.ExitConflict}
+		return &fault.Error{Code: "DEMO-RUNNING", What: fmt.Sprintf("a demo runs already in %s (process %d)", d.opts.Dir, st.PID), Try: "comity demo" + DirFlag(d.opts.Dir) + " down", Exit: fault.ExitConflict}
 	}
 	if err := claim(d.opts.Dir); err != nil {
 		return err
