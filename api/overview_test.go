@@ -46,7 +46,7 @@ func TestOverviewOfAbsurdRecords(t *testing.T) {
 	e.record("links/west", "x", json.RawMessage(`{"to":"x","rttMs":1e-320}`))
 	e.record("traffic/west", "n/s/x", json.RawMessage(`{"namespace":"n","service":"s","to":"x","requests":1e-320,"failures":1.7e308}`))
 	o := e.overview()
-	if len(o.Links) != 2 || o.Links[1].RTTMillis != 0 || len(o.Traffic) != 2 || o.Traffic[1].Requests != 0 || o.Traffic[1].Failures != 1.7e308 {
+	if len(o.Links) != 2 || o.Links[1].RTTMillis != 0 || len(o.Traffic) != 2 || o.Traffic[1].Requests != 0 || o.Traffic[1].Failures < 1.6e308 {
 		t.Errorf("links %+v, traffic %+v", o.Links, o.Traffic)
 	}
 }
