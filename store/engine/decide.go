@@ -10,6 +10,7 @@ import (
 	"maps"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
@@ -216,9 +217,17 @@ func Decode(body []byte) (mesh.Resource, error) {
 
 // CheckBatch returns store.ErrInvalid for what no engine takes.
 func CheckBatch(b store.Batch) error {
+	if err := CheckText(b.Actor, b.Source, b.Reason, b.IdempotencyKey); err != nil {
+		return err
+	}
 	for _, w := range b.Writes {
 		if err := checkKey(w.Resource.Key); err != nil {
 			return err
+		}
+		for k, v := range w.Resource.Labels {
+			if err := CheckText(k, v); err != nil {
+				return fmt.Errorf("labels of %s: %w", w.Resource.Key, err)
+			}
 		}
 		if !w.Delete && len(w.Resource.Spec) > 0 && !json.Valid(w.Resource.Spec) {
 			return fmt.Errorf("%s: %w: the spec is not JSON", w.Resource.Key, store.ErrInvalid)
@@ -227,7 +236,26 @@ func CheckBatch(b store.Batch) error {
 	return nil
 }
 
+// CheckText returns store.ErrInvalid for what is no text: bytes that are not UTF-8, or a NUL. Not every database keeps
+// or compares such, so none is asked.
+func CheckText(list ...string) error {
+	for _, s := range list {
+		if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+			return fmt.Errorf("%w: %.100q is no text: it has a NUL, or is not UTF-8", store.ErrInvalid, s)
+		}
+	}
+	return nil
+}
+
+// CheckKey is CheckText for the parts of a key that is looked for.
+func CheckKey(k mesh.Key) error {
+	return CheckText(string(k.Origin), string(k.Kind), k.Namespace, k.Name)
+}
+
 func checkKey(k mesh.Key) error {
+	if err := CheckKey(k); err != nil {
+		return err
+	}
 	if k.Origin == "" || k.Kind == "" || k.Name == "" {
 		return fmt.Errorf("%w: key %q needs origin, kind and name", store.ErrInvalid, k)
 	}
@@ -277,7 +305,13 @@ func CheckRecords(bucket string, writes []store.RecordWrite) error {
 	if bucket == "" || len(bucket) > 512 {
 		return fmt.Errorf("%w: a bucket's name has 1 to 512 bytes", store.ErrInvalid)
 	}
+	if err := CheckText(bucket); err != nil {
+		return err
+	}
 	for _, w := range writes {
+		if err := CheckText(w.Key); err != nil {
+			return err
+		}
 		if w.Key == "" || len(w.Key) > 2048 || len(w.Value) > maxValue {
 			return fmt.Errorf("%w: the key %.100q is empty or too long, or its value too large", store.ErrInvalid, w.Key)
 		}

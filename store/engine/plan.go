@@ -49,6 +49,9 @@ func PlanList(q store.Query, d Dialect) (Plan, error) {
 	if err := CheckLimit(q.Limit); err != nil {
 		return Plan{}, err
 	}
+	if err := checkQuery(q); err != nil {
+		return Plan{}, err
+	}
 	p := Plan{query: q}
 	if q.Continue != "" {
 		raw, err := base64.RawURLEncoding.DecodeString(q.Continue)
@@ -59,8 +62,20 @@ func PlanList(q store.Query, d Dialect) (Plan, error) {
 		if string(p.after.Query) != string(queryHash(q)) {
 			return Plan{}, fmt.Errorf("%w: the continue token belongs to another query", store.ErrInvalid)
 		}
+		if err := CheckKey(p.after.Key); err != nil {
+			return Plan{}, err
+		}
 	}
 	return p, p.build(d)
+}
+
+// checkQuery returns store.ErrInvalid for a query of what is no text.
+func checkQuery(q store.Query) error {
+	list := []string{string(q.Origin), string(q.Kind), q.Namespace, q.Name, q.Contains}
+	for k, v := range q.Labels {
+		list = append(list, k, v)
+	}
+	return CheckText(list...)
 }
 
 // CheckLimit returns store.ErrInvalid for a page of no size.

@@ -193,7 +193,7 @@ func classify(ctx context.Context, err error) error {
 	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pe.Code[:2] {
 		case "22", "54": // a value that text or an index can't hold, such as a NUL
-			return fmt.Errorf("%w: %w", store.ErrInvalid, err)
+			return fmt.Errorf("%w: the database does not take a value (SQLSTATE %s)", store.ErrInvalid, pe.Code)
 		}
 	}
 	// Everything else is the database's or the network's: out of connections, of disk, of memory; read-only; shutting

@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,9 @@ func (s *Store) Head(ctx context.Context) (mesh.Cursor, error) {
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, k mesh.Key) (mesh.Resource, error) {
+	if err := engine.CheckKey(k); err != nil {
+		return mesh.Resource{}, fmt.Errorf("get: %w", err)
+	}
 	var body []byte
 	err := s.read(ctx, func(ctx context.Context) error {
 		return s.readers.QueryRow(ctx, "SELECT body FROM resources WHERE origin = $1 AND kind = $2 AND namespace = $3 AND name = $4",
@@ -233,7 +237,7 @@ func (s *Store) History(ctx context.Context, k mesh.Key, limit int, before mesh.
 	if limit == 0 {
 		limit = 100
 	}
-	if err := engine.CheckLimit(limit); err != nil {
+	if err := cmp.Or(engine.CheckLimit(limit), engine.CheckKey(k)); err != nil {
 		return nil, fmt.Errorf("history: %w", err)
 	}
 	if before == 0 {

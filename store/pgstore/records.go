@@ -184,6 +184,9 @@ func (g *putGroup) write() *pgx.Batch {
 
 // GetRecord implements store.Records.
 func (s *Store) GetRecord(ctx context.Context, bucket, key string) (store.Record, error) {
+	if err := engine.CheckText(bucket, key); err != nil {
+		return store.Record{}, fmt.Errorf("get a record: %w", err)
+	}
 	r := store.Record{Key: key}
 	err := s.read(ctx, func(ctx context.Context) error {
 		var at int64
@@ -202,6 +205,9 @@ func (s *Store) GetRecord(ctx context.Context, bucket, key string) (store.Record
 
 // ListRecords implements store.Records.
 func (s *Store) ListRecords(ctx context.Context, bucket, prefix string) (out []store.Record, sequence uint64, err error) {
+	if err := engine.CheckText(bucket, prefix); err != nil {
+		return nil, 0, fmt.Errorf("list records: %w", err)
+	}
 	err = s.read(ctx, func(ctx context.Context) error {
 		out, sequence = []store.Record{}, 0
 		// One statement, so that the sequence is of the same moment as the records.

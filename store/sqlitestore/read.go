@@ -1,6 +1,7 @@
 package sqlitestore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -21,6 +22,9 @@ func (s *Store) Head(ctx context.Context) (mesh.Cursor, error) {
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, k mesh.Key) (mesh.Resource, error) {
+	if err := engine.CheckKey(k); err != nil {
+		return mesh.Resource{}, fmt.Errorf("get: %w", err)
+	}
 	if err := ctx.Err(); err != nil {
 		return mesh.Resource{}, err
 	}
@@ -143,7 +147,7 @@ func (s *Store) History(ctx context.Context, k mesh.Key, limit int, before mesh.
 	if limit == 0 {
 		limit = 100
 	}
-	if err := engine.CheckLimit(limit); err != nil {
+	if err := cmp.Or(engine.CheckLimit(limit), engine.CheckKey(k)); err != nil {
 		return nil, fmt.Errorf("history: %w", err)
 	}
 	if before == 0 {

@@ -66,6 +66,9 @@ func (tx *txn) record(bucket string, w store.RecordWrite, sequence int64) error 
 
 // GetRecord implements store.Records.
 func (s *Store) GetRecord(ctx context.Context, bucket, key string) (store.Record, error) {
+	if err := engine.CheckText(bucket, key); err != nil {
+		return store.Record{}, fmt.Errorf("get a record: %w", err)
+	}
 	if err := ctx.Err(); err != nil {
 		return store.Record{}, err
 	}
@@ -85,6 +88,9 @@ func (s *Store) GetRecord(ctx context.Context, bucket, key string) (store.Record
 
 // ListRecords implements store.Records.
 func (s *Store) ListRecords(ctx context.Context, bucket, prefix string) ([]store.Record, uint64, error) {
+	if err := engine.CheckText(bucket, prefix); err != nil {
+		return nil, 0, fmt.Errorf("list records: %w", err)
+	}
 	out, sequence, err := s.listRecords(ctx, bucket, prefix)
 	if err != nil {
 		return nil, 0, fmt.Errorf("records in %s: %w", bucket, failed(ctx, err))

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -321,8 +322,41 @@ func testInvalid(s *suite) {
 	_, err = s.st.PutRecords(s.ctx, "b", store.RecordWrite{Key: "k", Value: make([]byte, 1<<20+1)})
 	s.is(err, store.ErrInvalid)
 	s.records("b", store.RecordWrite{Key: "k", Value: make([]byte, 1<<20)})
+	for _, bad := range []string{"a\x00b", "a\xffb"} {
+		testNoText(s, bad)
+	}
 	if s.head().Revision != 0 {
 		s.Fatal("an invalid call took a revision")
+	}
+}
+
+// testNoText: what some engine can't keep as text no engine takes, in any place, and it says so in the same words.
+func testNoText(s *suite, bad string) {
+	key := mesh.Key{Origin: "global", Kind: "Zone", Name: bad}
+	named := mesh.Resource{Key: key}
+	labelled := res("a", 1)
+	labelled.Labels = map[string]string{"a": bad}
+	apply := func(b store.Batch) error { _, err := s.st.Apply(s.ctx, b); return err }
+	list := func(q store.Query) error { _, err := s.st.List(s.ctx, q); return err }
+	_, get := s.st.Get(s.ctx, key)
+	_, history := s.st.History(s.ctx, key, 1, 0)
+	_, put := s.st.PutRecords(s.ctx, "b", store.RecordWrite{Key: bad, Value: []byte("{}")})
+	_, bucket := s.st.PutRecords(s.ctx, bad, store.RecordWrite{Key: "k", Value: []byte("{}")})
+	_, record := s.st.GetRecord(s.ctx, "b", bad)
+	_, _, records := s.st.ListRecords(s.ctx, "b", bad)
+	for what, err := range map[string]error{
+		"get": get, "history": history, "put": put, "bucket": bucket, "record": record, "records": records,
+		"name":        apply(store.Batch{Writes: []store.Write{{Resource: named}}}),
+		"label":       apply(store.Batch{Writes: []store.Write{{Resource: labelled}}}),
+		"reason":      apply(store.Batch{Writes: []store.Write{{Resource: res("a", 1)}}, Reason: bad}),
+		"idempotency": apply(store.Batch{Writes: []store.Write{{Resource: res("a", 1)}}, IdempotencyKey: bad}),
+		"contains":    list(store.Query{Contains: bad}),
+		"namespace":   list(store.Query{Namespace: bad}),
+		"selector":    list(store.Query{Labels: map[string]string{"a": bad}}),
+	} {
+		if !errors.Is(err, store.ErrInvalid) || !strings.Contains(err.Error(), "is no text") {
+			s.Errorf("%s of %q: %v", what, bad, err)
+		}
 	}
 }
 
