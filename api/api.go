@@ -60,6 +60,8 @@ type Config struct {
 	LeafTTL time.Duration
 	// MaxStreams bounds watches and status streams at one time; 0 means 512.
 	MaxStreams int
+	// MaxStreamsOfToken bounds those of one token, so that nobody takes them all; 0 means 32.
+	MaxStreamsOfToken int
 }
 
 type server struct {
@@ -67,7 +69,7 @@ type server struct {
 	authz    Authorizer
 	failures failureLimits
 	metrics  metrics
-	streams  chan struct{}
+	streams  streams
 	board    *board
 	api      huma.API
 	mux      *http.ServeMux
@@ -92,7 +94,10 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.MaxStreams == 0 {
 		cfg.MaxStreams = 512
 	}
-	s := &server{cfg: cfg, streams: make(chan struct{}, cfg.MaxStreams), mux: http.NewServeMux()}
+	if cfg.MaxStreamsOfToken == 0 {
+		cfg.MaxStreamsOfToken = 32
+	}
+	s := &server{cfg: cfg, streams: streams{most: cfg.MaxStreams, each: cfg.MaxStreamsOfToken, open: map[string]int{}}, mux: http.NewServeMux()}
 	s.board = &board{s: s}
 	if err := s.metrics.init(cfg.Registerer); err != nil {
 		return nil, err

@@ -36,6 +36,8 @@ const (
 type Principal struct {
 	Name string // of the token
 	Role Role
+
+	token string // its id
 }
 
 // Actor is the principal as histories name it.
@@ -179,6 +181,9 @@ func (t *Tokens) List(ctx context.Context) ([]client.APIToken, error) {
 
 // Revoke ends a token at once; store.ErrNotFound if there is none with the id.
 func (t *Tokens) Revoke(ctx context.Context, id string) error {
+	if !isTokenID(id) {
+		return store.ErrNotFound
+	}
 	rec, err := t.records.GetRecord(ctx, bucketTokens, id)
 	if err != nil {
 		return err
@@ -199,11 +204,24 @@ func hashSecret(secret string) string {
 // errBadToken hides why: unknown, wrong, expired and malformed look alike.
 var errBadToken = errors.New("the token is not valid")
 
+// isTokenID reports whether a token can have this id. Anything else never reaches the store.
+func isTokenID(id string) bool {
+	if id == "" || len(id) > 32 {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}
+
 // Check returns the principal of a token. Any token that is not valid now is the same error.
 func (t *Tokens) Check(ctx context.Context, token string) (Principal, error) {
 	body, ok := strings.CutPrefix(token, tokenPrefix)
 	id, secret, ok2 := strings.Cut(body, "_")
-	if !ok || !ok2 || id == "" || len(token) > 256 {
+	if !ok || !ok2 || !isTokenID(id) || len(token) > 256 {
 		return Principal{}, errBadToken
 	}
 	raw, err := t.records.GetRecord(ctx, bucketTokens, id)
@@ -223,7 +241,7 @@ func (t *Tokens) Check(ctx context.Context, token string) (Principal, error) {
 		return Principal{}, errBadToken
 	}
 	t.used(ctx, id, raw.Version, rec, now)
-	return Principal{Name: rec.Name, Role: rec.Role}, nil
+	return Principal{Name: rec.Name, Role: rec.Role, token: id}, nil
 }
 
 // used notes the use, at most once a minute: it is a write.

@@ -58,10 +58,10 @@ func (s *server) registerOverview(op makeOp) {
 			return reply(http.StatusOK, nil, o)
 		}))
 	huma.Register(s.api, op("overview-stream", http.MethodGet, "/overview/stream", "The overview, and what changes of it, as server-sent events"),
-		handle(s, func(_ context.Context, in *struct {
+		handle(s, func(ctx context.Context, in *struct {
 			LastEventID string `header:"Last-Event-ID" maxLength:"64" doc:"The id of the last event that was received."`
 		}) (*huma.StreamResponse, error) {
-			return s.stream(func(ctx context.Context, e *events) error { return s.board.follow(ctx, e, in.LastEventID) })
+			return s.stream(ctx, func(ctx context.Context, e *events) error { return s.board.follow(ctx, e, in.LastEventID) })
 		}))
 }
 

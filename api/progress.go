@@ -40,7 +40,7 @@ func (s *server) progress(ctx context.Context, revision mesh.Revision) (*huma.St
 	if err != nil {
 		return nil, err
 	}
-	return s.stream(func(ctx context.Context, e *events) error {
+	return s.stream(ctx, func(ctx context.Context, e *events) error {
 		f := s.followed(commit, zones)
 		return f.send(ctx, e)
 	})

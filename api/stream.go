@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -65,17 +66,52 @@ func (e *events) write(b []byte) error {
 // alive sends a comment.
 func (e *events) alive() error { return e.write([]byte(": alive\n\n")) }
 
+// streams counts the open ones of each token.
+type streams struct {
+	most, each int
+
+	mu   sync.Mutex
+	all  int
+	open map[string]int // by the token's id
+}
+
+// enter takes a place, or is the 429 that says why there is none.
+func (s *streams) enter(token string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	full := func(format string, n int) error {
+		return fail(http.StatusTooManyRequests, CodeTooMany, "close others, or ask later", format, n).with("Retry-After", "5")
+	}
+	switch {
+	case s.open[token] >= s.each:
+		return full("%d streams of this token are open already", s.each)
+	case s.all >= s.most:
+		return full("%d streams are open already", s.most)
+	}
+	s.all++
+	s.open[token]++
+	return nil
+}
+
+func (s *streams) leave(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.open[token]--; s.open[token] == 0 {
+		delete(s.open, token)
+	}
+}
+
 // stream answers with events until run returns. An error of run is the last event.
-func (s *server) stream(run func(ctx context.Context, e *events) error) (*huma.StreamResponse, error) {
-	select {
-	case s.streams <- struct{}{}:
-	default:
-		return nil, fail(http.StatusTooManyRequests, CodeTooMany, "close others, or ask later", "%d streams are open already", cap(s.streams)).with("Retry-After", "5")
+func (s *server) stream(ctx context.Context, run func(ctx context.Context, e *events) error) (*huma.StreamResponse, error) {
+	p, _ := s.authz.Principal(ctx)
+	if err := s.streams.enter(p.token); err != nil {
+		return nil, err
 	}
 	s.metrics.streams.Inc()
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		defer func() {
-			<-s.streams
+			s.streams.leave(p.token)
 			s.metrics.streams.Dec()
 		}()
 		_, w := humago.Unwrap(hc)
@@ -133,12 +169,12 @@ func (s *server) watch(ctx context.Context, q store.Query, sel SelectInput) (*hu
 		if err != nil {
 			return nil, err
 		}
-		return s.stream(func(ctx context.Context, e *events) error {
+		return s.stream(ctx, func(ctx context.Context, e *events) error {
 			defer w.Close()
 			return s.follow(ctx, e, w, q)
 		})
 	}
-	return s.stream(func(ctx context.Context, e *events) error {
+	return s.stream(ctx, func(ctx context.Context, e *events) error {
 		cursor, err := s.snapshot(ctx, e, q)
 		if err != nil {
 			return err

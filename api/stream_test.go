@@ -121,6 +121,22 @@ func TestStreamsAreBounded(t *testing.T) {
 	e.want(e.call("GET", "/api/v1/zones?watch=true", ""), 429, api.CodeTooMany)
 }
 
+// One token does not take the places of the others.
+func TestStreamsOfATokenAreBounded(t *testing.T) {
+	e := start(t, func(c *api.Config) { c.MaxStreamsOfToken = 1 })
+	other, err := e.tokens.Create(t.Context(), "other", api.RoleViewer, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := e.stream("/api/v1/zones")
+	w.want("bookmark", "")
+	if p := e.want(e.call("GET", "/api/v1/zones?watch=true", ""), 429, api.CodeTooMany).problem(t); !strings.Contains(p.Detail, "of this token") {
+		t.Errorf("%+v", p)
+	}
+	e.token = other.Token
+	e.stream("/api/v1/zones").want("bookmark", "")
+}
+
 // record writes a record; nil deletes it.
 func (e *env) record(bucket, key string, v any) {
 	e.Helper()
