@@ -231,6 +231,12 @@ func (s *Server) admissible(ctx context.Context, c *joinCall, t tokenRecord) err
 		if err := json.Unmarshal(r.Value, &id); err != nil {
 			return fmt.Errorf("read identity of %s: %w", r.Key, err)
 		}
+		if r.Key == c.zone && spec.lapsed(id) && id.Revoked == nil {
+			// Its end may not have been seen to yet.
+			if id.Revoked, err = s.revokedAtEnd(ctx, c.zone, id); err != nil {
+				return err
+			}
+		}
 		if err := unburnt(c, id); err != nil {
 			return err
 		}
@@ -328,6 +334,9 @@ func (s *Server) admit(ctx context.Context, c *joinCall, resumed bool) (identity
 	if err != nil {
 		return identity.Issued{}, err
 	}
+	if old.Revoked, err = s.revokedAtEnd(ctx, c.zone, old); err != nil {
+		return identity.Issued{}, err
+	}
 	if found && (old.Removed || old.Incarnation != c.incarnation) {
 		// The operator made a new token for the zone: its trust begins anew, by the join. A trust domain that was
 		// revoked is never released.
@@ -349,6 +358,9 @@ func (s *Server) admit(ctx context.Context, c *joinCall, resumed bool) (identity
 	_, err = update(ctx, s.cfg.Store, bucketIDs, c.zone, func(id *zoneIdentity, found bool) error {
 		if found && id.Incarnation != c.incarnation {
 			id.Retired = append(id.Retired, id.Incarnation)
+		}
+		if id.Incarnation == old.Incarnation {
+			id.Revoked = old.Revoked
 		}
 		previous := ""
 		if resumed {

@@ -172,6 +172,9 @@ func (s *Server) Admit(ctx context.Context, w store.Write) ([]policy.FieldError,
 	if err != nil {
 		return nil, err
 	}
+	if id.Revoked, err = s.revokedAtEnd(ctx, w.Resource.Name, id); err != nil {
+		return nil, err
+	}
 	next, err := readZone(w.Resource)
 	if err != nil {
 		return nil, err

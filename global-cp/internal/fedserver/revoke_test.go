@@ -67,6 +67,23 @@ func (g *global) admit(spec policy.Zone) []policy.FieldError {
 	return bad
 }
 
+// Whoever revokes by applying the Zone, and deletes it before global has looked, has burnt its trust domain too.
+func TestARevocationOutlivesItsZone(t *testing.T) {
+	g, e, _ := twoZones(t)
+	spec := policy.Zone{Namespaces: []string{"shop"}}
+	revoked := spec
+	revoked.Revoked = &policy.Revocation{Reason: "stolen"}
+	g.apply(resource(mesh.KindZone, mesh.OriginGlobal, "", "east", revoked))
+	g.apply(store.Write{Resource: mesh.Resource{Key: zoneKey("east")}, Delete: true})
+	if bad := g.admit(spec); len(bad) != 1 { // at once, whether the deletion was seen to or not
+		t.Errorf("the same trust domain is admitted: %v", bad)
+	}
+	eventually(t, "its trust domain is burnt", func() bool {
+		id, _, _, err := getJSON[zoneIdentity](t.Context(), g.store, bucketIDs, "east")
+		return err == nil && id.Removed && id.Revoked != nil && id.Revoked.Reason == "stolen" && len(id.burnt()) == 1 && id.burnt()[0] == e.td
+	})
+}
+
 func TestARevokedZoneDoesNotComeBack(t *testing.T) {
 	g, e, w := twoZones(t)
 	re, rw := e.connect(), w.connect()

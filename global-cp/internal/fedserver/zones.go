@@ -1,6 +1,7 @@
 package fedserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,7 +73,7 @@ func (s *Server) endMissed(ctx context.Context) error {
 		if err := json.Unmarshal(r.Value, &id); err != nil {
 			return fmt.Errorf("read identity of %s: %w", r.Key, err)
 		}
-		switch _, err := s.zone(ctx, r.Key); {
+		switch spec, err := s.zone(ctx, r.Key); {
 		case errors.Is(err, ErrNoZone) && !id.Removed:
 			err = s.removeZone(ctx, r.Key, "")
 			if err != nil {
@@ -81,6 +82,10 @@ func (s *Server) endMissed(ctx context.Context) error {
 		case errors.Is(err, ErrNoZone):
 		case err != nil:
 			return err
+		case !id.Removed && spec.lapsed(id): // and made anew
+			if err := s.removeZone(ctx, r.Key, ""); err != nil {
+				return err
+			}
 		default:
 			if err := s.enforceRevocation(ctx, r.Key, ""); err != nil {
 				return err
@@ -111,11 +116,22 @@ func (s *Server) removeZone(ctx context.Context, zone, actor string) error {
 		return err
 	}
 	errNothing := errors.New("nothing to do")
+	old, _, _, err := getJSON[zoneIdentity](ctx, s.cfg.Store, bucketIDs, zone)
+	if err != nil {
+		return err
+	}
+	revoked, err := s.revokedAtEnd(ctx, zone, old)
+	if err != nil {
+		return err
+	}
 	id, err := update(ctx, s.cfg.Store, bucketIDs, zone, func(id *zoneIdentity, found bool) error {
 		if !found {
 			return errNothing
 		}
 		id.Removed, id.RemovedAt = true, s.cfg.Now().UTC()
+		if id.Incarnation == old.Incarnation {
+			id.Revoked = cmp.Or(id.Revoked, revoked)
+		}
 		return nil
 	})
 	if err != nil && !errors.Is(err, errNothing) {
@@ -135,6 +151,29 @@ func (s *Server) removeZone(ctx context.Context, zone, actor string) error {
 		s.cfg.Log.InfoContext(ctx, "zone removed", "zone", zone, "incarnation", id.Incarnation, "actor", actor)
 	}
 	return nil
+}
+
+// revokedAtEnd is the revocation that a life of a zone ended with, nil for none: where its Zone was revoked and deleted
+// before anybody acted on the revocation, only the history knows of it.
+func (s *Server) revokedAtEnd(ctx context.Context, zone string, id zoneIdentity) (*revocation, error) {
+	if id.Incarnation == "" || id.Revoked != nil {
+		return id.Revoked, nil
+	}
+	list, err := s.cfg.Store.History(ctx, zoneKey(zone), 100, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read how zone %s ended: %w", zone, err)
+	}
+	for _, e := range list {
+		if e.After != nil || e.Before == nil || e.Before.CreatedAt.After(id.JoinedAt) || e.At.Before(id.JoinedAt) {
+			continue // no deletion, or that of another life
+		}
+		last, err := readZone(*e.Before)
+		if err != nil || last.Revoked == nil {
+			return nil, err
+		}
+		return &revocation{Revision: e.Before.Changed, At: e.Before.ChangedAt.UTC(), Actor: e.Actor, Reason: last.Revoked.Reason}, nil
+	}
+	return nil, nil // it was never revoked
 }
 
 // expel ends the session of a zone whose identity has ended, and the trust in it; id is zero for a zone that
