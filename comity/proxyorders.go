@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -96,26 +98,60 @@ func (s *shell) completeProxies(cmd *cobra.Command, args []string, typed string)
 
 func (s *shell) drainCommand() *cobra.Command {
 	var req client.ProxyDrainRequest
+	var f drainFlags
 	cmd := s.proxyCommand(&cobra.Command{
 		Use:   "drain workload/NAME... | ingress/NAME...",
 		Short: "Take workloads or ingresses out of use, at their zone",
 		Long: `drain has everybody send a workload no new requests, or the other zones leave an ingress. Requests and connections
 under way go on. It holds, also over restarts, until undrain or until the proxy leaves.
 
+With --wait it ends when every connected proxy of the zone, its ingresses included, has acknowledged endpoints without the
+workload. Of an ingress the zone can't see that: others use it.
+
 A workload is drained only if what is left of each of its services, here and in zones that can be reached, has the threshold's
 part (FailoverPolicy, 70 % unless said) of the whole ready; the last ingress of a zone never is. A whole zone is drained
 at global: comity zone drain.`,
 		Example: "  comity --context west drain workload/pay-1 -n shop\n  comity --context west drain ingress/main\n  comity --context west undrain workload/pay-1",
 	}, func(ctx context.Context, r *remote, p mesh.ProxyID) error {
+		if f.wait && p.Role == mesh.RoleIngress {
+			return usage("--wait is for workloads: only the other zones see when they have left %s", orderRef(p))
+		}
 		d, err := r.DrainProxy(ctx, p, req)
+		if err == nil && f.wait {
+			services := d.Services
+			d, err = s.awaitProxyDrain(ctx, r, p, f.timeout)
+			d.Services = services
+		}
 		if err != nil {
 			return err
 		}
 		return s.showProxyDrain(d)
 	})
+	f.addWait(cmd, "every proxy of the zone has let go of a workload")
 	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for the log")
 	cmd.Flags().BoolVar(&req.Force, "force", false, "a workload even if the others lack capacity")
 	return cmd
+}
+
+// awaitProxyDrain follows the drain of a workload until nobody is waited for, and says each change.
+func (s *shell) awaitProxyDrain(ctx context.Context, r *remote, p mesh.ProxyID, timeout time.Duration) (client.ProxyDrain, error) {
+	var d client.ProxyDrain
+	said := ""
+	err := s.poll(ctx, timeout, func(ctx context.Context) (done bool, err error) {
+		if d, err = r.ProxyDrain(ctx, p); err != nil {
+			return false, err
+		}
+		if line := fmt.Sprintf("%s: %d of %d proxies have acknowledged", orderRef(p), d.Acked, d.Total); line != said {
+			said = line
+			s.say("%s", clean(line))
+		}
+		return d.Done || !d.Draining, nil
+	})
+	if errors.Is(err, errWaited) {
+		return d, &fault.Error{Code: "DRAIN-UNFINISHED", What: orderRef(p) + " is draining, and that goes on without this command", Cause: said,
+			Try: "comity get proxies shows who is behind", Docs: "docs/operations.md", Exit: fault.ExitUnreachable}
+	}
+	return d, err
 }
 
 func (s *shell) undrainCommand() *cobra.Command {
@@ -140,12 +176,14 @@ func (s *shell) showProxyDrain(d client.ProxyDrain) error {
 	case !d.Draining:
 		line += " is in use"
 	case d.Proxy.Role == mesh.RoleIngress:
-		line += " is drained: other zones leave it"
+		line += " draining: other zones leave it as they hear of it"
+	case d.Done:
+		line += fmt.Sprintf(" drained: %d of %d proxies have acknowledged", d.Acked, d.Total)
 	default:
-		line += " is drained: it gets no new requests"
-		if len(d.Services) > 0 {
-			line += " to " + strings.Join(d.Services, ", ")
-		}
+		line += " draining: proxies send it no new requests as they hear of it"
+	}
+	if d.Draining && s.output != formatName && len(d.Services) > 0 {
+		s.say("it served %s", clean(strings.Join(d.Services, ", ")))
 	}
 	_, err := fmt.Fprintln(s.out, clean(line))
 	return err

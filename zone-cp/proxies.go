@@ -45,6 +45,7 @@ type proxyOrder[In, Out any] struct {
 // proxyRoutes adds what is ordered about one workload or ingress:
 //
 //	POST /api/v1/namespaces/{namespace}/workloads/{name}/drain     client.ProxyDrainRequest -> 200 client.ProxyDrain, or 409 client.CapacityProblem
+//	GET  /api/v1/namespaces/{namespace}/workloads/{name}/drain     client.ProxyDrain
 //	POST /api/v1/namespaces/{namespace}/workloads/{name}/undrain   client.ProxyDrainRequest, not heeded -> 200 client.ProxyDrain
 //	POST /api/v1/namespaces/{namespace}/workloads/{name}/revoke    {} -> 200 client.ProxyRevocation
 //	POST /api/v1/ingresses/{name}/drain, undrain, revoke           the same of an ingress
@@ -52,6 +53,27 @@ func (z *zone) proxyRoutes(h huma.API, authz api.Authorizer) {
 	orderable(z, h, authz, proxyOrder[client.ProxyDrainRequest, client.ProxyDrain]{"drain", z.drainProxy, "Have everybody leave the %s, unless it would be missed"})
 	orderable(z, h, authz, proxyOrder[client.ProxyDrainRequest, client.ProxyDrain]{"undrain", z.undrainProxy, "Take the %s back into use"})
 	orderable(z, h, authz, proxyOrder[struct{}, client.ProxyRevocation]{"revoke", z.revokeProxy, "End the registration of the %s"})
+	huma.Register(h, huma.Operation{
+		OperationID: "describe-workload-drain", Method: http.MethodGet, Path: "/api/v1/namespaces/{namespace}/workloads/{name}/drain",
+		Summary: "How many proxies have let go of a drained workload", Tags: []string{"Zone"},
+	}, func(ctx context.Context, in *struct{ WorkloadPath }) (*struct{ Body client.ProxyDrain }, error) {
+		out, err := z.drainOf(mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: in.Namespace, Name: in.Name})
+		return &struct{ Body client.ProxyDrain }{out}, z.problem(ctx, err)
+	})
+}
+
+// drainOf reports how far the drain of a workload is.
+func (z *zone) drainOf(p mesh.ProxyID) (client.ProxyDrain, error) {
+	list := z.table.Picture().Workloads
+	i := slices.IndexFunc(list, func(w topology.Workload) bool { return w.ProxyID() == p })
+	if i < 0 {
+		return client.ProxyDrain{}, unknownProxy(p)
+	}
+	out := client.ProxyDrain{Proxy: p, Draining: list[i].Draining}
+	if out.Draining {
+		out.Acked, out.Total, out.Done = z.publisher.Withdrawn(p)
+	}
+	return out, nil
 }
 
 // orderable adds an order for workloads and for ingresses.

@@ -181,12 +181,18 @@ type ProxyDrainRequest struct {
 	Force bool `json:"force,omitempty"`
 }
 
-// ProxyDrain is the answer to it, and to undrain.
+// ProxyDrain is the answer to it, and to undrain; of a workload also
+// GET /api/v1/namespaces/{namespace}/workloads/{name}/drain.
 type ProxyDrain struct {
 	Proxy    mesh.ProxyID `json:"proxy"`
 	Draining bool         `json:"draining"`
-	// Services for which a workload answers, as namespace/name.
+	// Services for which a workload answers, as namespace/name; in the answer to an order only.
 	Services []string `json:"services,omitempty"`
+	// Done: each connected proxy of the zone, its ingresses included, has acknowledged endpoints without the drained
+	// workload: Acked of Total. Of an ingress that is not known, because others than this zone's proxies use it.
+	Done  bool `json:"done"`
+	Acked int  `json:"acked"`
+	Total int  `json:"total"`
 }
 
 // ProxyRevocation is the answer of POST .../workloads/{name}/revoke and .../ingresses/{name}/revoke, at a zone:
@@ -212,6 +218,13 @@ func proxyPath(p mesh.ProxyID, verb string) string {
 func (c *Client) DrainProxy(ctx context.Context, p mesh.ProxyID, r ProxyDrainRequest) (ProxyDrain, error) {
 	var out ProxyDrain
 	err := c.Post(ctx, proxyPath(p, "drain"), r, &out)
+	return out, err
+}
+
+// ProxyDrain says how far the drain of a workload is.
+func (c *Client) ProxyDrain(ctx context.Context, p mesh.ProxyID) (ProxyDrain, error) {
+	var out ProxyDrain
+	err := c.Fetch(ctx, proxyPath(p, "drain"), &out)
 	return out, err
 }
 

@@ -128,6 +128,13 @@ func TestDrains(t *testing.T) {
 	if err != nil || len(d.Services) != 1 || d.Services[0] != "shop/pay" {
 		t.Fatalf("drain of a workload: %+v, %v", d, err)
 	}
+	await(t, "every proxy has let go of it", func() error {
+		d, err := east.ProxyDrain(ctxOf(t), proxy("east-1"))
+		if err == nil && (!d.Done || !d.Draining || d.Acked != d.Total || d.Total < 3) { // two sidecars and an ingress at least
+			err = fmt.Errorf("%+v", d)
+		}
+		return err
+	})
 	only("one workload drained", "east-2")
 	if _, err := east.DrainProxy(ctxOf(t), proxy("east-1"), client.ProxyDrainRequest{}); err != nil {
 		t.Errorf("again: %v", err)

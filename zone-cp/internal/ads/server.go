@@ -72,7 +72,11 @@ type Proxy struct {
 	Since       time.Time
 	NodeVersion string // Envoy's, as in "1.40.0"
 	// Acked is the newest revision that the proxy has acknowledged in full.
-	Acked       mesh.Revision
+	Acked mesh.Revision
+	// Settled is when that was published which it has acknowledged in full, zero for nothing yet; Current says that
+	// nothing newer is on its way to it.
+	Settled     time.Time
+	Current     bool
 	Nacks       uint64
 	LastError   string
 	CertExpires time.Time // of the peer's certificate; zero without TLS

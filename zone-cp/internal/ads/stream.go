@@ -357,8 +357,12 @@ func (st *stream) report() {
 func (st *stream) describe() Proxy {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return Proxy{
+	p := Proxy{
 		ID: st.id, View: st.viewKey(), Since: st.since, NodeVersion: st.version, Acked: st.machine.Revision(),
 		Nacks: st.nacks, LastError: st.lastError, CertExpires: st.expires,
 	}
+	if g := st.machine.Settled(); g != nil {
+		p.Settled, p.Current = g.Made, g == st.srv.views.Current(p.View)
+	}
+	return p
 }

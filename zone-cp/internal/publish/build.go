@@ -48,6 +48,8 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	}
 	if p.last = &in; err != nil {
 		p.last = nil // the next build must not take the short path
+	} else {
+		p.withdrawn.published(in.Workloads, time.Now())
 	}
 	p.metrics.duration.Observe(time.Since(began).Seconds())
 

@@ -69,6 +69,8 @@ type Publisher struct {
 	inbox   inbox
 	reports *reporter
 
+	withdrawn withdrawn
+
 	// What follows belongs to the goroutine of Run.
 	cursor    mesh.Cursor
 	resources map[mesh.Key]mesh.Resource
