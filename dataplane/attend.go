@@ -311,7 +311,11 @@ func (a *attendant) notice(n *enrolpb.ZoneNotice) (time.Duration, error) {
 		}
 		a.peers.Attended(true)
 	case *enrolpb.ZoneNotice_PeerWord:
-		if a.peers != nil {
+		switch {
+		case a.peers == nil: // meant for an ingress
+		case v.PeerWord.GetEnd():
+			a.peers.End(v.PeerWord.GetSession())
+		default:
 			a.peers.Say(v.PeerWord.GetSession(), v.PeerWord.GetWord())
 		}
 	case *enrolpb.ZoneNotice_Sever:

@@ -1685,9 +1685,12 @@ func (x *PeerSession) GetIngress() string {
 }
 
 type PeerWord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
-	Word          []byte                 `protobuf:"bytes,2,opt,name=word,proto3" json:"word,omitempty"` // comity.peer.v1.Word
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Word    []byte                 `protobuf:"bytes,2,opt,name=word,proto3" json:"word,omitempty"` // comity.peer.v1.Word
+	// To an ingress: end the session, there is no word. Its peer sent more than it may, or took less than it was told;
+	// on its next session all that was not taken is said again.
+	End           bool `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1734,6 +1737,13 @@ func (x *PeerWord) GetWord() []byte {
 		return x.Word
 	}
 	return nil
+}
+
+func (x *PeerWord) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
 }
 
 var File_dataplane_enrolpb_enrol_proto protoreflect.FileDescriptor
@@ -1866,10 +1876,11 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\vPeerSession\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x18\n" +
-	"\aingress\x18\x03 \x01(\tR\aingress\"8\n" +
+	"\aingress\x18\x03 \x01(\tR\aingress\"J\n" +
 	"\bPeerWord\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
-	"\x04word\x18\x02 \x01(\fR\x04word2\xe4\x01\n" +
+	"\x04word\x18\x02 \x01(\fR\x04word\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\bR\x03end2\xe4\x01\n" +
 	"\tEnrolment\x12F\n" +
 	"\x05Enrol\x12\x1d.comity.enrol.v1.EnrolRequest\x1a\x1e.comity.enrol.v1.EnrolResponse\x12F\n" +
 	"\x05Renew\x12\x1d.comity.enrol.v1.RenewRequest\x1a\x1e.comity.enrol.v1.RenewResponse\x12G\n" +

@@ -252,6 +252,22 @@ func TestWords(t *testing.T) {
 	}
 }
 
+// TestEndedByItsControlPlane: a session that the control plane ends is gone for both, and another takes its place.
+func TestEndedByItsControlPlane(t *testing.T) {
+	east, west := pair(t)
+	eventually(t, "west has a session from east", func() bool { return len(west.Links().GetSessions()) == 1 })
+	for _, end := range []func(){
+		func() { west.End(west.Links().GetSessions()[0].GetSession()) },
+		func() { east.End(east.link(west).GetSession()) },
+	} {
+		eventually(t, "there is a session", func() bool { return east.link(west).GetSession() != 0 && len(west.Links().GetSessions()) == 1 })
+		before := east.link(west).GetSession()
+		end()
+		eventually(t, "there is another", func() bool { n := east.link(west).GetSession(); return n != 0 && n != before })
+	}
+	east.End(1 << 60) // there is none
+}
+
 // TestRoster: what a zone says badly of one zone spoils nothing of the others.
 func TestRoster(t *testing.T) {
 	east, west := newWorld(t, "east"), newWorld(t, "west")

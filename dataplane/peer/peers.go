@@ -145,6 +145,16 @@ func (p *Peers) Say(number uint64, word []byte) {
 	}
 }
 
+// End ends a session at the word of the zone's control plane; the peer may begin another.
+func (p *Peers) End(number uint64) {
+	p.mu.Lock()
+	s := p.sessions[number]
+	p.mu.Unlock()
+	if s != nil {
+		s.end(errors.New("the zone's control plane ended it: its peer sends more than it may, or takes less than it is told"))
+	}
+}
+
 // Run probes the ingresses that are known and answers peers on l, as an ingress of the zone, until ctx ends; it
 // closes l.
 func (p *Peers) Run(ctx context.Context, zone string, l net.Listener) error {

@@ -1,14 +1,22 @@
 package peering
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/mesh"
 )
 
-// maxNotices is how many notices may wait for an agent; its windows keep it far below.
-const maxNotices = 4096
+// What may wait for an agent of one session: a few windows of statements, as many answers, and a Resume. What more
+// is said ends the session: its peer makes us talk faster than the agent reads.
+const (
+	maxUnread      = 128 // words
+	maxUnreadBytes = 2 << 20
+)
+
+// unread is how much of a session waits.
+type unread struct{ words, bytes int }
 
 // Agent is one ingress that attends, for as long as its stream.
 type Agent struct {
@@ -18,6 +26,7 @@ type Agent struct {
 
 	mu      sync.Mutex
 	notices []*enrolpb.ZoneNotice
+	unread  map[uint64]unread // by session
 
 	links    *enrolpb.PeerLinks // as last reported; nil: nothing yet. hub.mu
 	sessions map[uint64]string  // by number: the zone at the other end. hub.mu
@@ -25,11 +34,11 @@ type Agent struct {
 
 // Open begins the stream of an ingress whose agent understands peers.
 func (h *Hub) Open(proxy mesh.ProxyID) *Agent {
-	a := &Agent{hub: h, proxy: proxy, wake: make(chan struct{}, 1), sessions: map[uint64]string{}}
+	a := &Agent{hub: h, proxy: proxy, wake: make(chan struct{}, 1), unread: map[uint64]unread{}, sessions: map[uint64]string{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.agents[a] = struct{}{}
-	a.tell(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Peers{Peers: h.peers}})
+	a.know(h.peers)
 	return a
 }
 
@@ -42,26 +51,51 @@ func (a *Agent) Notices() []*enrolpb.ZoneNotice {
 	defer a.mu.Unlock()
 	out := a.notices
 	a.notices = nil
+	clear(a.unread)
 	return out
 }
 
-// tell queues a notice; of Peers only the newest counts. An agent that reads nothing misses words: what was said is said
-// again on its next session.
-func (a *Agent) tell(n *enrolpb.ZoneNotice) {
+// know tells the agent who its peers are; of this only the newest counts.
+func (a *Agent) know(peers *enrolpb.Peers) {
+	n := &enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Peers{Peers: peers}}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if n.GetPeers() != nil {
-		for i, old := range a.notices {
-			if old.GetPeers() != nil {
-				a.notices[i] = n
-				return
-			}
+	for i, old := range a.notices {
+		if old.GetPeers() != nil {
+			a.notices[i] = n
+			return
 		}
 	}
-	if len(a.notices) < maxNotices {
-		a.notices = append(a.notices, n)
-	}
+	a.notices = append(a.notices, n)
 	signal(a.wake)
+}
+
+// say queues a word for a session; false if too much of the session waits. One session takes nothing from another.
+func (a *Agent) say(session uint64, word []byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	u := a.unread[session]
+	if u.words == maxUnread || u.bytes+len(word) > maxUnreadBytes {
+		return false
+	}
+	a.unread[session] = unread{u.words + 1, u.bytes + len(word)}
+	a.notices = append(a.notices, peerWord(&enrolpb.PeerWord{Session: session, Word: word}))
+	signal(a.wake)
+	return true
+}
+
+// end has the agent end a session, in place of what waits for it.
+func (a *Agent) end(session uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.unread, session)
+	a.notices = slices.DeleteFunc(a.notices, func(n *enrolpb.ZoneNotice) bool { w := n.GetPeerWord(); return w != nil && w.GetSession() == session })
+	a.notices = append(a.notices, peerWord(&enrolpb.PeerWord{Session: session, End: true}))
+	signal(a.wake)
+}
+
+func peerWord(w *enrolpb.PeerWord) *enrolpb.ZoneNotice {
+	return &enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_PeerWord{PeerWord: w}}
 }
 
 // Links takes the agent's report of how it stands to its peers.
@@ -79,7 +113,10 @@ func (a *Agent) Links(links *enrolpb.PeerLinks) {
 	}
 	for _, s := range links.GetSessions() {
 		a.sessions[s.GetSession()] = s.GetZone()
-		if first {
+	}
+	h.openTalks(a)
+	if first {
+		for _, s := range links.GetSessions() {
 			h.say(route{a, s.GetSession()}, ready())
 		}
 	}

@@ -22,10 +22,10 @@ const (
 	// Statements under way: few and small enough that pings pass between them on a slow way.
 	maxUnanswered      = 32
 	maxUnansweredBytes = 256 << 10
-	// maxHeadsBytes bounds a Resume; what is not named in it is sent again.
+	// maxHeadsBytes and maxHeads bound a Resume; what is not named in it is sent again. A zone states no more
+	// subjects than that (package imports).
 	maxHeadsBytes = 512 << 10
-	// maxArrived is how many statements may wait to be verified; peers send no more than their windows.
-	maxArrived = 4096
+	maxHeads      = 10_000
 	// keepRetry is how soon a statement is tried again that the store could not keep.
 	keepRetry = time.Second
 )
@@ -39,7 +39,8 @@ type route struct {
 // reply is another zone that has asked for our statements over a session.
 type reply struct {
 	zone    string
-	speaker *federation.Speaker
+	speaker *federation.Speaker        // nil while it is being made
+	late    []*federationpb.Statement  // offered meanwhile
 	sizes   map[federation.Subject]int // of the unanswered
 	bytes   int
 }
@@ -48,7 +49,7 @@ type reply struct {
 type arrival struct {
 	from      route
 	zone      string
-	statement *federationpb.Statement
+	statement []byte
 }
 
 // way is a session over which a zone can be asked.
@@ -68,6 +69,9 @@ func (h *Hub) choose() {
 				continue
 			}
 			at := route{a, l.GetSession()}
+			if h.talks[at].over {
+				continue
+			}
 			w := way{at, l.GetAttended(), h.asks[l.GetZone()] == at, a.proxy.String() + "/" + l.GetIngress()}
 			if old, ok := best[l.GetZone()]; !ok || w.better(old) {
 				best[l.GetZone()] = w
@@ -77,6 +81,7 @@ func (h *Hub) choose() {
 	for zone, at := range h.asks {
 		if best[zone].route != at {
 			delete(h.asks, zone)
+			h.talks[at].hush() // what waits is said again where we ask next
 			h.say(at, &peerpb.Word{Word: &peerpb.Word_Stop{Stop: &peerpb.Stop{}}})
 		}
 	}
@@ -99,24 +104,39 @@ func (w way) better(than way) bool {
 	return w.name < than.name
 }
 
-// ask asks a zone for its statements, from what is held of it. h.mu is held.
+// ask has a zone asked for its statements, soon. h.mu is held.
 func (h *Hub) ask(zone string) {
+	h.talks[h.asks[zone]].ask = true
+	signal(h.wanted)
+}
+
+// askNow asks a zone for its statements, from what is held of it.
+func (h *Hub) askNow(at route, zone string) {
 	resume, size := &peerpb.Resume{}, 0
 	for _, s := range h.cfg.Book.Held() {
 		if s.Zone != zone {
 			continue
 		}
 		head := &peerpb.Head{Kind: s.Kind, Subject: s.Subject, Incarnation: string(s.Incarnation), Sequence: s.Sequence}
-		if size += proto.Size(head) + 4; size > maxHeadsBytes {
+		if size += proto.Size(head) + 4; size > maxHeadsBytes || len(resume.Heads) == maxHeads {
 			break
 		}
 		resume.Heads = append(resume.Heads, head)
 	}
-	h.say(h.asks[zone], &peerpb.Word{Word: &peerpb.Word_Resume{Resume: resume}})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.asks[zone] == at {
+		h.say(at, &peerpb.Word{Word: &peerpb.Word_Resume{Resume: resume}})
+	}
 }
 
 // dropSessions forgets who asked over sessions that are gone, and over which of them we asked. h.mu is held.
 func (h *Hub) dropSessions() {
+	for at, t := range h.talks {
+		if at.agent.sessions[at.number] != t.zone {
+			delete(h.talks, at)
+		}
+	}
 	for at, r := range h.replies {
 		if at.agent.sessions[at.number] != r.zone {
 			delete(h.replies, at)
@@ -131,14 +151,19 @@ func (h *Hub) dropSessions() {
 
 func ready() *peerpb.Word { return &peerpb.Word{Word: &peerpb.Word_Ready{Ready: &peerpb.Ready{}}} }
 
-// say sends a word over a session. h.mu is held.
+// say sends a word over a session, or ends it: no word is lost while the session goes on. h.mu is held.
 func (h *Hub) say(to route, w *peerpb.Word) {
+	if t := h.talks[to]; t == nil || t.over {
+		return
+	}
 	raw, err := proto.Marshal(w)
 	if err != nil {
 		h.cfg.Log.Error("a word to another zone can't be encoded", "error", err)
 		return
 	}
-	to.agent.tell(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_PeerWord{PeerWord: &enrolpb.PeerWord{Session: to.number, Word: raw}}})
+	if !to.agent.say(to.number, raw) {
+		h.end(to, "it has us say more than is read")
+	}
 }
 
 // word takes what another zone says. It came over a session that the ingress has verified to be with an ingress of that
@@ -151,7 +176,8 @@ func (h *Hub) word(from route, raw []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	zone := from.agent.sessions[from.number]
-	if _, believed := h.zones[zone]; !believed {
+	t := h.talks[from]
+	if _, believed := h.zones[zone]; !believed || t == nil || t.over {
 		return
 	}
 	switch w := w.GetWord().(type) {
@@ -160,44 +186,67 @@ func (h *Hub) word(from route, raw []byte) {
 			h.ask(zone)
 		}
 	case *peerpb.Word_Resume:
-		h.answer(from, zone, w.Resume)
+		if !t.wants(w.Resume) {
+			h.end(from, "it asks again and again")
+		}
+		signal(h.wanted)
 	case *peerpb.Word_Stop:
+		t.resume = nil
 		delete(h.replies, from)
 	case *peerpb.Word_Taken:
 		h.taken(from, zone, w.Taken)
 	case *peerpb.Word_Statement:
-		s := &federationpb.Statement{}
-		if h.asks[zone] != from || len(h.arrived) >= maxArrived || proto.Unmarshal(w.Statement, s) != nil {
-			return
+		if h.asks[zone] != from {
+			return // we ask elsewhere now, and are told there
 		}
-		h.arrived = append(h.arrived, arrival{from, zone, s})
+		if !t.arrive(w.Statement) {
+			h.end(from, "it sent more statements than may be unanswered")
+		}
 		signal(h.inbox)
 	}
 }
 
-// answer begins to tell a zone our statements. h.mu is held.
-func (h *Hub) answer(to route, zone string, r *peerpb.Resume) {
-	heads := make([]*federationpb.StatementHead, 0, len(r.GetHeads()))
-	for _, x := range r.GetHeads() {
+// answer begins to tell a zone our statements. What is made from now on is offered, what was made before is in the
+// list; the list is gone through without h.mu, which reports of what can be reached need.
+func (h *Hub) answer(to route, y *reply, r *peerpb.Resume) {
+	list := r.GetHeads()
+	heads := make([]*federationpb.StatementHead, 0, min(len(list), maxHeads))
+	for _, x := range list[:cap(heads)] {
 		heads = append(heads, &federationpb.StatementHead{
 			Zone: h.cfg.Zone, Kind: x.GetKind(), Subject: x.GetSubject(), Incarnation: x.GetIncarnation(), Sequence: x.GetSequence(),
 		})
 	}
-	y := &reply{zone: zone, speaker: federation.NewSpeaker(heads), sizes: map[federation.Subject]int{}}
-	h.replies[to] = y // first: what is made from here on is offered, what was made before is in the list
+	speaker := federation.NewSpeaker(heads)
 	for _, s := range h.cfg.Statements() {
-		y.speaker.Offer(statements.ToProto(s))
+		speaker.Offer(statements.ToProto(s))
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.replies[to] != y {
+		return // it was taken back
+	}
+	for _, s := range y.late {
+		speaker.Offer(s)
+	}
+	y.speaker, y.late = speaker, nil
 	h.pump(to, y)
 }
 
 // Offer hands new statements of the zone to all zones that have asked for them.
 func (h *Hub) Offer(list []identity.Statement) {
+	fresh := make([]*federationpb.Statement, len(list))
+	for i, s := range list {
+		fresh[i] = statements.ToProto(s)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for to, y := range h.replies {
-		for _, s := range list {
-			y.speaker.Offer(statements.ToProto(s))
+		if y.speaker == nil {
+			y.late = append(y.late, fresh...)
+			continue
+		}
+		for _, s := range fresh {
+			y.speaker.Offer(s)
 		}
 		h.pump(to, y)
 	}
@@ -224,7 +273,7 @@ func (h *Hub) pump(to route, y *reply) {
 // taken takes a zone's answer to one of our statements. h.mu is held.
 func (h *Hub) taken(from route, zone string, t *peerpb.Taken) {
 	y, ok := h.replies[from]
-	if !ok {
+	if !ok || y.speaker == nil {
 		return
 	}
 	head := t.GetHead()
@@ -235,8 +284,8 @@ func (h *Hub) taken(from route, zone string, t *peerpb.Taken) {
 	if err != nil {
 		return // of something that was said before it asked again
 	}
-	if why := t.GetRefused(); why != "" {
-		h.cfg.Log.Warn("another zone refused a statement of this zone", "other", zone, "kind", at.Kind, "subject", at.Subject, "reason", why)
+	if why := t.GetRefused(); why != "" && h.mayLog(zone) {
+		h.cfg.Log.Warn("another zone refused a statement of this zone", "other", zone, "kind", at.Kind, "subject", at.Subject, "reason", printable(why))
 	}
 	y.bytes -= y.sizes[at]
 	delete(y.sizes, at)
@@ -252,45 +301,79 @@ func (h *Hub) receive(ctx context.Context) {
 			return
 		case <-h.inbox:
 		}
-		h.mu.Lock()
-		list := h.arrived
-		h.arrived = nil
-		h.mu.Unlock()
-		for _, a := range list {
-			why, err := h.take(ctx, a)
-			for ; err != nil; why, err = h.take(ctx, a) {
-				h.cfg.Log.WarnContext(ctx, "a statement of another zone could not be kept; trying again", "other", a.zone, "error", err)
-				select {
-				case <-ctx.Done():
+		for round := h.round(); len(round) > 0; round = h.round() {
+			for _, a := range round {
+				if !h.keep(ctx, a) {
 					return
-				case <-time.After(keepRetry):
 				}
 			}
-			h.mu.Lock()
-			h.say(a.from, &peerpb.Word{Word: &peerpb.Word_Taken{Taken: &peerpb.Taken{Refused: why, Head: &peerpb.Head{
-				Kind: a.statement.GetKind(), Subject: a.statement.GetSubject(), Incarnation: a.statement.GetIncarnation(), Sequence: a.statement.GetSequence(),
-			}}}})
-			h.mu.Unlock()
-			signal(h.dirty)
 		}
 	}
 }
 
-// take gives a statement to the book; refused says why it is not believed, err that it could not be kept.
-func (h *Hub) take(ctx context.Context, a arrival) (refused string, err error) {
-	if a.statement.GetZone() != a.zone {
-		return "it is not the word of zone " + a.zone, nil
+// round takes the statement that waits longest from each session: one that sends many doesn't hold up the others.
+func (h *Hub) round() []arrival {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []arrival
+	for at, t := range h.talks {
+		if len(t.arrived) > 0 {
+			out = append(out, arrival{at, t.zone, t.next()})
+		}
+		if t.ask && len(t.arrived) == 0 {
+			signal(h.wanted)
+		}
 	}
-	if why := federation.CheckStatement(a.statement); why != "" {
+	return out
+}
+
+// keep takes one statement and answers it; false when ctx ended before it could be kept.
+func (h *Hub) keep(ctx context.Context, a arrival) bool {
+	s := &federationpb.Statement{}
+	if proto.Unmarshal(a.statement, s) != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.end(a.from, "what it sent as a statement is none")
+		return true
+	}
+	why, err := h.take(ctx, a.zone, s)
+	for ; err != nil; why, err = h.take(ctx, a.zone, s) {
+		h.cfg.Log.WarnContext(ctx, "a statement of another zone could not be kept; trying again", "other", a.zone, "error", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(keepRetry):
+		}
+	}
+	h.mu.Lock()
+	h.say(a.from, &peerpb.Word{Word: &peerpb.Word_Taken{Taken: &peerpb.Taken{Refused: why, Head: &peerpb.Head{
+		Kind: s.GetKind(), Subject: s.GetSubject(), Incarnation: s.GetIncarnation(), Sequence: s.GetSequence(),
+	}}}})
+	h.mu.Unlock()
+	signal(h.dirty)
+	return true
+}
+
+// take gives a statement to the book; refused says why it is not believed, err that it could not be kept.
+func (h *Hub) take(ctx context.Context, zone string, s *federationpb.Statement) (refused string, err error) {
+	if s.GetZone() != zone {
+		return "it is not the word of zone " + zone, nil
+	}
+	if why := federation.CheckStatement(s); why != "" {
 		return why, nil
 	}
-	switch err := h.cfg.Book.Receive(ctx, statements.FromProto(a.statement), imports.ByPeer, time.Now()); {
+	switch err := h.cfg.Book.Receive(ctx, statements.FromProto(s), imports.ByPeer, time.Now()); {
 	case err == nil, errors.Is(err, imports.ErrUnverified):
 		return "", nil
 	case errors.Is(err, store.ErrUnavailable), ctx.Err() != nil:
 		return "", err
 	default:
-		h.cfg.Log.WarnContext(ctx, "statement refused", "zone", a.zone, "kind", a.statement.GetKind(), "subject", a.statement.GetSubject(), "error", err)
-		return err.Error(), nil
+		why := printable(err.Error())
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.mayLog(zone) {
+			h.cfg.Log.WarnContext(ctx, "statement refused", "zone", zone, "kind", s.GetKind(), "subject", s.GetSubject(), "error", why)
+		}
+		return why, nil
 	}
 }

@@ -6,9 +6,11 @@ import (
 	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
@@ -43,16 +45,18 @@ type Hub struct {
 	changed chan struct{} // capacity 1: a verdict is another
 	dirty   chan struct{} // capacity 1: a link status may be another
 	inbox   chan struct{} // capacity 1: statements wait
+	wanted  chan struct{} // capacity 1: something is to be asked or answered
 
 	mu       sync.Mutex
 	agents   map[*Agent]struct{}
 	peers    *enrolpb.Peers   // as agents are told
 	zones    map[string]known // by name
 	trust    policy.TrustSettings
-	words    map[name]word    // of probers that are gone
-	asks     map[string]route // by zone: over which session we ask for its statements
-	replies  map[route]*reply // by session: who asked for ours
-	arrived  []arrival
+	words    map[name]word            // of probers that are gone
+	asks     map[string]route         // by zone: over which session we ask for its statements
+	replies  map[route]*reply         // by session: who asked for ours
+	talks    map[route]*talk          // by session: all there are
+	logged   map[string]*rate.Limiter // by zone
 	statuses map[string]mesh.LinkStatus
 	informed bool // zones is what a topology said
 	urgent   bool // a link became reachable or unreachable
@@ -70,9 +74,9 @@ type name struct{ zone, ingress string }
 // Open reads what was known of links before the restart.
 func Open(ctx context.Context, cfg Config) (*Hub, error) {
 	h := &Hub{
-		cfg: cfg, changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), inbox: make(chan struct{}, 1),
+		cfg: cfg, changed: make(chan struct{}, 1), dirty: make(chan struct{}, 1), inbox: make(chan struct{}, 1), wanted: make(chan struct{}, 1),
 		agents: map[*Agent]struct{}{}, peers: &enrolpb.Peers{}, zones: map[string]known{}, words: map[name]word{},
-		asks: map[string]route{}, replies: map[route]*reply{}, statuses: map[string]mesh.LinkStatus{},
+		asks: map[string]route{}, replies: map[route]*reply{}, talks: map[route]*talk{}, logged: map[string]*rate.Limiter{}, statuses: map[string]mesh.LinkStatus{},
 	}
 	list, _, err := cfg.Records.ListRecords(ctx, linkBucket(cfg.Zone), "")
 	if err != nil {
@@ -125,13 +129,14 @@ func (h *Hub) Know(t *topology.Topology) {
 			delete(h.replies, at)
 		}
 	}
+	maps.DeleteFunc(h.logged, func(zone string, _ *rate.Limiter) bool { _, believed := zones[zone]; return !believed })
 	signal(h.dirty)
 	if proto.Equal(peers, h.peers) {
 		return
 	}
 	h.peers = peers
 	for a := range h.agents {
-		a.tell(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Peers{Peers: peers}})
+		a.know(peers)
 	}
 }
 
@@ -155,6 +160,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { h.receive(ctx) })
+	wg.Go(func() { h.converse(ctx) })
 	h.keepStatus(ctx)
 	return nil
 }

@@ -447,7 +447,8 @@ func TestHostileWords(t *testing.T) {
 	eventually(t, "all is answered", func() bool {
 		west.hub.mu.Lock()
 		defer west.hub.mu.Unlock()
-		return west.hub.replies[route{w.west, w.session}].speaker.Unanswered() == 0
+		y := west.hub.replies[route{w.west, w.session}]
+		return y != nil && y.speaker != nil && y.speaker.Unanswered() == 0
 	})
 	west.knows()
 	before, _ := w.carried()
