@@ -174,6 +174,7 @@ func (a *agent) describe(ctx context.Context) error {
 		return err
 	}
 	a.severer = newSeverer(func() int { return a.envoy.current().PID }, a.changed, a.log)
+	a.severer.never = a.enroller.endpoints
 	a.attend = newAttendant(spec)
 	a.attend.sever = a.severer.set
 	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime

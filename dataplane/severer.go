@@ -25,6 +25,8 @@ type severer struct {
 	changed func()     // unsevered says something else
 	log     *slog.Logger
 	wake    chan struct{} // one slot
+	// never are the zone's own addresses, whatever its word is: Envoy gets its configuration there.
+	never func() []string // host:port
 
 	mu      sync.Mutex
 	to      map[netip.AddrPort]struct{}
@@ -42,12 +44,19 @@ func (s *severer) unsevered() string {
 	return s.trouble
 }
 
-// set replaces what Envoy must not be connected to. What is no address is passed over.
+// set replaces what Envoy must not be connected to. What is no address is passed over, and so are the zone's own.
 func (s *severer) set(list []*enrolpb.Address) {
 	to := map[netip.AddrPort]struct{}{}
 	for _, a := range list {
 		if ip, err := netip.ParseAddr(a.GetIp()); err == nil && a.GetPort() <= 65535 {
 			to[netip.AddrPortFrom(ip.Unmap(), uint16(a.GetPort()))] = struct{}{}
+		}
+	}
+	if s.never != nil {
+		for _, text := range s.never() {
+			if own, err := netip.ParseAddrPort(text); err == nil {
+				delete(to, netip.AddrPortFrom(own.Addr().Unmap(), own.Port()))
+			}
 		}
 	}
 	s.mu.Lock()

@@ -67,7 +67,8 @@ type Book struct {
 	zones   map[string]*zone
 	heard   map[string]Heard
 	revoked map[mesh.TrustDomain]revoked
-	lives   map[string]life               // by zone
+	lives   map[string]life // by zone
+	lanes   map[mesh.TrustDomain]*lanes
 	waiting int                           // bytes of what is pending
 	unkept  map[mesh.TrustDomain]struct{} // trust domains that are not yet on disk as they are
 }
@@ -106,7 +107,7 @@ func Open(ctx context.Context, records store.Records, zoneName string, own ident
 	b := &Book{
 		zone: zoneName, records: records, trust: identity.NewBundleBook(),
 		changed: make(chan struct{}, 1), zones: map[string]*zone{}, heard: map[string]Heard{},
-		revoked: map[mesh.TrustDomain]revoked{}, lives: map[string]life{}, unkept: map[mesh.TrustDomain]struct{}{},
+		revoked: map[mesh.TrustDomain]revoked{}, lives: map[string]life{}, lanes: map[mesh.TrustDomain]*lanes{}, unkept: map[mesh.TrustDomain]struct{}{},
 	}
 	if err := b.trust.Pin(zoneName, own, now); err != nil {
 		return nil, fmt.Errorf("the zone's own bundle: %w", err)
@@ -118,6 +119,9 @@ func Open(ctx context.Context, records store.Records, zoneName string, own ident
 		return nil, err
 	}
 	if err := b.readLives(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.readLanes(ctx, now); err != nil {
 		return nil, err
 	}
 	for td := range b.revoked {

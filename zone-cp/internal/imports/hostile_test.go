@@ -12,6 +12,7 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/xds/topology"
 )
 
 // posing is the same zone under another trust domain: the same hostile control plane, a root of its own.
@@ -163,5 +164,50 @@ func TestWhatWaitsIsBounded(t *testing.T) {
 	receive(t, b, west.bundle(), nil)
 	if b.waiting != 0 || len(b.of("west").pending) != 0 {
 		t.Errorf("%d bytes wait, %d statements, after the bundle", b.waiting, len(b.of("west").pending))
+	}
+}
+
+// TestNoLaneIsForgotten: what proxies were given is condemned, whatever the zone has stated or withdrawn since; what it
+// only stated is not.
+func TestNoLaneIsForgotten(t *testing.T) {
+	s := openStore(t)
+	east, west := newOther(t, "east"), newOther(t, "west")
+	b := openBook(t, s, east)
+	receive(t, b, west.bundle(), nil)
+	now := time.Now()
+	give := func(at time.Time, addresses ...string) []string {
+		t.Helper()
+		in := []topology.RemoteIngress{{Ingress: mesh.Ingress{ID: "gate", Ports: []uint16{1, 2}}, Addresses: addresses}}
+		if err := b.Give(t.Context(), []topology.Remote{{Zone: "west", TrustDomain: west.td, Ingresses: in}}, at); err != nil {
+			t.Fatal(err)
+		}
+		return in[0].Addresses
+	}
+	give(now.Add(-2*time.Hour), "192.0.2.6")
+	give(now.Add(-time.Minute), "192.0.2.7")
+	give(now, "192.0.2.8")
+	var many []string
+	for i := range maxLanes {
+		many = append(many, fmt.Sprintf("10.0.%d.%d", i/256, i%256))
+	}
+	if got := give(now, many...); len(got) != (maxLanes-4)/2 {
+		t.Errorf("%d addresses are given out, not those that can be remembered", len(got))
+	}
+	b = openBook(t, s, east)
+	receive(t, b, west.says(federation.StatementIngress, "", mesh.IngressSet{Ingresses: []mesh.Ingress{{ID: "gate", Host: "127.0.0.1", Ports: []uint16{8080}}}}), nil)
+	receive(t, b, west.withdrawal(0), nil)
+	if err := b.Heed(t.Context(), map[string]policy.Zone{"west": {Revoked: &policy.Revocation{}}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		gone := map[string]bool{}
+		for _, a := range b.Condemned() {
+			gone[a.String()] = true
+		}
+		if len(gone) != maxLanes || !gone["192.0.2.7:1"] || !gone["192.0.2.8:2"] || gone["192.0.2.6:1"] || gone["127.0.0.1:8080"] {
+			t.Errorf("%d condemned", len(gone))
+		}
+		receive(t, b, west.bundle(), ErrRevoked)
+		b = openBook(t, s, east)
 	}
 }

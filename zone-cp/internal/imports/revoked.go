@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -13,7 +14,6 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
-	"github.com/comity-mesh/comity/xds/topology"
 )
 
 // What was revoked is kept beside the trust in other zones, one record for each trust domain. Before there was one
@@ -29,8 +29,9 @@ var ErrRevoked = fmt.Errorf("%w: its trust domain was revoked", identity.ErrStat
 // revoked is what is remembered of a trust domain that was revoked.
 type revoked struct {
 	Zone string `json:"zone"`
-	// Ingresses as the zone last stated them: live connections to them are to end.
-	Ingresses []mesh.Ingress `json:"ingresses,omitempty"`
+	// Lanes that proxies were given within the last hour: live connections to them are to end. Names are not asked
+	// again: whoever is revoked does not go on saying where others' connections are cut.
+	Lanes []netip.AddrPort `json:"lanes,omitempty"`
 }
 
 func (b *Book) readRevoked(ctx context.Context) error {
@@ -61,20 +62,26 @@ func (b *Book) readRevoked(ctx context.Context) error {
 func (b *Book) Heed(ctx context.Context, zones map[string]policy.Zone) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	known := map[mesh.TrustDomain]string{} // what each zone is, or was within the hour
+	for td, l := range b.lanes {
+		known[td] = l.Zone
+	}
 	for _, t := range b.trust.List() {
-		z, known := zones[t.Zone]
-		if t.Zone == b.zone || !known || z.Revoked == nil || z.TrustDomain != "" && z.TrustDomain != t.Bundle.TrustDomain {
+		known[t.Bundle.TrustDomain] = t.Zone
+	}
+	for td, name := range known {
+		z, listed := zones[name]
+		if name == b.zone || !listed || z.Revoked == nil || z.TrustDomain != "" && z.TrustDomain != td {
 			continue
 		}
-		gone := revoked{Zone: t.Zone}
-		for _, h := range b.of(t.Zone).held {
-			if h.ingress != nil && !h.statement.Withdrawn {
-				gone.Ingresses = append(gone.Ingresses, h.ingress.Ingresses...)
-			}
+		gone := revoked{Zone: name}
+		if l := b.lanes[td]; l != nil {
+			gone.Lanes = l.sorted()
+			clear(l.given)
 		}
-		b.revoked[t.Bundle.TrustDomain] = gone
-		b.trust.Remove(t.Bundle.TrustDomain)
-		b.unkept[t.Bundle.TrustDomain] = struct{}{}
+		b.revoked[td] = gone
+		b.trust.Remove(td)
+		b.unkept[td] = struct{}{}
 	}
 	for _, td := range slices.Sorted(maps.Keys(b.unkept)) {
 		if err := b.keepRevoked(ctx, td); err != nil {
@@ -103,17 +110,14 @@ func (b *Book) keepRevoked(ctx context.Context, td mesh.TrustDomain) error {
 	return nil
 }
 
-// Condemned are the zones that were revoked, with the ingresses to which nothing may be connected any more.
-func (b *Book) Condemned() []topology.Remote {
+// Condemned are the lanes of zones that were revoked, to which nothing may be connected any more; in order.
+func (b *Book) Condemned() []netip.AddrPort {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var out []topology.Remote
-	for _, td := range slices.Sorted(maps.Keys(b.revoked)) {
-		r := topology.Remote{Zone: b.revoked[td].Zone, TrustDomain: td}
-		for _, in := range b.revoked[td].Ingresses {
-			r.Ingresses = append(r.Ingresses, topology.RemoteIngress{Ingress: in})
-		}
-		out = append(out, r)
+	var out []netip.AddrPort
+	for _, gone := range b.revoked {
+		out = append(out, gone.Lanes...)
 	}
-	return out
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
 }

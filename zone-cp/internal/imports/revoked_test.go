@@ -2,10 +2,12 @@ package imports
 
 import (
 	"testing"
+	"time"
 
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/topology"
 )
 
 func TestARevokedZoneStaysRevoked(t *testing.T) {
@@ -18,6 +20,10 @@ func TestARevokedZoneStaysRevoked(t *testing.T) {
 	receive(t, b, first, nil)
 	receive(t, b, ingress, nil)
 	receive(t, b, north.bundle(), nil)
+	gate := topology.RemoteIngress{Ingress: mesh.Ingress{ID: "in1", Ports: []uint16{15443}}, Addresses: []string{"192.0.2.1"}}
+	if err := b.Give(t.Context(), []topology.Remote{{Zone: "west", TrustDomain: west.td, Ingresses: []topology.RemoteIngress{gate}}}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	trusted := func(when string, o *other, want bool) {
 		t.Helper()
 		if _, got := b.Trust().BundleFor(o.td); got != want {
@@ -40,7 +46,7 @@ func TestARevokedZoneStaysRevoked(t *testing.T) {
 		trusted(when, west, false)
 		trusted(when, north, true)
 		gone := b.Condemned()
-		if len(gone) != 1 || gone[0].Zone != "west" || len(gone[0].Ingresses) != 1 || gone[0].Ingresses[0].Host != "192.0.2.1" {
+		if len(gone) != 1 || gone[0].String() != "192.0.2.1:15443" {
 			t.Errorf("%s: condemned %+v", when, gone)
 		}
 		// Whoever relays it, and whatever it says.

@@ -26,7 +26,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	began := time.Now()
 	changed := p.takeIn(b)
 	heeded := errors.Join(p.cfg.Book.Heed(ctx, p.zones()), p.cfg.Book.HeedLives(ctx, p.zoneUIDs()))
-	in, zones, others := p.input(began)
+	in, zones, others := p.input(ctx, began)
 	in.Decode = p.specs.decode
 	t, issues := topology.Build(in)
 	p.specs.turn()

@@ -7,6 +7,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -358,14 +359,16 @@ func (p *Publisher) trust() policy.TrustSettings {
 }
 
 // input is everything the zone knows now.
-func (p *Publisher) input(now time.Time) (topology.Input, map[string]policy.Zone, imports.Picture) {
+func (p *Publisher) input(ctx context.Context, now time.Time) (topology.Input, map[string]policy.Zone, imports.Picture) {
 	zones := p.zones()
 	others := p.cfg.Book.Picture(zones, p.cfg.TrustUntil(p.trust(), now), now)
-	condemned := p.cfg.Book.Condemned()
-	p.cfg.Resolver.Fill(slices.Concat(others.Remotes, condemned))
-	p.sever(condemned, others.Remotes)
+	p.cfg.Resolver.Fill(others.Remotes)
+	if err := p.cfg.Book.Give(ctx, others.Remotes, now); err != nil {
+		p.cfg.Log.ErrorContext(ctx, "a restart would forget to which ingresses proxies were connected", "error", err)
+	}
 	p.cfg.Peers.Fill(others.Remotes)
 	p.picture = p.cfg.Source.Picture()
+	p.sever(p.cfg.Book.Condemned(), others.Remotes)
 	in := topology.Input{
 		Zone: p.cfg.Zone, TrustDomain: p.cfg.TrustDomain, Revision: p.cursor.Revision,
 		Resources: make([]mesh.Resource, 0, len(p.resources)),
@@ -380,25 +383,70 @@ func (p *Publisher) input(now time.Time) (topology.Input, map[string]policy.Zone
 	return in, zones, others
 }
 
-// sever has live connections to the ingresses of revoked zones ended, but for addresses that are others' by now.
-func (p *Publisher) sever(condemned, believed []topology.Remote) {
+// sever has live connections to the lanes of revoked zones ended, but for those that are others' too: a zone states
+// as its own what it likes, and must not have others' connections cut.
+func (p *Publisher) sever(condemned []netip.AddrPort, believed []topology.Remote) {
 	if p.cfg.Sever == nil {
 		return
 	}
 	taken := map[netip.AddrPort]struct{}{}
-	for a := range lanes(believed) {
-		taken[a] = struct{}{}
-	}
-	var out []netip.AddrPort
-	for a := range lanes(condemned) {
-		if _, other := taken[a]; !other {
-			out = append(out, a)
+	if len(condemned) > 0 {
+		for a := range lanes(believed) {
+			taken[a] = struct{}{}
 		}
+		p.own(func(address string, port uint16) {
+			if a, err := netip.ParseAddr(address); err == nil {
+				taken[netip.AddrPortFrom(a.Unmap(), port)] = struct{}{}
+			}
+		})
 	}
-	slices.SortFunc(out, netip.AddrPort.Compare)
-	if out = slices.Compact(out); !slices.Equal(out, p.severed) {
+	out := slices.DeleteFunc(condemned, func(a netip.AddrPort) bool {
+		_, others := taken[a]
+		return others
+	})
+	if !slices.Equal(out, p.severed) {
 		p.severed = out
 		p.cfg.Sever(out)
+	}
+}
+
+// own hands over where the zone's own workloads, applications and ingresses listen.
+func (p *Publisher) own(each func(address string, port uint16)) {
+	var targets []uint16
+	for k, r := range p.resources {
+		if k.Kind != mesh.KindService {
+			continue
+		}
+		if spec, err := p.specs.decode(r); err == nil {
+			if s, ok := spec.(*policy.Service); ok {
+				for _, port := range s.Ports {
+					targets = append(targets, cmp.Or(port.TargetPort, port.Port))
+				}
+			}
+		}
+	}
+	const loopback = "127.0.0.1"
+	for _, w := range p.picture.Workloads {
+		each(w.Spec.Address, w.Spec.InboundPort)
+		each(loopback, w.Spec.OutboundPort)
+		for _, u := range w.Spec.Upstreams {
+			each(loopback, u.LocalPort)
+		}
+		app := cmp.Or(w.Spec.AppAddress, loopback)
+		for _, port := range targets {
+			each(app, port)
+		}
+		if w.Spec.HealthCheck != nil {
+			each(app, w.Spec.HealthCheck.Port)
+		}
+	}
+	for _, g := range p.picture.Ingresses {
+		for _, port := range g.BindPorts {
+			each(g.BindAddress, port)
+		}
+		for _, port := range g.Advertised.Ports {
+			each(g.Advertised.Host, port)
+		}
 	}
 }
 
