@@ -180,14 +180,14 @@ func TestAZoneThatAsksAgainAndAgain(t *testing.T) {
 	worst := time.Duration(0)
 	for range maxRepeats {
 		a.hears(t, toWest, word)
+		if _, ended := a.hands(t); len(ended) != 0 { // it reads, however slow this machine is
+			t.Errorf("ended: %v", ended)
+		}
 		at := time.Now()
 		b.Links(link("north", enrolpb.PeerLink_UNREACHABLE))
 		worst = max(worst, time.Since(at))
 	}
 	t.Logf("a report waited %s at most", worst)
-	if _, ended := a.hands(t); len(ended) != 0 {
-		t.Errorf("ended: %v", ended)
-	}
 	for range 10 * maxRepeats {
 		a.hears(t, toWest, resume())
 	}

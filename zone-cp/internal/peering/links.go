@@ -13,6 +13,7 @@ import (
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
+	"github.com/comity-mesh/comity/zone-cp/internal/imports"
 )
 
 func linkBucket(zone string) string { return federation.BucketLinks + "/" + zone }
@@ -81,6 +82,7 @@ func (h *Hub) keepStatus(ctx context.Context) {
 
 // refresh makes the statuses anew and returns the zones whose changed.
 func (h *Hub) refresh(now time.Time) map[string]bool {
+	heard := h.heard()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	changed := map[string]bool{}
@@ -90,7 +92,7 @@ func (h *Hub) refresh(now time.Time) map[string]bool {
 	connected := h.cfg.Connected()
 	for zone, k := range h.zones {
 		old, had := h.statuses[zone]
-		s := h.linkStatus(zone, k, old, connected, now)
+		s := h.linkStatus(zone, k, old, heard[zone], connected, now)
 		s.ObservedAt = old.ObservedAt
 		if had && s == old {
 			continue
@@ -108,8 +110,21 @@ func (h *Hub) refresh(now time.Time) map[string]bool {
 	return changed
 }
 
+// heard is when the other zones were last heard of. The book may be writing to a slow store: what h.mu guards, as
+// reports of what can be reached, must not wait for that.
+func (h *Hub) heard() map[string]imports.Heard {
+	h.mu.Lock()
+	zones := slices.Collect(maps.Keys(h.zones))
+	h.mu.Unlock()
+	out := make(map[string]imports.Heard, len(zones))
+	for _, zone := range zones {
+		out[zone] = h.cfg.Book.Heard(zone)
+	}
+	return out
+}
+
 // linkStatus is how the zone stands to another. h.mu is held.
-func (h *Hub) linkStatus(zone string, k known, old mesh.LinkStatus, connected bool, now time.Time) mesh.LinkStatus {
+func (h *Hub) linkStatus(zone string, k known, old mesh.LinkStatus, heard imports.Heard, connected bool, now time.Time) mesh.LinkStatus {
 	s := mesh.LinkStatus{Zone: h.cfg.Zone, To: zone, Reachable: true, Since: old.Since, HeardAt: old.HeardAt, HeardBy: old.HeardBy}
 	reachable := false
 	for _, in := range k.ingresses {
@@ -145,8 +160,8 @@ func (h *Hub) linkStatus(zone string, k known, old mesh.LinkStatus, connected bo
 		s.Reason = "no answer, when it was last asked"
 	}
 	s.RTTMillis = math.Round(float64(rtt)/10) / 100
-	if x := h.cfg.Book.Heard(zone); x.At.After(s.HeardAt) {
-		s.HeardAt, s.HeardBy = x.At.UTC(), string(x.By)
+	if heard.At.After(s.HeardAt) {
+		s.HeardAt, s.HeardBy = heard.At.UTC(), string(heard.By)
 	}
 	if old.Current && !s.Current {
 		s.HeardAt, s.HeardBy = now.UTC(), string("peer") // until now what is held was its newest word
