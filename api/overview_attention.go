@@ -35,6 +35,8 @@ type heed struct {
 	list []client.Attention
 	// heard are the zones whose words are of now. What a zone said before it went away proves nothing.
 	heard map[string]bool
+	// out: global does not have the zone that answers as a member any more.
+	out bool
 }
 
 // attention judges an overview. It is pure: the same overview at the same moment gives the same list. next is when
@@ -44,9 +46,13 @@ func attention(o *client.Overview, f facts, now time.Time) (list []client.Attent
 	for _, z := range o.Zones {
 		h.heard[z.Name] = h.global() && z.Status.Connected || z.Name == o.Zone
 		h.f.draining = h.f.draining || z.Spec.Drain != nil
+		h.out = h.out || !h.global() && z.Name == o.Zone && (z.Spec.Revoked != nil || z.Status.Refused != "")
 	}
 	for _, z := range o.Zones {
 		switch {
+		case h.out && z.Name == o.Zone:
+			h.refused(z)
+			continue
 		case z.Spec.Revoked != nil:
 			h.revoked(z)
 			continue
@@ -54,7 +60,7 @@ func attention(o *client.Overview, f facts, now time.Time) (list []client.Attent
 			h.seenByGlobal(z)
 		case z.Name == o.Zone:
 			h.seenFromInside(z)
-		default:
+		case !h.out: // else they do not answer because they do not trust it
 			h.unreachable(z, true)
 		}
 		if z.Spec.Drain != nil {
@@ -131,8 +137,27 @@ func (h *heed) seenFromInside(z client.ZoneOverview) {
 			Try: "look at global; the zone comes back by itself",
 		})
 	}
-	h.proxies(z)
 	h.certificate(z)
+	h.within(z)
+}
+
+// refused judges the zone that answers, when it is no member of the mesh any more.
+func (h *heed) refused(z client.ZoneOverview) {
+	a := client.Attention{
+		ID: "refused/global", Severity: client.SeverityCritical, Link: "zones/" + z.Name, Since: z.Status.LastSeen, What: "Global refuses " + z.Name,
+		Why: h.sentence(cmp.Or(z.Status.Refused, "The zone was revoked"), "Other zones do not trust what was revoked or removed. It goes on serving its own workloads"),
+		Try: "to join again, make the zone anew with zone-cp init, in an empty store and under another trust domain",
+	}
+	if z.Spec.Revoked != nil {
+		a.What, a.Why = "Global has revoked "+z.Name, h.sentence(a.Why, z.Spec.Revoked.Reason)
+	}
+	h.add(a)
+	h.within(z)
+}
+
+// within judges the proxies of the zone that answers, and their certificates.
+func (h *heed) within(z client.ZoneOverview) {
+	h.proxies(z)
 	if n, first := h.leavesWithin(h.f.leafTTL / 4); n > 0 {
 		severity := client.SeverityWarning
 		if last, _ := h.leavesWithin(h.f.leafTTL / 12); last > 0 {
@@ -316,10 +341,10 @@ func (h *heed) draining(z client.ZoneOverview) {
 func (h *heed) revoked(z client.ZoneOverview) {
 	a := client.Attention{
 		ID: "revoked/" + z.Name, Severity: client.SeverityInfo, Link: "zones/" + z.Name, What: z.Name + " is revoked",
-		Why: "Every zone that is to know has confirmed it.", Try: "comity zone leave " + z.Name,
+		Why: "Every zone that is to know has confirmed it. When you are done with it, delete it at global.", Try: "comity delete zone " + z.Name,
 	}
 	if !h.global() {
-		a.Why = "This zone does not believe it any more."
+		a.Why = "This zone does not believe it any more. When you are done with it, delete it at global."
 	}
 	if waiting := h.f.unconfirmed[z.Name]; len(waiting) > 0 {
 		a.Severity, a.What = client.SeverityCritical, "The revocation of "+z.Name+" is not confirmed by "+names(waiting)

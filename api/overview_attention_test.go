@@ -106,7 +106,18 @@ func TestAttention(t *testing.T) {
 			cut(o, "west", "east", "north")
 		}, want: []string{"critical revoked/west"}, says: "not confirmed by east"},
 		{name: "a revocation", change: func(o *client.Overview, _ *facts) { o.Zones[2].Spec.Revoked = &policy.Revocation{} },
-			want: []string{"info revoked/west"}},
+			want: []string{"info revoked/west"}, says: "comity delete zone west"},
+		{name: "a zone that was revoked, itself", change: func(o *client.Overview, f *facts) {
+			o.Mode, o.Zone = "zone", "north"
+			o.Zones[1].Spec.Revoked = &policy.Revocation{Reason: "stolen"}
+			o.Zones[1].Status.Connected, o.Zones[1].Status.ProxiesConnected = false, 3
+			cut(o, "west", "north") // as it does not trust it
+			f.leaves = nil
+		}, want: []string{"critical refused/global", "warning proxies/north"}, says: "Global has revoked north The zone was revoked. Other zones do not trust what was revoked or removed. It goes on serving its own workloads. Stolen."},
+		{name: "a zone that was removed, itself", change: func(o *client.Overview, _ *facts) {
+			o.Mode, o.Zone = "zone", "north"
+			o.Zones[1].Status.Connected, o.Zones[1].Status.Refused = false, "zone north was removed"
+		}, want: []string{"critical refused/global"}, says: "Zone north was removed. Other zones"},
 		{name: "services", change: func(o *client.Overview, _ *facts) {
 			w := o.Failover[0]
 			w.Zone, w.State, w.Reason = "west", mesh.FailoverMoved, "east has 1 of 4 ready"

@@ -67,6 +67,9 @@ type ZoneStatus struct {
 	// SentBytes counts configuration sent down in the present session (frames of resources).
 	SentBytes uint64 `json:"sentBytes"`
 	Message   string `json:"message,omitempty"`
+	// Refused, at the zone itself: what global said when it would not talk to it, as to one that was revoked or removed.
+	// Empty while it would.
+	Refused string `json:"refused,omitempty"`
 }
 
 // Ingress is one address under which a zone takes traffic from other zones.
@@ -89,9 +92,11 @@ type ProxyStatus struct {
 	Identity  string    `json:"identity,omitempty"` // SPIFFE ID
 	Version   string    `json:"version,omitempty"`  // Envoy's
 	Healthy   bool      `json:"healthy"`
-	Applied   Revision  `json:"applied"` // newest revision of the zone's store that the proxy acknowledged in full
-	Nacks     uint64    `json:"nacks"`
-	LastError string    `json:"lastError,omitempty"`
+	// Draining: the zone sends it no new requests, until undrain.
+	Draining  bool     `json:"draining,omitempty"`
+	Applied   Revision `json:"applied"` // newest revision of the zone's store that the proxy acknowledged in full
+	Nacks     uint64   `json:"nacks"`
+	LastError string   `json:"lastError,omitempty"`
 	// Unsevered says why its agent could not end its connections to a revoked zone; empty when none are left.
 	Unsevered   string    `json:"unsevered,omitempty"`
 	CertExpires time.Time `json:"certExpires,omitzero"`

@@ -44,6 +44,6 @@ func (z *zone) uplink() (mesh.ZoneStatus, <-chan struct{}) {
 	s := z.fed.State()
 	return mesh.ZoneStatus{
 		Joined: s.Joined(), Connected: s.Connected, ConnectedSince: s.Since, Incarnation: z.Incarnation, TrustDomain: z.TrustDomain,
-		Version: version.Version, Wanted: s.Down.Revision, Acked: s.Down.Revision, CertificateExpires: s.Expires, Message: s.LastError,
+		Version: version.Version, Wanted: s.Down.Revision, Acked: s.Down.Revision, CertificateExpires: s.Expires, Message: s.LastError, Refused: s.Refused,
 	}, changed
 }

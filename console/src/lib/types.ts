@@ -35,6 +35,7 @@ export interface Zone {
     proxies: number;
     proxiesConnected: number;
     message?: string;
+    refused?: string;
   };
   revision: number;
 }

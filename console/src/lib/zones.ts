@@ -19,6 +19,7 @@ export function isHeard(zone: Zone, about: About): boolean {
 export function standing(zone: Zone, about: About, links: readonly Link[], heard: ReadonlySet<string>): Standing {
   const { spec, status } = zone;
   if (spec.revoked) return { word: "Revoked", tone: "bad", note: "not trusted any more" };
+  if (status.refused) return { word: "Refused", tone: "bad", note: status.refused };
   const probes = links.filter((l) => l.to === zone.name && l.probed && heard.has(l.zone));
   const cut = probes.filter((l) => !l.reachable).length;
   if (about.mode === "zone" && zone.name !== about.zone) return asSeenFrom(zone, probes.length, cut);
@@ -54,6 +55,8 @@ export interface Flow {
   link: Link | undefined;
   /** The zone that says it is not heard at present. */
   stale: boolean;
+  /** One of the two is revoked, and nothing goes there any more. */
+  ended: boolean;
 }
 
 export function flowKey(from: string, to: string): string {
@@ -61,13 +64,13 @@ export function flowKey(from: string, to: string): string {
 }
 
 /** Sums traffic and links by pairs of zones; within a zone, from and to are the same. */
-export function flows(traffic: readonly Traffic[], links: readonly Link[], heard: ReadonlySet<string>): Map<string, Flow> {
+export function flows(traffic: readonly Traffic[], links: readonly Link[], heard: ReadonlySet<string>, revoked: ReadonlySet<string>): Map<string, Flow> {
   const out = new Map<string, Flow>();
   const of = (from: string, to: string): Flow => {
     const key = flowKey(from, to);
     let flow = out.get(key);
     if (!flow) {
-      flow = { from, to, requests: 0, failures: 0, services: [], link: undefined, stale: !heard.has(from) };
+      flow = { from, to, requests: 0, failures: 0, services: [], link: undefined, stale: !heard.has(from), ended: false };
       out.set(key, flow);
     }
     return flow;
@@ -79,17 +82,20 @@ export function flows(traffic: readonly Traffic[], links: readonly Link[], heard
     flow.services.push(t);
   }
   for (const l of links) of(l.zone, l.to).link = l;
-  for (const flow of out.values()) flow.services.sort((a, b) => b.requests - a.requests);
+  for (const flow of out.values()) {
+    flow.services.sort((a, b) => b.requests - a.requests);
+    flow.ended = flow.from !== flow.to && flow.requests === 0 && (revoked.has(flow.from) || revoked.has(flow.to));
+  }
   return out;
 }
 
-/** Whether a way is cut: probed, and not answered. */
+/** Whether a way is cut: probed, and not answered though it should be. */
 export function isCut(flow: Flow): boolean {
-  return flow.link !== undefined && flow.link.probed && !flow.link.reachable;
+  return !flow.ended && flow.link !== undefined && flow.link.probed && !flow.link.reachable;
 }
 
 export function flowTone(flow: Flow): Tone {
-  if (flow.stale) return "quiet";
+  if (flow.stale || flow.ended) return "quiet";
   if (isCut(flow)) return "bad";
   if (flow.requests === 0) return "quiet";
   const failed = flow.failures / flow.requests;

@@ -1,6 +1,7 @@
 package fedclient
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/federation/federationpb"
@@ -65,6 +68,9 @@ type State struct {
 	Epoch     uint64      `json:"epoch,omitempty"`
 	Down      mesh.Cursor `json:"down"` // newest of global's log that is applied here
 	LastError string      `json:"lastError,omitempty"`
+	// Refused is what global said when it would not talk to the zone, as to one that was revoked or removed. It
+	// stands until a session begins, whatever stops the attempts meanwhile.
+	Refused string `json:"refused,omitempty"`
 }
 
 const (
@@ -192,11 +198,23 @@ func (c *Client) fail(ctx context.Context, err error, established bool) {
 		c.cfg.Heard()
 	}
 	c.state.Connected, c.state.Since, c.state.LastError = false, time.Time{}, err.Error()
+	c.state.Refused = cmp.Or(refusal(err), c.state.Refused)
 	c.advance()
 	c.mu.Unlock()
 	if !known { // an outage is one line, not one per attempt
 		c.cfg.Log.WarnContext(ctx, "no session with global; the zone goes on without it", "error", err)
 	}
+}
+
+// refusal is what global said, if it would not talk to the zone; empty for any other error.
+func refusal(err error) string {
+	if e, ok := errors.AsType[*federation.EndedError](err); ok && (e.Code == federation.ByeRevoked || e.Code == federation.ByeUnknownZone) {
+		return e.Reason
+	}
+	if s, ok := status.FromError(err); ok && s.Code() == codes.PermissionDenied {
+		return s.Message()
+	}
+	return ""
 }
 
 // session holds one session; established says that global welcomed it.

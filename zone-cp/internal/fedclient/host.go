@@ -100,6 +100,7 @@ func (h *host) Handle(ctx context.Context, e federation.Effect) error {
 		h.client.cfg.Heard()
 		h.client.mu.Lock()
 		h.client.state.Connected, h.client.state.Since, h.client.state.Epoch, h.client.state.LastError = true, time.Now().UTC(), e.Epoch, ""
+		h.client.state.Refused = ""
 		h.client.advance()
 		h.client.mu.Unlock()
 		log.InfoContext(ctx, "session with global", "epoch", e.Epoch, "protocol", e.Protocol)
