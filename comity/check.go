@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,7 +18,7 @@ import (
 // finding is one thing that check looked at.
 type finding struct {
 	Subject string `json:"subject"`
-	Level   string `json:"level"` // ok, warning, error
+	Level   string `json:"level"` // ok, info, warning, error
 	Message string `json:"message"`
 	Try     string `json:"try,omitempty"`
 }
@@ -27,9 +29,12 @@ func (s *shell) checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say whether the mesh is healthy, and what is not",
-		Long: `check only reads. It looks at every zone (joined, connected, in step, certificate, ingress), every proxy
-(connected, healthy, refusing configuration, certificate) and every resource (applied and acknowledged in each
-zone). It ends with 0 if nothing is wrong and with 7 otherwise.`,
+		Long: `check only reads. First comes what the console says needs attention: zones that are away or down, ways between zones that
+are cut, services that lack backends or capacity or have failed over, certificates and trust that end. Then it looks at every
+zone, every resource (applied and acknowledged in each zone), and every proxy of the zones that are connected. Of a
+zone that is away only its last word is known, which proves nothing.
+
+It ends with 0 if nothing is wrong and with 7 otherwise.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if failOn != "warning" && failOn != "error" {
@@ -63,7 +68,7 @@ func (s *shell) showFindings(all []finding, short bool, failOn string) error {
 		return err
 	}
 	if !done {
-		sign := map[string]string{"ok": "✓", "warning": "‼", "error": "✗"}
+		sign := map[string]string{"ok": "✓", "info": "·", "warning": "‼", "error": "✗"}
 		for _, f := range all {
 			if short && f.Level == "ok" {
 				continue
@@ -80,16 +85,34 @@ func (s *shell) showFindings(all []finding, short bool, failOn string) error {
 		bad += count["warning"]
 	}
 	if bad > 0 {
-		return &fault.Error{Code: "CHECK-FAILED", What: fmt.Sprintf("%d findings need attention", bad), Exit: fault.ExitCheckFailed}
+		what := "1 finding needs attention"
+		if bad > 1 {
+			what = fmt.Sprintf("%d findings need attention", bad)
+		}
+		return &fault.Error{Code: "CHECK-FAILED", What: what, Exit: fault.ExitCheckFailed}
 	}
 	return nil
 }
 
 func (r *remote) check(ctx context.Context) ([]finding, error) {
-	var all []finding
-	atZone, err := r.atZone(ctx)
+	o, err := r.Overview(ctx)
 	if err != nil {
 		return nil, err
+	}
+	var all []finding
+	matters := map[string]bool{} // links of what needs attention
+	for _, a := range o.Attention {
+		if strings.HasPrefix(a.ID, "proxies/") || strings.HasPrefix(a.ID, "refused/") {
+			continue // each proxy and each resource has a finding of its own below
+		}
+		f := checkAttention(a)
+		matters[a.Link] = matters[a.Link] || f.Level != "info"
+		all = append(all, f)
+	}
+	atZone := o.Mode == "zone"
+	heard := map[string]bool{} // zones whose words are of now
+	for _, z := range o.Zones {
+		heard[z.Name] = z.Name == o.Zone || z.Status.Connected && z.Spec.Revoked == nil
 	}
 	for _, k := range policy.Kinds() {
 		if k.Kind == mesh.KindZone && atZone {
@@ -100,10 +123,13 @@ func (r *remote) check(ctx context.Context) ([]finding, error) {
 			return nil, err
 		}
 		for _, o := range objects {
-			if o.Kind == mesh.KindZone {
-				all = append(all, checkZone(o))
-			} else if k.MadeAt != policy.MadeDiscovery {
-				all = append(all, checkResource(o))
+			switch {
+			case o.Kind == mesh.KindZone:
+				if heard[o.Metadata.Name] && !matters["zones/"+o.Metadata.Name] {
+					all = append(all, checkZone(o))
+				}
+			case k.MadeAt != policy.MadeDiscovery:
+				all = append(all, checkResource(o, heard))
 			}
 		}
 	}
@@ -112,31 +138,40 @@ func (r *remote) check(ctx context.Context) ([]finding, error) {
 		return nil, err
 	}
 	for _, p := range proxies {
-		all = append(all, checkProxy(p))
+		if heard[p.Zone] {
+			all = append(all, checkProxy(p))
+		}
 	}
 	return all, nil
 }
 
+// checkAttention is what the console says, as a finding.
+func checkAttention(a client.Attention) finding {
+	f := finding{Subject: a.ID, Level: "info", Message: a.What + ". " + a.Why, Try: a.Try}
+	switch a.Severity {
+	case client.SeverityCritical:
+		f.Level = "error"
+	case client.SeverityWarning:
+		f.Level = "warning"
+	case client.SeverityInfo:
+	}
+	return f
+}
+
+// checkZone looks at a zone of which nothing needs attention.
 func checkZone(o client.Object) finding {
 	z := zoneStatus(o)
 	f := finding{Subject: "zone " + o.Metadata.Name, Level: "ok", Message: fmt.Sprintf("connected, revision %d of %d, %d/%d proxies", z.Acked, z.Wanted, z.ProxiesConnected, z.Proxies)}
-	switch {
-	case z.TrustDomain == "" && !z.Joined:
-		f.Level, f.Message, f.Try = "warning", "has not joined yet", "comity zone create "+o.Metadata.Name+" makes a token"
-	case !z.Connected:
-		f.Level, f.Message = "error", "not connected for "+age(z.LastSeen)+"; it goes on with what it has"
-	case z.Acked < z.Wanted:
-		f.Level, f.Message = "warning", fmt.Sprintf("behind: revision %d of %d", z.Acked, z.Wanted)
-	case !z.CertificateExpires.IsZero() && time.Until(z.CertificateExpires) < time.Hour:
-		f.Level, f.Message = "error", "its certificate ends in "+until(z.CertificateExpires)
-	case len(z.Ingresses) == 0:
+	if len(z.Ingresses) == 0 {
 		f.Level, f.Message = "warning", "has no ingress: it can call other zones, but not be called"
 	}
 	return f
 }
 
-func checkResource(o client.Object) finding {
-	sum := summarise(resourceStatuses(o))
+// checkResource looks at what the zones say of a resource whose words are of now: one that left, is revoked or never came says
+// nothing more, and one that is away may have changed its mind.
+func checkResource(o client.Object, heard map[string]bool) finding {
+	sum := summarise(slices.DeleteFunc(resourceStatuses(o), func(st mesh.ResourceStatus) bool { return !heard[st.Zone] }))
 	name := o.Metadata.Name
 	if o.Metadata.Namespace != "" {
 		name = o.Metadata.Namespace + "/" + name
@@ -166,6 +201,8 @@ func checkProxy(p mesh.ProxyStatus) finding {
 		f.Level, f.Message = "error", "its certificate ends in "+until(p.CertExpires)
 	case !p.Healthy:
 		f.Level, f.Message = "warning", "its application is unhealthy"
+	case p.Draining:
+		f.Level, f.Message = "info", "drained: it gets no new requests until undrain"
 	}
 	return f
 }

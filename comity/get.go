@@ -120,20 +120,10 @@ func (s *shell) getCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(objects) == 0 || strings.Contains(args[0], ",") {
+			if strings.Contains(args[0], ",") {
 				return s.show(objects, single, !noHeaders)
 			}
-			if objects[0].Kind == mesh.KindZone && (s.output == formatTable || s.output == formatWide) {
-				if there, err := r.atZone(cmd.Context()); err != nil {
-					return err
-				} else if there {
-					return s.showNeighbours(objects, !noHeaders)
-				}
-			}
-			if objects[0].Kind == mesh.KindWorkload && (s.output == formatTable || s.output == formatWide) {
-				return s.showWorkloads(cmd.Context(), r, objects, !noHeaders)
-			}
-			return s.show(objects, single, !noHeaders)
+			return s.showIn(cmd.Context(), r, objects, single, !noHeaders)
 		},
 	}
 	s.selectionFlags(cmd, &sel, everywhere)
@@ -141,6 +131,24 @@ func (s *shell) getCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&sel.all, "all-namespaces", "A", false, "all namespaces (the default when listing)")
 	cmd.Flags().BoolVar(&noHeaders, "no-headers", false, "no column names")
 	return cmd
+}
+
+// showIn shows objects of one kind, in tables with what the control plane knows of them beside.
+func (s *shell) showIn(ctx context.Context, r *remote, objects []client.Object, single, headers bool) error {
+	if len(objects) == 0 || s.output != formatTable && s.output != formatWide {
+		return s.show(objects, single, headers)
+	}
+	switch objects[0].Kind {
+	case mesh.KindZone:
+		if there, err := r.atZone(ctx); err != nil {
+			return err
+		} else if there {
+			return s.showNeighbours(objects, headers)
+		}
+	case mesh.KindWorkload:
+		return s.showWorkloads(ctx, r, objects, headers)
+	}
+	return s.show(objects, single, headers)
 }
 
 // showNeighbours lists zones as a zone knows them: how they are is known to global.
@@ -170,6 +178,9 @@ func (s *shell) showWorkloads(ctx context.Context, r *remote, objects []client.O
 			word = "DISCONNECTED"
 		case !p.Healthy:
 			word = "UNHEALTHY"
+		}
+		if p.Draining {
+			word += ",DRAINING"
 		}
 		health[at{p.Zone, p.Proxy.Namespace, p.Proxy.Name}] = word
 	}

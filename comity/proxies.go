@@ -82,7 +82,7 @@ func (s *shell) getProxies(ctx context.Context, r *remote, args []string, sel se
 	}
 	t.columns = append(t.columns, "LAST ERROR")
 	for _, p := range list {
-		row := []string{p.Zone, proxyName(p.Proxy), yesNo(p.Connected), yesNo(p.Healthy), fmt.Sprint(p.Applied), fmt.Sprint(p.Nacks), until(p.CertExpires)}
+		row := []string{p.Zone, proxyName(p.Proxy), yesNo(p.Connected), proxyHealth(p), fmt.Sprint(p.Applied), fmt.Sprint(p.Nacks), until(p.CertExpires)}
 		if s.output == formatWide {
 			row = append(row, p.Identity, p.Version, p.LastError)
 		} else {
@@ -91,6 +91,14 @@ func (s *shell) getProxies(ctx context.Context, r *remote, args []string, sel se
 		t.rows = append(t.rows, row)
 	}
 	return t.write(s.out, s.output, headers)
+}
+
+// proxyHealth says whether a proxy may get requests.
+func proxyHealth(p mesh.ProxyStatus) string {
+	if p.Draining {
+		return yesNo(p.Healthy) + ",Draining"
+	}
+	return yesNo(p.Healthy)
 }
 
 // writeProxies prints proxies in the formats that are no table; it reports false for the others.
@@ -138,7 +146,7 @@ func describeProxy(field fieldWriter, p mesh.ProxyStatus) {
 	default:
 		field("State", "not connected to its zone; it goes on with what it has")
 	}
-	field("Healthy", "%s", yesNo(p.Healthy))
+	field("Healthy", "%s", proxyHealth(p))
 	field("Identity", "%s", p.Identity)
 	field("Certificate", "ends in %s", until(p.CertExpires))
 	field("Envoy", "%s", p.Version)

@@ -63,7 +63,7 @@ func (s *shell) proxyCommand(cmd *cobra.Command, do func(ctx context.Context, r 
 	cmd.Args = cobra.MinimumNArgs(1)
 	cmd.ValidArgsFunction = s.completeProxies
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		r, err := s.remote()
+		r, err := s.zoneSide(cmd.Context())
 		if err != nil {
 			return err
 		}

@@ -96,13 +96,24 @@ func (r *remote) atZone(ctx context.Context) (bool, error) {
 
 // global is the control plane for what only global can do.
 func (s *shell) global(ctx context.Context) (*remote, error) {
+	return s.side(ctx, false, &fault.Error{Code: "CLI-NOT-GLOBAL", What: "this is ordered at global, and here is a zone", Try: "name global with --server or --context", Exit: fault.ExitUsage})
+}
+
+// zoneSide is the control plane for what only a zone can do.
+func (s *shell) zoneSide(ctx context.Context) (*remote, error) {
+	return s.side(ctx, true, &fault.Error{Code: "CLI-NOT-ZONE", What: "this is ordered at the zone that has the proxy, and here is global",
+		Try: "name the zone's control plane: --context ZONE, or --server and --token-file; comity get proxies says which zone it is", Exit: fault.ExitUsage})
+}
+
+// side is the control plane if it is a zone's, or global, as wanted; else the refusal.
+func (s *shell) side(ctx context.Context, zone bool, refusal *fault.Error) (*remote, error) {
 	r, err := s.remote()
 	if err != nil {
 		return nil, err
 	}
 	there, err := r.atZone(ctx)
-	if err == nil && there {
-		err = &fault.Error{Code: "CLI-NOT-GLOBAL", What: "this is ordered at global, and here is a zone", Try: "name global with --server or --context", Exit: fault.ExitUsage}
+	if err == nil && there != zone {
+		err = refusal
 	}
 	return r, err
 }

@@ -192,7 +192,7 @@ func (s *shell) zoneList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.show(objects, false, true)
+			return s.showIn(cmd.Context(), r, objects, false, true)
 		},
 	}
 }

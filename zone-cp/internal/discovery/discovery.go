@@ -39,6 +39,7 @@ type Ingress struct {
 type Agent struct {
 	Attending    bool // its stream is open
 	Healthy      bool // as published
+	Draining     bool // it is to get no new requests
 	Reason       string
 	EnvoyVersion string
 	Identity     string // SPIFFE ID

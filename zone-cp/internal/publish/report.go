@@ -137,7 +137,7 @@ func (p *Publisher) reportChanges() {
 			continue
 		}
 		s := mesh.ProxyStatus{
-			Proxy: id, Zone: p.cfg.Zone, Connected: up, Identity: agent.Identity, Version: agent.EnvoyVersion, Healthy: agent.Healthy, LastError: agent.Reason,
+			Proxy: id, Zone: p.cfg.Zone, Connected: up, Identity: agent.Identity, Version: agent.EnvoyVersion, Healthy: agent.Healthy, Draining: agent.Draining, LastError: agent.Reason,
 			Unsevered: agent.Unsevered,
 		}
 		if up {

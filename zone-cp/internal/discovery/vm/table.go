@@ -134,7 +134,7 @@ func (t *Table) draw() discovery.Picture {
 			p.Ingresses = append(p.Ingresses, in)
 		}
 		p.Agents[id] = discovery.Agent{
-			Attending: e.session != 0, Healthy: e.Healthy, Reason: e.reason,
+			Attending: e.session != 0, Healthy: e.Healthy, Draining: e.Draining, Reason: e.reason,
 			EnvoyVersion: e.envoyVersion, Identity: e.Identity, Unsevered: e.unsevered,
 		}
 	}

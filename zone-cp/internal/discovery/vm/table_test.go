@@ -123,7 +123,7 @@ func TestDrain(t *testing.T) {
 		}
 		s.lost()
 		attend(t, table)
-		if !table.Picture().Workloads[0].Draining {
+		if p := table.Picture(); !p.Workloads[0].Draining || !p.Agents[web].Draining {
 			t.Error("a new stream ended the drain")
 		}
 		if err := table.Drain(web, false); err != nil || table.Picture().Workloads[0].Draining {
