@@ -68,4 +68,11 @@ func TestZonesThatAreAway(t *testing.T) {
 		z := statusOf("west")
 		return z.Connected && z.Acked >= z.Wanted && z.Wanted == r.Revision
 	})
+	lost := statusOf("west")
+	lost.Connected, lost.Acked = false, 0
+	if err := putJSON(t.Context(), g.store, BucketZones, "west", lost, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.connect() // with nothing that it could acknowledge
+	eventually(t, "west has said how far it is", func() bool { return statusOf("west").Acked == r.Revision })
 }

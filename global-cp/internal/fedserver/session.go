@@ -222,6 +222,10 @@ func (s *Server) open(ctx context.Context, x *session, hello *federationpb.ZoneH
 		z.Joined, z.Connected, z.ConnectedSince, z.LastSeen = true, true, now, now
 		z.Incarnation, z.TrustDomain, z.Version = x.identity.Incarnation, x.identity.TrustDomain, printableText(hello.GetVersion())
 		z.Protocol, z.CertificateExpires, z.SentBytes, z.Message = min(int(hello.GetProtocol()), federation.Protocol), x.expires, 0, ""
+		// What a crash of global lost of the zone's line: nothing that is applied is acknowledged again.
+		if down := federation.CursorFromProto(hello.GetDown()); down.Incarnation == cfg.Incarnation {
+			z.Acked = max(z.Acked, down.Revision)
+		}
 	})
 	if err != nil {
 		s.close(context.WithoutCancel(ctx), x)
