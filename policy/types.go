@@ -23,7 +23,7 @@ type Zone struct {
 	// Namespaces for which the zone may speak: export services and be believed. "*" alone means all;
 	// empty means none.
 	Namespaces []string `json:"namespaces,omitempty"`
-	// TrustDomain is pinned at join; setting it before join restricts which one may join.
+	// TrustDomain, when set, is the only one that may join under the name. Which one joined is in the status.
 	TrustDomain mesh.TrustDomain `json:"trustDomain,omitempty"`
 	// Drain moves traffic away from the zone: every zone lowers its share, evenly over the given time, to
 	// nothing. Taken away, the share comes back over the same time.

@@ -35,6 +35,13 @@ const (
 	maxPerProxy = 256
 	// afterglow is how long a flow is shown as nothing after its end, for those who watch.
 	afterglow = 10 * time.Second
+	// maxCount bounds one count of one report, far beyond what a proxy can send in its window.
+	maxCount = 10_000_000
+	// minWindow of a report, in seconds: agents report every 2 s at most, and a shorter one would inflate rates.
+	minWindow = 1.0
+	// countersIdle is how long a flow's counters stay after its last report when room is needed, looked at once in sweepEvery.
+	countersIdle = 10 * time.Minute
+	sweepEvery   = time.Minute
 	// other takes the place of namespace and service in the counters over maxFlows.
 	other = "_other"
 )
@@ -56,7 +63,8 @@ type Book struct {
 
 	mu      sync.Mutex
 	sources map[mesh.ProxyID]*Source
-	counted map[flow]counters
+	counted map[flow]*counters
+	swept   time.Time
 
 	// Of Run alone.
 	flows     map[flow]*state
@@ -68,7 +76,10 @@ type flow struct{ to, namespace, service string }
 
 func (f flow) key() string { return f.namespace + "/" + f.service + "/" + f.to }
 
-type counters struct{ requests, failures prometheus.Counter }
+type counters struct {
+	requests, failures prometheus.Counter
+	used               time.Time
+}
 
 // state is what is known and told of a flow.
 type state struct {
@@ -81,7 +92,7 @@ type state struct {
 func New(cfg Config) (*Book, error) {
 	labels := []string{"from_zone", "to_zone", "namespace", "service"}
 	b := &Book{
-		cfg: cfg, wake: make(chan struct{}, 1), sources: map[mesh.ProxyID]*Source{}, counted: map[flow]counters{},
+		cfg: cfg, wake: make(chan struct{}, 1), sources: map[mesh.ProxyID]*Source{}, counted: map[flow]*counters{},
 		flows: map[flow]*state{}, unwritten: map[string][]byte{},
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "comity_traffic_requests_total", Help: "Requests that sidecars of this zone began with an endpoint; of TCP, connections. Over 1000 directions of traffic, the rest is service _other.",
@@ -125,7 +136,8 @@ func (s *Source) Close() {
 
 // Report replaces what stands. What names no service or no zone is passed over.
 func (s *Source) Report(r *enrolpb.LoadReport) {
-	window := float64(max(r.GetWindowMs(), 1)) / 1000
+	window := max(float64(r.GetWindowMs())/1000, minWindow)
+	now := time.Now()
 	sends := make(map[flow]sample, len(r.GetLoads()))
 	b := s.book
 	b.mu.Lock()
@@ -140,13 +152,14 @@ func (s *Source) Report(r *enrolpb.LoadReport) {
 		if !known && len(sends) == maxPerProxy {
 			continue
 		}
-		x.requests += float64(l.GetRequests()) / window
-		x.failures += float64(l.GetFailures()) / window
-		x.active += float64(l.GetActive())
+		requests, failures := bounded(l.GetRequests()), bounded(l.GetFailures())
+		x.requests += requests / window
+		x.failures += failures / window
+		x.active += bounded(l.GetActive())
 		sends[f] = x
-		c := b.counters(f)
-		c.requests.Add(float64(l.GetRequests()))
-		c.failures.Add(float64(l.GetFailures()))
+		c := b.counters(f, now)
+		c.requests.Add(requests)
+		c.failures.Add(failures)
 	}
 	s.sends = sends
 	if b.sources[s.proxy] == s {
@@ -154,22 +167,46 @@ func (s *Source) Report(r *enrolpb.LoadReport) {
 	}
 }
 
+// bounded is a count as a sidecar may state it: what is beyond any truth would drown the others' in a sum.
+func bounded(n uint64) float64 { return float64(min(n, maxCount)) }
+
 // counters are those of a flow. The caller holds b.mu.
-func (b *Book) counters(f flow) counters {
+func (b *Book) counters(f flow, now time.Time) *counters {
 	if c, ok := b.counted[f]; ok {
+		c.used = now
 		return c
+	}
+	if len(b.counted) >= maxFlows {
+		b.sweep(now)
 	}
 	if len(b.counted) >= maxFlows {
 		f = flow{other, other, other}
 	}
-	c := counters{
+	c := &counters{
 		b.requests.WithLabelValues(b.cfg.Zone, f.to, f.namespace, f.service),
 		b.failures.WithLabelValues(b.cfg.Zone, f.to, f.namespace, f.service),
+		now,
 	}
 	if f.to != other {
 		b.counted[f] = c
 	}
 	return c
+}
+
+// sweep makes room among the counters, at most once in a while: those of flows that ended long ago go, so that names that
+// a sidecar made up don't keep others out for ever. The caller holds b.mu.
+func (b *Book) sweep(now time.Time) {
+	if now.Sub(b.swept) < sweepEvery {
+		return
+	}
+	b.swept = now
+	for f, c := range b.counted {
+		if now.Sub(c.used) >= countersIdle {
+			b.requests.DeleteLabelValues(b.cfg.Zone, f.to, f.namespace, f.service)
+			b.failures.DeleteLabelValues(b.cfg.Zone, f.to, f.namespace, f.service)
+			delete(b.counted, f)
+		}
+	}
 }
 
 func (b *Book) changed() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -132,6 +133,36 @@ func TestFlowsAreBounded(t *testing.T) {
 		t.Errorf("%s is published before busier ones", names[0])
 	}
 	if n := testutil.CollectAndCount(b.requests); n != maxFlows+1 {
+		t.Errorf("%d time series", n)
+	}
+}
+
+// TestASidecarThatLies: neither absurd numbers nor made-up names get far, and the names not for ever.
+func TestASidecarThatLies(t *testing.T) {
+	b := newBook(t)
+	liar := b.Open(sidecar("liar"))
+	liar.Report(&enrolpb.LoadReport{Loads: []*enrolpb.Load{{Cluster: "pay.shop:80", Zone: "west", Requests: math.MaxUint64, Failures: math.MaxUint64, Active: math.MaxUint64}}})
+	for name, s := range b.looked(t, time.Now()) {
+		if s.Requests != maxCount/minWindow || s.Failures != maxCount/minWindow || s.Active != maxCount {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	for turn := range 1 + maxFlows/maxPerProxy {
+		r := &enrolpb.LoadReport{WindowMs: 2000}
+		for i := range maxPerProxy {
+			r.Loads = append(r.Loads, &enrolpb.Load{Cluster: fmt.Sprintf("s%d-%d.shop:80", turn, i), Zone: "west", Requests: 1})
+		}
+		liar.Report(r)
+	}
+	if len(b.counted) != maxFlows {
+		t.Fatalf("%d flows are counted", len(b.counted))
+	}
+	for _, c := range b.counted {
+		c.used = c.used.Add(-countersIdle)
+	}
+	b.swept = b.swept.Add(-sweepEvery)
+	b.Open(sidecar("honest")).Report(&enrolpb.LoadReport{WindowMs: 2000, Loads: []*enrolpb.Load{{Cluster: "ledger.shop:80", Zone: "west", Requests: 5}}})
+	if n := testutil.CollectAndCount(b.requests); n != 2 { // with _other
 		t.Errorf("%d time series", n)
 	}
 }
