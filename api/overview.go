@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -96,11 +97,11 @@ func (s *server) overview(ctx context.Context) (o client.Overview, next time.Tim
 			return o, next, err
 		}
 	}
-	o.Links = bound(&o, "links", mostRows, o.Links)
-	o.Traffic = bound(&o, "traffic", mostRows, o.Traffic)
-	o.Failover = bound(&o, "failover", mostRows, o.Failover)
+	o.Links = share(&o, "links", mostRows, o.Links, func(l mesh.LinkStatus) string { return l.Zone })
+	o.Traffic = share(&o, "traffic", mostRows, o.Traffic, func(t mesh.TrafficStatus) string { return t.Zone })
+	o.Failover = share(&o, "failover", mostRows, o.Failover, func(w mesh.FailoverStatus) string { return w.Zone })
 	slices.SortStableFunc(o.Refused, func(a, b client.Refusal) int { return b.At.Compare(a.At) })
-	o.Refused = bound(&o, "refused", mostRefused, o.Refused)
+	o.Refused = share(&o, "refused", mostRefused, o.Refused, func(r client.Refusal) string { return r.Zone })
 	o.Attention, next = attention(&o, f, time.Now())
 	o.Attention = bound(&o, "attention", mostAttention, o.Attention)
 	return o, next, nil
@@ -116,6 +117,36 @@ func bound[T any](o *client.Overview, name string, most int, list []T) []T {
 	}
 	o.LeftOut[name] = len(list) - most
 	return list[:most]
+}
+
+// share is bound for what zones say: each keeps as many of its first rows as any other may, so that one that says much
+// crowds out nobody but itself.
+func share[T any](o *client.Overview, name string, most int, list []T, zone func(T) string) []T {
+	if len(list) <= most {
+		return list
+	}
+	said := map[string]int{}
+	for _, v := range list {
+		said[zone(v)]++
+	}
+	// From the zone that says least: what it leaves of its share is for the others.
+	each, left := 0, most
+	for i, n := range slices.Sorted(maps.Values(said)) {
+		each = left / (len(said) - i)
+		left -= min(n, each)
+	}
+	kept, shown := make([]T, 0, most), map[string]int{}
+	for _, v := range list {
+		if z := zone(v); shown[z] < each {
+			shown[z]++
+			kept = append(kept, v)
+		}
+	}
+	if o.LeftOut == nil {
+		o.LeftOut = map[string]int{}
+	}
+	o.LeftOut[name] = len(list) - len(kept)
+	return kept
 }
 
 // overviewZones reads the zones in the order of their names. A zone that stands alone is in its own list.
@@ -165,7 +196,7 @@ func (s *server) overviewHere(ctx context.Context, o *client.Overview, f *facts)
 	if s.cfg.Uplink != nil {
 		*here, _ = s.cfg.Uplink()
 	}
-	err := eachRecord(ctx, s.cfg.Store, bucketProxies+s.cfg.ZoneName, func(_ string, p mesh.ProxyStatus) {
+	err := eachRecord(ctx, s.cfg.Store, bucketProxies+s.cfg.ZoneName, func(_ store.Record, p mesh.ProxyStatus) {
 		here.Proxies++
 		if p.Connected {
 			here.ProxiesConnected++
@@ -184,8 +215,8 @@ func (s *server) overviewOf(ctx context.Context, z client.ZoneOverview, o *clien
 		return nil
 	}
 	obeys := map[string]mesh.ResourceStatus{} // what it says of Zones
-	err := eachRecord(ctx, s.cfg.Store, bucketStatus+z.Name, func(key string, w mesh.ResourceStatus) {
-		k, err := mesh.ParseKey(key)
+	err := eachRecord(ctx, s.cfg.Store, bucketStatus+z.Name, func(rec store.Record, w mesh.ResourceStatus) {
+		k, err := mesh.ParseKey(rec.Key)
 		if err != nil {
 			return
 		}
@@ -193,7 +224,7 @@ func (s *server) overviewOf(ctx context.Context, z client.ZoneOverview, o *clien
 			obeys[k.Name] = w
 		}
 		if w.State == mesh.StateRejected || len(w.Rejections) > 0 {
-			o.Refused = append(o.Refused, client.Refusal{Zone: z.Name, Key: k, Message: why(w), Proxies: len(w.Rejections), At: w.ObservedAt})
+			o.Refused = append(o.Refused, client.Refusal{Zone: z.Name, Key: k, Message: why(w), Proxies: len(w.Rejections), At: earlier(w.ObservedAt, rec.UpdatedAt)})
 		}
 	})
 	if err != nil {
@@ -207,22 +238,31 @@ func (s *server) overviewOf(ctx context.Context, z client.ZoneOverview, o *clien
 			f.unconfirmed[other.Name] = append(f.unconfirmed[other.Name], z.Name)
 		}
 	}
-	if err := eachRecord(ctx, s.cfg.Store, bucketLinks+z.Name, func(_ string, l mesh.LinkStatus) {
+	if err := eachRecord(ctx, s.cfg.Store, bucketLinks+z.Name, func(_ store.Record, l mesh.LinkStatus) {
 		l.Zone, l.RTTMillis = z.Name, rounded(l.RTTMillis)
 		o.Links = append(o.Links, l)
 	}); err != nil {
 		return err
 	}
-	if err := eachRecord(ctx, s.cfg.Store, bucketTraffic+z.Name, func(_ string, t mesh.TrafficStatus) {
+	if err := eachRecord(ctx, s.cfg.Store, bucketTraffic+z.Name, func(_ store.Record, t mesh.TrafficStatus) {
 		t.Zone, t.Requests, t.Failures = z.Name, rounded(t.Requests), rounded(t.Failures)
 		o.Traffic = append(o.Traffic, t)
 	}); err != nil {
 		return err
 	}
-	return eachRecord(ctx, s.cfg.Store, bucketFailover+z.Name, func(_ string, w mesh.FailoverStatus) {
+	return eachRecord(ctx, s.cfg.Store, bucketFailover+z.Name, func(_ store.Record, w mesh.FailoverStatus) {
 		w.Zone = z.Name
 		o.Failover = append(o.Failover, w)
 	})
+}
+
+// earlier is when something was observed by the word of a zone, and never later than it was written down here: the
+// future is no way to the top of a list.
+func earlier(observed, written time.Time) time.Time {
+	if observed.Before(written) {
+		return observed
+	}
+	return written
 }
 
 // rounded keeps three digits: more would be news to nobody, and a change each time. What is too small or too large to
@@ -238,7 +278,7 @@ func rounded(v float64) float64 {
 
 // eachRecord calls f with the records of a bucket in the order of their keys. One that can't be read is passed over:
 // statuses are for display, and come from zones of other versions.
-func eachRecord[T any](ctx context.Context, s store.Records, bucket string, f func(key string, v T)) error {
+func eachRecord[T any](ctx context.Context, s store.Records, bucket string, f func(rec store.Record, v T)) error {
 	list, _, err := s.ListRecords(ctx, bucket, "")
 	if err != nil {
 		return err
@@ -246,7 +286,7 @@ func eachRecord[T any](ctx context.Context, s store.Records, bucket string, f fu
 	for _, rec := range list {
 		var v T
 		if json.Unmarshal(rec.Value, &v) == nil {
-			f(rec.Key, v)
+			f(rec, v)
 		}
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/comity-mesh/comity/api"
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/store"
 )
 
 const overviewStream = "/api/v1/overview/stream"
@@ -48,6 +49,51 @@ func TestOverviewOfAbsurdRecords(t *testing.T) {
 	o := e.overview()
 	if len(o.Links) != 2 || o.Links[1].RTTMillis != 0 || len(o.Traffic) != 2 || o.Traffic[1].Requests != 0 || o.Traffic[1].Failures < 1.6e308 {
 		t.Errorf("links %+v, traffic %+v", o.Links, o.Traffic)
+	}
+}
+
+// A zone that says more than there is room for crowds out itself alone.
+func TestOverviewIsSharedByZones(t *testing.T) {
+	e := start(t, nil)
+	e.twoZones()
+	refused := func(zone string, i int, at time.Time) {
+		key := mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindHTTPRoute, Namespace: "shop", Name: fmt.Sprint("r", i)}
+		e.record("status/"+zone, key.String(), mesh.ResourceStatus{State: mesh.StateRejected, Message: "no", ObservedAt: at})
+	}
+	e.record("traffic/west", "shop/pay/east", mesh.TrafficStatus{Namespace: "shop", Service: "pay", To: "east", Requests: 5})
+	refused("west", 0, time.Now())
+	var writes []store.RecordWrite
+	for i := range 5000 {
+		value, err := json.Marshal(mesh.TrafficStatus{Namespace: "n", Service: fmt.Sprint("s", i), To: "west", Requests: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		writes = append(writes, store.RecordWrite{Key: fmt.Sprintf("n/s%d/west", i), Value: value})
+	}
+	if _, err := e.store.PutRecords(t.Context(), "traffic/east", writes...); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 70 {
+		refused("east", i, time.Now().AddDate(100, 0, 0))
+	}
+	o := e.overview()
+	ofWest := 0
+	for _, row := range o.Traffic {
+		if row.Zone == "west" {
+			ofWest++
+		}
+	}
+	for _, r := range o.Refused {
+		if r.At.After(time.Now()) {
+			t.Fatalf("a refusal of the future: %+v", r)
+		}
+		if r.Zone == "west" {
+			ofWest++
+		}
+	}
+	// twoZones has one more row of east.
+	if ofWest != 2 || len(o.Traffic) != 5000 || o.LeftOut["traffic"] != 2 || len(o.Refused) != 64 || o.LeftOut["refused"] != 7 {
+		t.Errorf("%d rows of west; %d of traffic, %d refusals; left out %v", ofWest, len(o.Traffic), len(o.Refused), o.LeftOut)
 	}
 }
 
