@@ -14,15 +14,26 @@ type Kind string
 // The kinds that Comity knows. The first group is Comity's own (mesh.comity.dev/v1alpha1), the
 // second comes from the ecosystem as it is.
 const (
-	KindZone                Kind = "Zone"
-	KindMeshConfig          Kind = "MeshConfig"
-	KindWorkload            Kind = "Workload"
-	KindAuthorizationPolicy Kind = "AuthorizationPolicy"
-	KindFailoverPolicy      Kind = "FailoverPolicy"
+	KindZone                 Kind = "Zone"
+	KindMeshConfig           Kind = "MeshConfig"
+	KindWorkload             Kind = "Workload"
+	KindAuthorizationPolicy  Kind = "AuthorizationPolicy"
+	KindFailoverPolicy       Kind = "FailoverPolicy"
+	KindTrafficPolicy        Kind = "TrafficPolicy"
+	KindAuthenticationPolicy Kind = "AuthenticationPolicy"
+	KindTelemetryPolicy      Kind = "TelemetryPolicy"
+	KindExternalService      Kind = "ExternalService"
+	KindExtension            Kind = "Extension"
 
-	KindService       Kind = "Service"       // core, v1
-	KindServiceExport Kind = "ServiceExport" // multicluster.x-k8s.io/v1beta1
-	KindHTTPRoute     Kind = "HTTPRoute"     // gateway.networking.k8s.io/v1
+	KindService        Kind = "Service"       // core, v1
+	KindServiceExport  Kind = "ServiceExport" // multicluster.x-k8s.io/v1beta1
+	KindHTTPRoute      Kind = "HTTPRoute"     // gateway.networking.k8s.io/v1, as those that follow
+	KindGRPCRoute      Kind = "GRPCRoute"
+	KindTCPRoute       Kind = "TCPRoute"
+	KindTLSRoute       Kind = "TLSRoute"
+	KindReferenceGrant Kind = "ReferenceGrant"
+	KindGateway        Kind = "Gateway"
+	KindGatewayClass   Kind = "GatewayClass"
 )
 
 // Origin says who owns a resource: OriginGlobal, or the name of the zone where it was made. Only

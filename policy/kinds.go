@@ -77,6 +77,12 @@ func Kinds() []KindInfo {
 			Summary: "Says which zones serve a service, in which order, and when traffic moves.",
 			newSpec: func() any { return new(FailoverPolicy) }, validate: as(validateFailoverPolicy),
 		},
+		{
+			Kind: mesh.KindTrafficPolicy, APIVersion: APIVersion, Plural: "trafficpolicies", Singular: "trafficpolicy",
+			Short: []string{"tp"}, Namespaced: true, MadeAt: MadeAnywhere,
+			Summary: "Says how traffic is treated: timeouts, retries, limits, faults.",
+			newSpec: func() any { return new(TrafficPolicy) }, validate: as(validateTrafficPolicy),
+		},
 	}
 }
 

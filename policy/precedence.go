@@ -28,6 +28,8 @@ type Route struct {
 type RouteMatch struct {
 	Route mesh.Key
 	Rule  int // index in spec.rules
+	// RuleName is empty for a rule without one.
+	RuleName string
 	// Match has the Gateway API's defaults filled in: Path is never nil, nor are its Type and Value,
 	// and a prefix has no slash at its end (but "/").
 	Match gatewayv1.HTTPRouteMatch
@@ -65,7 +67,7 @@ func RoutesFor(routes []Route, service ServiceRef) (matches []RouteMatch, overri
 				ms = []gatewayv1.HTTPRouteMatch{{}}
 			}
 			for _, m := range ms {
-				matches = append(matches, RouteMatch{Route: rt.Resource.Key, Rule: i, Match: withDefaults(m), BackendRefs: rule.BackendRefs, tie: t})
+				matches = append(matches, RouteMatch{Route: rt.Resource.Key, Rule: i, RuleName: string(orZero(rule.Name)), Match: withDefaults(m), BackendRefs: rule.BackendRefs, tie: t})
 			}
 		}
 	}

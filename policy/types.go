@@ -129,6 +129,9 @@ type TargetRef struct {
 	Group string `json:"group,omitempty"`
 	Kind  string `json:"kind"`
 	Name  string `json:"name"`
+	// SectionName narrows the target where the policy's kind can be for less than all of it: the name of a Service's port, or of
+	// a rule of a route.
+	SectionName string `json:"sectionName,omitempty"`
 }
 
 // Action is what a policy does on a match.

@@ -210,6 +210,13 @@ func (r *report) number(at string, n *uint32, least, most uint32) {
 	}
 }
 
+// percent checks a share of the requests.
+func (r *report) percent(at string, p float64) {
+	if !(p > 0 && p <= 100) {
+		r.add(FieldError{Pointer: at, Code: CodeOutOfRange, Message: "must be above 0 and at most 100"})
+	}
+}
+
 func (r *report) required(at string) {
 	r.add(FieldError{Pointer: at, Code: CodeRequired, Message: "is required"})
 }

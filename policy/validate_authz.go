@@ -3,7 +3,10 @@ package policy
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/comity-mesh/comity/mesh"
 )
@@ -40,18 +43,41 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 	}
 }
 
-// validateTargetRef checks what a policy applies to; t may be nil.
+// validateTargetRef checks the target of a policy that is for whole Services only; t may be nil.
 func validateTargetRef(r *report, res mesh.Resource, t *TargetRef) {
+	validateTarget(r, res, t, "Service")
+	if t != nil && t.SectionName != "" {
+		r.unsupported("/spec/targetRef/sectionName", "a part of a Service", "leave it out; name ports in the rules")
+	}
+}
+
+// validateTarget checks what a policy applies to, of the kinds that it can be for; t may be nil.
+func validateTarget(r *report, res mesh.Resource, t *TargetRef, kinds ...string) {
 	if t == nil {
 		return
 	}
-	if t.Group != "" {
-		r.add(FieldError{Pointer: "/spec/targetRef/group", Code: CodeUnsupported, Message: fmt.Sprintf("group %q can't be targeted", clip(t.Group)), Hint: "leave it out: a Service is of the core group"})
+	group := ""
+	if t.Kind != "Service" {
+		group = gatewayv1.GroupName
 	}
-	r.oneOf("/spec/targetRef/kind", t.Kind, "Service")
-	r.checked("/spec/targetRef/name", t.Name, mesh.CheckLabel)
+	r.oneOf("/spec/targetRef/kind", t.Kind, kinds...)
+	if slices.Contains(kinds, t.Kind) && t.Group != group {
+		hint := "leave it out: a Service is of the core group"
+		if group != "" {
+			hint = "write group: " + group
+		}
+		r.add(FieldError{Pointer: "/spec/targetRef/group", Code: CodeUnsupported, Message: fmt.Sprintf("no %s is of group %q", t.Kind, clip(t.Group)), Hint: hint})
+	}
+	check := mesh.CheckLabel
+	if t.Kind != "Service" {
+		check = mesh.CheckSubdomain
+	}
+	r.checked("/spec/targetRef/name", t.Name, check)
+	if t.SectionName != "" {
+		r.checked("/spec/targetRef/sectionName", t.SectionName, mesh.CheckSubdomain)
+	}
 	if res.Namespace == SystemNamespace {
-		r.add(FieldError{Pointer: "/spec/targetRef", Code: CodeUnsupported, Message: "policies in " + SystemNamespace + " are for the whole mesh", Hint: "move the policy to the namespace of the service"})
+		r.add(FieldError{Pointer: "/spec/targetRef", Code: CodeUnsupported, Message: "policies in " + SystemNamespace + " are for the whole mesh", Hint: "move the policy to the namespace of what it targets"})
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -47,6 +46,10 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 			}
 			v.Routes = append(v.Routes, rm)
 		}
+		var err error
+		if v.TypedPerFilterConfig, err = b.perRoute(h.Filters, v.TypedPerFilterConfig); err != nil {
+			return nil, fmt.Errorf("host %s: %w", h.Name, err)
+		}
 		m.VirtualHosts = append(m.VirtualHosts, v)
 	}
 	return m, b.err
@@ -72,7 +75,9 @@ func (b *messages) route(r ir.Route) (*routev3.Route, error) {
 	default:
 		return nil, errors.New("a route must either have backends or reply")
 	}
-	return m, nil
+	var err error
+	m.TypedPerFilterConfig, err = b.perRoute(r.Filters, nil)
+	return m, err
 }
 
 func (b *messages) forward(r ir.Route) *routev3.RouteAction {
@@ -113,9 +118,7 @@ func (b *messages) match(m ir.Match) *routev3.RouteMatch {
 		out.Headers = append(out.Headers, headerMatcher(h.Name, exactly(h.Value)))
 	}
 	if m.PerMillion > 0 {
-		out.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{
-			Numerator: m.PerMillion, Denominator: typev3.FractionalPercent_MILLION,
-		}}
+		out.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: perMillion(m.PerMillion)}
 	}
 	return out
 }

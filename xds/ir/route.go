@@ -20,6 +20,8 @@ type VirtualHost struct {
 	Retry *Retry `json:"retry,omitempty"`
 	// Authorization decides who may send which requests to the host.
 	Authorization *Authorization `json:"authorization,omitempty"`
+	// Filters of all of its routes that have none of their own.
+	Filters Filters `json:"filters,omitzero"`
 }
 
 // Route is what happens to the requests that match; of several the first counts.
@@ -29,6 +31,7 @@ type Route struct {
 	Backends []Backend `json:"backends,omitempty"`
 	Reply    *Reply    `json:"reply,omitempty"`
 	Retry    *Retry    `json:"retry,omitempty"`
+	Filters  Filters   `json:"filters,omitzero"`
 }
 
 // Match is met when all that is set is met.

@@ -57,6 +57,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.localServices()
 	b.importServices()
 	b.attachRoutes()
+	b.attachTraffic()
 	b.attachPolicies()
 	b.attachFailover()
 	b.checkUpstreams()

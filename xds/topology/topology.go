@@ -35,6 +35,7 @@ type Topology struct {
 	services  map[ServiceName]*Service
 	workloads map[mesh.ProxyID]*Workload
 	serves    map[mesh.ProxyID][]*Service
+	traffic   []policy.Attached[policy.TrafficPolicy]
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }

@@ -52,8 +52,9 @@ func (tr *Translator) outboundRoutes() ir.RouteTable {
 			table.Hosts = append(table.Hosts, tr.serviceHosts(s, p, byDefault)...)
 			byDefault = false // the first HTTP port is the one meant without a port
 			table.Sources = append(table.Sources, s.Sources...)
+			table.Sources = append(table.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources...)
 			for _, m := range p.Routes {
-				table.Sources = append(table.Sources, m.Route)
+				table.Sources = append(append(table.Sources, m.Route), tr.t.Traffic(s, p, m.Route, m.RuleName).Sources...)
 			}
 		}
 	}
@@ -110,11 +111,15 @@ func domains(port uint16, byDefault bool, hosts ...string) []string {
 // What routes exist for but do not match is not found (GEP-1294).
 func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.Route {
 	if !p.Routed {
-		return tr.withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}})
+		out := tr.withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}})
+		tr.treatOutbound(out, tr.t.Traffic(s, p, mesh.Key{}, "").Spec)
+		return out
 	}
 	var out []ir.Route
 	for _, m := range p.Routes {
-		out = append(out, tr.ruleRoutes(p, m)...)
+		routes := tr.ruleRoutes(p, m)
+		tr.treatOutbound(routes, tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)
+		out = append(out, routes...)
 	}
 	return append(out, ir.Route{Match: anyPath(), Reply: &ir.Reply{
 		Status: http.StatusNotFound, Code: "NO-ROUTE", Title: "No HTTPRoute of the service matches",

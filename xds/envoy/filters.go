@@ -1,0 +1,61 @@
+package envoy
+
+import (
+	"errors"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	filterchainv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+// The places in every HTTP listener where filters of routes run. A place does nothing, and costs next to
+// nothing, until a route fills it: the listener never changes for a policy, which would cut connections.
+const (
+	beforeFilters = "comity.before"
+	afterFilters  = "comity.after"
+)
+
+// filterPlace is a filter that only routes give a content.
+func (b *messages) filterPlace(name string) *hcmv3.HttpFilter {
+	f := b.httpFilter(name, &filterchainv3.FilterChainConfig{})
+	f.Disabled = true
+	return f
+}
+
+// perRoute fills the places of a host or route.
+func (b *messages) perRoute(f ir.Filters, into map[string]*anypb.Any) (map[string]*anypb.Any, error) {
+	for _, place := range []struct {
+		name string
+		list []ir.Filter
+	}{{beforeFilters, f.Before}, {afterFilters, f.After}} {
+		if len(place.list) == 0 {
+			continue
+		}
+		chain := &filterchainv3.FilterChain{}
+		for _, one := range place.list {
+			m, err := b.routeFilter(one)
+			if err != nil {
+				return nil, err
+			}
+			chain.Filters = append(chain.Filters, m)
+		}
+		if into == nil {
+			into = map[string]*anypb.Any{}
+		}
+		into[place.name] = b.any(&filterchainv3.FilterChainConfigPerRoute{FilterChain: chain})
+	}
+	return into, nil
+}
+
+// routeFilter builds one filter; the file of its noun has the message.
+func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error) {
+	switch {
+	case f.Fault != nil:
+		return b.extension("envoy.filters.http.fault", b.fault(*f.Fault)), nil
+	default:
+		return nil, errors.New("a filter must be something")
+	}
+}

@@ -1,0 +1,20 @@
+package ir
+
+// Filter is one thing that a proxy does with a request besides choosing where it goes. Exactly one field
+// is set. Filters come with the routes, so that they hold from the next request of a live connection, and
+// a request of which no policy asks anything meets none.
+type Filter struct {
+	Fault *Fault `json:"fault,omitempty"`
+}
+
+// Filters are what the requests of a host or a route pass, in the order of the lists. A route that has any
+// replaces those of its host, both lists at once.
+type Filters struct {
+	// Before those that decide by who asks: what finds out who asks.
+	Before []Filter `json:"before,omitempty"`
+	// After the request was allowed.
+	After []Filter `json:"after,omitempty"`
+}
+
+// Empty reports whether there is nothing to do.
+func (f Filters) Empty() bool { return len(f.Before)+len(f.After) == 0 }
