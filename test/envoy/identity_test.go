@@ -135,3 +135,16 @@ func (a authority) secret(t *testing.T, c tls.Certificate) object {
 
 // bundle is the trust of the authority as the zone knows it.
 func (a authority) bundle() []byte { return a.Bundle(1).PEM() }
+
+// chainOf is a certificate with its issuers, leaf first.
+func chainOf(c tls.Certificate) ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
+	for _, der := range c.Certificate {
+		x, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}

@@ -1,0 +1,196 @@
+package envoy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// What a caller can ask of an app, by request headers (or gRPC metadata).
+const (
+	doStatus = "X-Do-Status" // the HTTP status (gRPC: the code) of the answer
+	doFail   = "X-Do-Fail"   // with doKey: only the first n requests of the key are answered with doStatus
+	doKey    = "X-Do-Key"
+	doDelay  = "X-Do-Delay" // how long the answer takes
+	doBody   = "X-Do-Body"  // how many bytes the answer has
+	doReset  = "X-Do-Reset" // the connection ends instead of an answer
+)
+
+// app is the application beside a sidecar: HTTP/1.1 and HTTP/2 on one port, gRPC on another, and an echo of
+// bytes on a third. It answers with what it was asked (echoed) and keeps it.
+type app struct {
+	name string
+	keys *keyCounts // shared by the apps of a world
+
+	mu    sync.Mutex
+	seen  []echoed
+	close func()
+	stop  context.CancelFunc
+}
+
+// echoed is a request as an app got it.
+type echoed struct {
+	App    string      `json:"app"`
+	Method string      `json:"method"`
+	Host   string      `json:"host"`
+	Path   string      `json:"path"` // with the query
+	Proto  string      `json:"proto"`
+	Header http.Header `json:"header"`
+	Body   string      `json:"body"`
+}
+
+type keyCounts struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *keyCounts) next(key string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n[key]++
+	return c.n[key]
+}
+
+// appPorts are those of every app of a world, each at an address of its own.
+type appPorts struct{ http, grpc, tcp uint16 }
+
+func startApp(t *testing.T, name, address string, ports appPorts, keys *keyCounts) *app {
+	t.Helper()
+	a := &app{name: name, keys: keys}
+	ctx, cancel := context.WithCancel(context.Background())
+	listen := func(port uint16) net.Listener {
+		l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(int(port))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	h := &http.Server{Handler: a, Protocols: new(http.Protocols), ReadHeaderTimeout: 10 * time.Second}
+	h.Protocols.SetHTTP1(true)
+	h.Protocols.SetUnencryptedHTTP2(true)
+	g := grpc.NewServer(grpc.UnknownServiceHandler(a.serveGRPC))
+	raw := listen(ports.tcp)
+	go func() { _ = h.Serve(listen(ports.http)) }()
+	go func() { _ = g.Serve(listen(ports.grpc)) }()
+	go a.serveTCP(ctx, raw)
+	a.close = sync.OnceFunc(func() {
+		cancel()
+		_ = h.Close()
+		g.Stop()
+		_ = raw.Close()
+	})
+	t.Cleanup(a.close)
+	return a
+}
+
+// requests are those that the app has got, oldest first.
+func (a *app) requests() []echoed {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]echoed(nil), a.seen...)
+}
+
+// forget drops what was kept.
+func (a *app) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen = nil
+}
+
+func (a *app) note(e echoed) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen = append(a.seen, e)
+}
+
+// fails reports whether this is a request to be answered with doStatus, and with which.
+func (a *app) fails(get func(string) string) (code int, yes bool) {
+	code, err := strconv.Atoi(get(doStatus))
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.Atoi(get(doFail))
+	return code, err != nil || a.keys.next(get(doKey)) <= n
+}
+
+func pause(ctx context.Context, of string) {
+	if d, err := time.ParseDuration(of); err == nil {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the caller is gone
+	}
+	e := echoed{App: a.name, Method: r.Method, Host: r.Host, Path: r.URL.RequestURI(), Proto: r.Proto, Header: r.Header, Body: string(body)}
+	a.note(e)
+	pause(r.Context(), r.Header.Get(doDelay))
+	if r.Header.Get(doReset) != "" {
+		panic(http.ErrAbortHandler)
+	}
+	w.Header().Set("X-App", a.name)
+	if n, err := strconv.Atoi(r.Header.Get(doBody)); err == nil {
+		_, _ = io.WriteString(w, strings.Repeat("x", n)) // the caller may be gone
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if code, yes := a.fails(r.Header.Get); yes {
+		w.WriteHeader(code)
+	}
+	_ = json.NewEncoder(w).Encode(e) // the caller may be gone
+}
+
+// serveGRPC answers every method with an empty message.
+func (a *app) serveGRPC(_ any, s grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(s)
+	md, _ := metadata.FromIncomingContext(s.Context())
+	get := func(k string) string { return strings.Join(md.Get(k), ",") }
+	a.note(echoed{App: a.name, Method: http.MethodPost, Path: method, Proto: "grpc", Header: http.Header(md), Host: get(":authority")})
+	if err := s.RecvMsg(new(emptypb.Empty)); err != nil {
+		return err
+	}
+	pause(s.Context(), get(doDelay))
+	if err := s.SetHeader(metadata.Pairs("x-app", a.name)); err != nil {
+		return err
+	}
+	if code, yes := a.fails(get); yes {
+		return status.Error(codes.Code(code), "as asked")
+	}
+	return s.SendMsg(new(emptypb.Empty))
+}
+
+// serveTCP greets with its name and echoes.
+func (a *app) serveTCP(ctx context.Context, l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+		go func() {
+			defer stop()
+			defer c.Close()
+			fmt.Fprintln(c, a.name)
+			_, _ = io.Copy(c, c) // until the peer is gone
+		}()
+	}
+}

@@ -1,0 +1,588 @@
+package envoy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"crypto/ecdsa"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"sigs.k8s.io/yaml"
+
+	"github.com/comity-mesh/comity/dataplane/sds"
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/envoy"
+	"github.com/comity-mesh/comity/xds/topology"
+	"github.com/comity-mesh/comity/xds/translate"
+)
+
+// world is two zones with real Envoys, configured by the whole pipeline. A test changes what people ask for
+// (apply) and looks at what requests meet.
+//
+// Zone one: web calls (its sidecar takes HTTP by host name); echo-1 and echo-2 serve `echo` together, and `echo-v1` and `echo-v2`
+// alone. Zone two: pay-1 serves `pay`, which is exported, behind the ingress gate. All are of namespace shop, and everybody
+// may call everybody. Services have the ports 80 (http), 9090 (grpc) and 7070 (tcp, named raw).
+type world struct {
+	t       *testing.T
+	control *control
+	zones   [2]*worldZone
+	proxies map[mesh.ProxyID]*proxy
+	apps    map[string]*app
+	ports   appPorts
+	net     string // 127.x.y.
+	hosts   int
+	keys    *keyCounts
+	// base is what every world has; extra what the test asked for last.
+	base, extra []mesh.Resource
+}
+
+type worldZone struct {
+	topology.Input
+	authority authority
+}
+
+// proxy is a running Envoy of a world.
+type proxy struct {
+	*process
+	id mesh.ProxyID
+}
+
+const everybodyMay = `{"action":"Allow","rules":[{}]}`
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{
+		t: t, control: newControl(t), proxies: map[mesh.ProxyID]*proxy{}, apps: map[string]*app{}, keys: &keyCounts{n: map[string]int{}},
+		ports: appPorts{freePort(t), freePort(t), freePort(t)},
+		net:   fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256)), // several worlds on one machine don't meet
+		hosts: 1,
+	}
+	for i, name := range []string{"one", "two"} {
+		td := mesh.TrustDomain(name + ".example")
+		w.zones[i] = &worldZone{topology.Input{Zone: name, TrustDomain: td}, newAuthority(t, td)}
+	}
+	w.base = []mesh.Resource{
+		resource(mesh.KindZone, "", "one", `{"namespaces":["*"]}`), resource(mesh.KindZone, "", "two", `{"namespaces":["*"]}`),
+		resource(mesh.KindServiceExport, "shop", "pay", `{}`), allow("everybody-may", everybodyMay),
+	}
+	w.service("echo", `{"echo":"yes"}`, "one")
+	w.service("echo-v1", `{"app":"echo-1"}`, "one")
+	w.service("echo-v2", `{"app":"echo-2"}`, "one")
+	w.service("pay", `{"app":"pay-1"}`, "two")
+	w.workload(0, "web", nil)
+	w.workload(0, "echo-1", map[string]string{"echo": "yes"})
+	w.workload(0, "echo-2", map[string]string{"echo": "yes"})
+	w.workload(1, "pay-1", nil)
+	w.zones[1].Ingresses = []topology.IngressProxy{{Name: "gate", BindAddress: w.host(), BindPorts: []uint16{freePort(t)}}}
+	w.publish(t)
+	return w
+}
+
+func (w *world) host() string {
+	w.hosts++
+	return w.net + strconv.Itoa(w.hosts)
+}
+
+// service adds a service of shop that is made in one zone.
+func (w *world) service(name, selector, zone string) {
+	r := resource(mesh.KindService, "shop", name, fmt.Sprintf(`{"selector":%s,"ports":[
+		{"name":"http","port":80,"targetPort":%d,"appProtocol":"http"},
+		{"name":"grpc","port":9090,"targetPort":%d,"appProtocol":"grpc"},
+		{"name":"raw","port":7070,"targetPort":%d}]}`, selector, w.ports.http, w.ports.grpc, w.ports.tcp))
+	r.Origin = mesh.Origin(zone)
+	w.base = append(w.base, r)
+}
+
+// workload adds a process with an app of its own; it runs from the next publish on. The app and the label `app` are called as it is.
+func (w *world) workload(zone int, name string, labels map[string]string) {
+	w.t.Helper()
+	z, at := w.zones[zone], w.host()
+	w.apps[name] = startApp(w.t, name, at, w.ports, w.keys)
+	labels = maps.Clone(labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels["app"] = name
+	z.Workloads = append(z.Workloads, topology.Workload{
+		Namespace: "shop", Name: name, Labels: labels, Healthy: true, Identity: z.TrustDomain.WorkloadID("shop", name),
+		Spec: policy.Workload{
+			ServiceAccount: name, Address: at, InboundPort: freePort(w.t), AppAddress: at, OutboundPort: freePort(w.t),
+			Upstreams: []policy.Upstream{
+				{Service: "echo", Port: 7070, LocalPort: freePort(w.t)}, {Service: "pay", Port: 7070, LocalPort: freePort(w.t)},
+			},
+		},
+	})
+}
+
+// spec is the workload of a name.
+func (w *world) spec(t *testing.T, name string) topology.Workload {
+	t.Helper()
+	for _, z := range w.zones {
+		for _, wl := range z.Workloads {
+			if wl.Name == name {
+				return wl
+			}
+		}
+	}
+	t.Fatalf("there is no workload %s", name)
+	return topology.Workload{}
+}
+
+// apply replaces what the test asked for before by the documents, and waits until every Envoy runs it. A document without
+// metadata.namespace is of shop, one without `origin` is made at global.
+func (w *world) apply(t *testing.T, documents string) {
+	t.Helper()
+	w.extra = nil
+	for i, doc := range strings.Split(documents, "\n---") {
+		if strings.TrimSpace(doc) == "" {
+			continue
+		}
+		var d struct {
+			APIVersion string
+			Kind       mesh.Kind
+			Origin     mesh.Origin
+			Metadata   struct{ Name, Namespace string }
+			Spec       json.RawMessage
+		}
+		if err := yaml.UnmarshalStrict([]byte(doc), &d); err != nil {
+			t.Fatalf("%s\n%v", doc, err)
+		}
+		r := resource(d.Kind, d.Metadata.Namespace, d.Metadata.Name, string(d.Spec))
+		r.APIVersion, r.Created = d.APIVersion, mesh.Revision(i+1)
+		if d.Origin != "" {
+			r.Origin = d.Origin
+		}
+		info, ok := policy.Lookup(string(d.Kind))
+		if !ok {
+			t.Fatalf("there is no kind %q", d.Kind)
+		}
+		if info.Namespaced && r.Namespace == "" {
+			r.Namespace = "shop"
+		}
+		if r.APIVersion == "" {
+			r.APIVersion = info.APIVersion
+		}
+		if wrong := policy.Validate(r); wrong != nil {
+			t.Fatalf("%s\n%+v", doc, wrong)
+		}
+		w.extra = append(w.extra, r)
+	}
+	w.publish(t)
+}
+
+// topologies are both zones as they are now.
+func (w *world) topologies() (topos [2]*topology.Topology, issues [2][]topology.Issue) {
+	roots := map[mesh.TrustDomain][]byte{}
+	for _, z := range w.zones {
+		roots[z.TrustDomain] = z.authority.bundle()
+	}
+	for i, z := range w.zones {
+		z.Roots, z.Resources, z.Remotes = roots, slices.Concat(w.base, w.extra), nil
+		topos[i], _ = topology.Build(z.Input) // what it exports does not depend on the other
+	}
+	for i, z := range w.zones {
+		other := w.zones[1-i]
+		r := topology.Remote{Zone: other.Zone, TrustDomain: other.TrustDomain, Exports: topos[1-i].Exports()}
+		for _, g := range other.Ingresses {
+			r.Ingresses = append(r.Ingresses, topology.RemoteIngress{
+				Ingress: mesh.Ingress{ID: g.Name, Host: g.BindAddress, Ports: g.BindPorts}, Addresses: []string{g.BindAddress},
+			})
+		}
+		z.Remotes = []topology.Remote{r}
+	}
+	for i, z := range w.zones {
+		topos[i], issues[i] = topology.Build(z.Input)
+	}
+	return topos, issues
+}
+
+// publish brings every Envoy to what is wanted now, starting those that are not there, and fails the test if one refuses
+// anything.
+func (w *world) publish(t *testing.T) {
+	t.Helper()
+	topos, _ := w.topologies()
+	var ids []mesh.ProxyID
+	for i, topo := range topos {
+		tr := translate.New(topo, nil)
+		for _, p := range topo.Proxies() {
+			out, err := envoy.Build(tr.Proxy(p))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, bad := range envoy.Validate(out) {
+				t.Fatal(bad.Err)
+			}
+			id := p.ID
+			w.control.publish(t, id.String(), out)
+			if w.proxies[id] == nil {
+				w.proxies[id] = w.start(w.zones[i], id)
+			}
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range ids {
+		if refused := w.control.settled(t, id.String()); len(refused) > 0 {
+			t.Fatalf("%s refuses:\n%s", id, strings.Join(refused, "\n"))
+		}
+		p := w.proxies[id]
+		p.wait(t, "have nothing warming", func() error {
+			if n := p.stat(t, "listener_manager.total_listeners_warming") + p.stat(t, "cluster_manager.warming_clusters"); n > 0 {
+				return fmt.Errorf("%d are", n)
+			}
+			return nil
+		})
+	}
+}
+
+// start runs the Envoy of a proxy with what its agent gives it: its identity and its zone's address.
+func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
+	t := w.t
+	t.Helper()
+	path := "/fed/zone-" + string(id.Role) + "/" + id.Name
+	if id.Role == mesh.RoleSidecar {
+		path = "/ns/" + id.Namespace + "/sa/" + id.Name
+	}
+	dir, err := os.MkdirTemp("", "envoy") // short: a socket's path has at most 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	secrets := sds.NewSecrets()
+	cert := z.authority.issue(t, path)
+	chain, err := chainOf(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := secrets.SetIdentity(chain, cert.PrivateKey.(*ecdsa.PrivateKey)); err != nil {
+		t.Fatal(err)
+	}
+	agent, err := sds.NewServer(secrets, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := sds.Listen(filepath.Join(dir, "sds"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = agent.Serve(ctx, l, nil)
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+
+	host, port, err := net.SplitHostPort(w.control.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grpcCluster := func(name string, address object) object {
+		return object{
+			"name": name, "type": "STATIC", "connect_timeout": "1s",
+			"typed_extension_protocol_options": object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
+				"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": object{"http2_protocol_options": object{}},
+			}},
+			"load_assignment": object{"cluster_name": name, "endpoints": []any{object{"lb_endpoints": []any{object{"endpoint": object{"address": address}}}}}},
+		}
+	}
+	ads := object{"ads": object{}, "resource_api_version": "V3"}
+	boot := object{
+		"node":  object{"id": id.String(), "cluster": z.Zone, "locality": object{"zone": z.Zone}},
+		"admin": object{"address": object{"socket_address": object{"address": "127.0.0.1", "port_value": 0}}},
+		"dynamic_resources": object{
+			"ads_config": object{
+				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
+				"grpc_services": []any{object{"envoy_grpc": object{"cluster_name": "zone"}}},
+			},
+			"cds_config": ads, "lds_config": ads,
+		},
+		"static_resources": object{"clusters": []any{
+			grpcCluster("zone", object{"socket_address": object{"address": host, "port_value": json.Number(port)}}),
+			grpcCluster(envoy.LocalSDSCluster, object{"pipe": object{"path": filepath.Join(dir, "sds")}}),
+			object{"name": "peers", "type": "STATIC"},
+		}},
+	}
+	raw, err := json.Marshal(boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "bootstrap.json")
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{&process{name: id.String(), log: &lockedBuffer{}, exit: make(chan struct{})}, id}
+	adminFile := filepath.Join(dir, "admin")
+	p.cmd = exec.Command(envoyPath(t), "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "warning",
+		"--admin-address-path", adminFile, "--drain-time-s", strconv.Itoa(drainSeconds), "--drain-strategy", "immediate")
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = p.cmd.Wait() // its exit code says nothing here: it is killed
+		close(p.exit)
+	}()
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", p.name, p.log)
+		}
+	})
+	p.wait(t, "be live", func() error {
+		a, err := os.ReadFile(adminFile)
+		if err != nil {
+			return err
+		}
+		p.admin = strings.TrimSpace(string(a))
+		_, err = p.ask("/ready")
+		return err
+	})
+	return p
+}
+
+// sidecar is the Envoy of a workload.
+func (w *world) sidecar(t *testing.T, name string) *proxy {
+	t.Helper()
+	for id, p := range w.proxies {
+		if id.Name == name {
+			return p
+		}
+	}
+	t.Fatalf("there is no proxy %s", name)
+	return nil
+}
+
+// call is a request of an application to its sidecar.
+type call struct {
+	from   string // workload, default web
+	to     string // host name, with a port if need be; default echo wherever it is
+	method string // default GET
+	path   string // default /
+	header map[string]string
+	body   string
+	h2     bool // HTTP/2 with prior knowledge instead of HTTP/1.1
+}
+
+// reply is an answer, read.
+type reply struct {
+	status  int
+	header  http.Header
+	trailer http.Header
+	body    string
+	app     string // who answered, empty if a proxy did
+	echoed  echoed // what it was asked
+	took    time.Duration
+}
+
+const echoHost = "echo.shop.svc.clusterset.local"
+
+// try makes a request over a connection of its own, so that what is applied before holds for it.
+func (w *world) try(t *testing.T, c call) (reply, error) {
+	t.Helper()
+	return w.tryWith(t, client(t, c.h2), c)
+}
+
+// tryWith makes a request with a client that may keep its connections.
+func (w *world) tryWith(t *testing.T, h *http.Client, c call) (reply, error) {
+	t.Helper()
+	from, to, method, path := "web", echoHost, http.MethodGet, "/"
+	for _, set := range []struct{ p, v *string }{{&from, &c.from}, {&to, &c.to}, {&method, &c.method}, {&path, &c.path}} {
+		if *set.v != "" {
+			*set.p = *set.v
+		}
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+local(w.spec(t, from).Spec.OutboundPort)+path, strings.NewReader(c.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = to
+	for k, v := range c.header {
+		req.Header.Set(k, v)
+	}
+	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	began := time.Now()
+	resp, err := h.Do(req)
+	if err != nil {
+		return reply{}, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	r := reply{status: resp.StatusCode, header: resp.Header, trailer: resp.Trailer, body: string(body), app: resp.Header.Get("X-App"), took: time.Since(began)}
+	if r.app != "" && bytes.HasPrefix(body, []byte("{")) {
+		_ = json.Unmarshal(body, &r.echoed) // it may be cut off, which the caller sees
+	}
+	return r, err
+}
+
+// call makes a request that must be answered.
+func (w *world) call(t *testing.T, c call) reply {
+	t.Helper()
+	r, err := w.try(t, c)
+	if err != nil {
+		t.Fatalf("%+v: %v", c, err)
+	}
+	return r
+}
+
+// tally makes n requests over kept connections and counts who answered; those that no app did by their status.
+func (w *world) tally(t *testing.T, n int, c call) map[string]int {
+	t.Helper()
+	out, h := map[string]int{}, client(t, c.h2)
+	for range n {
+		r, err := w.tryWith(t, h, c)
+		switch {
+		case err != nil:
+			out[err.Error()]++
+		case r.app != "" && r.status == http.StatusOK:
+			out[r.app]++
+		default:
+			out[strconv.Itoa(r.status)]++
+		}
+	}
+	return out
+}
+
+// callGRPC calls a method with an empty message, and returns who answered.
+func (w *world) callGRPC(t *testing.T, from, to, method string, header map[string]string) (app string, err error) {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+local(w.spec(t, from).Spec.OutboundPort),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(t.Context(), metadata.New(header)), 20*time.Second)
+	defer cancel()
+	var got metadata.MD
+	err = conn.Invoke(ctx, method, new(emptypb.Empty), new(emptypb.Empty), grpc.Header(&got))
+	return strings.Join(got.Get("x-app"), ","), err
+}
+
+// dialTCP opens a connection by a workload's local port for a service, and returns it after the server's greeting, which
+// names the app.
+func (w *world) dialTCP(t *testing.T, from, service string) (net.Conn, string, error) {
+	t.Helper()
+	for _, u := range w.spec(t, from).Spec.Upstreams {
+		if u.Service != service {
+			continue
+		}
+		c := dial(t, local(u.LocalPort))
+		line, err := readLine(c)
+		return c, strings.TrimSpace(line), err
+	}
+	t.Fatalf("%s has no upstream %s", from, service)
+	return nil, "", nil
+}
+
+// eventually tries until f has no objection; for what Envoys do by themselves.
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	limit, again := time.NewTimer(30*time.Second), time.NewTicker(10*time.Millisecond)
+	defer limit.Stop()
+	defer again.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-limit.C:
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+// want is what an answer must be like.
+type want struct {
+	status int    // default 200
+	app    string // who answers, if it matters
+	header map[string]string
+	body   []string // parts of it
+	// told are headers that the app gets; an empty value means that it must not.
+	told map[string]string
+	path string // that the app gets
+}
+
+func (x want) check(r reply) error {
+	var errs []error
+	wrong := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	if r.status != x.status {
+		wrong("status %d, not %d: %s", r.status, x.status, r.body)
+	}
+	if x.app != "" && r.app != x.app {
+		wrong("answered by %q, not by %s", r.app, x.app)
+	}
+	for k, v := range x.header {
+		if got := r.header.Get(k); got != v {
+			wrong("header %s is %q, not %q", k, got, v)
+		}
+	}
+	for _, part := range x.body {
+		if !strings.Contains(r.body, part) {
+			wrong("%q is not in %q", part, r.body)
+		}
+	}
+	for k, v := range x.told {
+		if got := strings.Join(r.echoed.Header.Values(k), ", "); got != v {
+			wrong("the app is told %s: %q, not %q", k, got, v)
+		}
+	}
+	if x.path != "" && r.echoed.Path != x.path {
+		wrong("the app is asked for %q, not %q", r.echoed.Path, x.path)
+	}
+	return errors.Join(errs...)
+}
+
+// feature is a row of a table test: what people ask for, and what then happens to requests.
+type feature struct {
+	name   string
+	yaml   string
+	expect []expectation
+}
+
+type expectation struct {
+	call
+	want
+}
+
+// table applies each feature in turn to the same running Envoys.
+func (w *world) table(t *testing.T, features []feature) {
+	for _, f := range features {
+		t.Run(f.name, func(t *testing.T) {
+			w.apply(t, f.yaml)
+			for _, e := range f.expect {
+				if err := e.check(w.call(t, e.call)); err != nil {
+					t.Errorf("%+v: %v", e.call, err)
+				}
+			}
+		})
+	}
+}
