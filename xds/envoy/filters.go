@@ -55,6 +55,8 @@ func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error
 	switch {
 	case f.Fault != nil:
 		return b.extension("envoy.filters.http.fault", b.fault(*f.Fault)), nil
+	case f.Session != nil:
+		return b.extension("envoy.filters.http.stateful_session", b.session(*f.Session)), nil
 	default:
 		return nil, errors.New("a filter must be something")
 	}

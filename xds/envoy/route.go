@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -82,8 +83,9 @@ func (b *messages) route(r ir.Route) (*routev3.Route, error) {
 
 func (b *messages) forward(r ir.Route) *routev3.RouteAction {
 	a := &routev3.RouteAction{
-		// No limit: a default would cut streams, and what is right only the application knows.
-		Timeout:     durationpb.New(0),
+		// Said even if there is none: Envoy's own 15 s would cut streams, and what is right only the application knows.
+		Timeout:     durationpb.New(time.Duration(r.Timeouts.Request) * time.Millisecond),
+		IdleTimeout: duration(r.Timeouts.Idle),
 		RetryPolicy: b.retry(r.Retry),
 	}
 	if r.Retry != nil && r.Retry.Hedge {

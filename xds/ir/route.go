@@ -31,6 +31,7 @@ type Route struct {
 	Backends []Backend `json:"backends,omitempty"`
 	Reply    *Reply    `json:"reply,omitempty"`
 	Retry    *Retry    `json:"retry,omitempty"`
+	Timeouts Timeouts  `json:"timeouts,omitzero"`
 	Filters  Filters   `json:"filters,omitzero"`
 }
 

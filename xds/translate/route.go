@@ -16,27 +16,6 @@ import (
 
 const perMillion = 1_000_000
 
-// safeRetry is for every request: no application can have seen it.
-func (tr *Translator) safeRetry() *ir.Retry {
-	s := tr.settings.Retry
-	return &ir.Retry{
-		On:       []ir.RetryOn{ir.RetryConnectFailure, ir.RetryRefusedStream, ir.RetryResetBeforeRequest},
-		Attempts: s.Attempts, BackOff: millis(s.BackOff), MaxBackOff: millis(s.MaxBackOff),
-	}
-}
-
-// idempotentRetry is for requests that may be done twice (RFC 9110, 9.2.2).
-func (tr *Translator) idempotentRetry() *ir.Retry {
-	r := tr.safeRetry()
-	r.On = append(r.On, ir.RetryReset, ir.RetryUnavailable, ir.RetryTimeout)
-	r.PerTry, r.Hedge = millis(tr.settings.Retry.PerTryTimeout), tr.settings.Retry.Hedge
-	return r
-}
-
-func idempotent() []string {
-	return []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodTrace}
-}
-
 func anyPath() ir.Match { return ir.Match{Path: ir.PathMatch{Kind: ir.PathPrefix, Value: "/"}} }
 
 // outboundRoutes has a virtual host for every service that can be asked by HTTP, and one that says that
@@ -81,7 +60,7 @@ func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefau
 	}}
 	zones := tr.zonesOf(s, p)
 	for _, z := range zones {
-		// A host that is pinned to a zone means exactly that, so routes don't apply to it.
+		// A host that is pinned to a zone means exactly that, so routes don't apply to it; policies for the service do.
 		to := reach{s, p, z}
 		if len(zones) == 1 {
 			to = anywhere
@@ -89,7 +68,7 @@ func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefau
 		hosts = append(hosts, ir.VirtualHost{
 			Name:    pinnedName(n, z, p.Number),
 			Domains: domains(p.Number, byDefault, mesh.ZoneHost(n.Name, n.Namespace, z)),
-			Routes:  tr.withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: to.name(), Weight: 1}}}),
+			Routes:  tr.treatOutbound(p, []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: to.name(), Weight: 1}}}}, tr.t.Traffic(s, p, mesh.Key{}, "").Spec),
 			Retry:   tr.safeRetry(),
 		})
 	}
@@ -111,15 +90,12 @@ func domains(port uint16, byDefault bool, hosts ...string) []string {
 // What routes exist for but do not match is not found (GEP-1294).
 func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.Route {
 	if !p.Routed {
-		out := tr.withRetries(p, ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}})
-		tr.treatOutbound(out, tr.t.Traffic(s, p, mesh.Key{}, "").Spec)
-		return out
+		whole := ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}}
+		return tr.treatOutbound(p, []ir.Route{whole}, tr.t.Traffic(s, p, mesh.Key{}, "").Spec)
 	}
 	var out []ir.Route
 	for _, m := range p.Routes {
-		routes := tr.ruleRoutes(p, m)
-		tr.treatOutbound(routes, tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)
-		out = append(out, routes...)
+		out = append(out, tr.treatOutbound(p, tr.ruleRoutes(m), tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)...)
 	}
 	return append(out, ir.Route{Match: anyPath(), Reply: &ir.Reply{
 		Status: http.StatusNotFound, Code: "NO-ROUTE", Title: "No HTTPRoute of the service matches",
@@ -130,7 +106,7 @@ func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.R
 
 // ruleRoutes makes the routes of one match: first those for the share of backends that are not there,
 // then the others.
-func (tr *Translator) ruleRoutes(p topology.Port, m policy.RouteMatch) []ir.Route {
+func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
 	match := matchOf(m.Match)
 	var backends []ir.Backend
 	var missing, total uint64
@@ -156,7 +132,7 @@ func (tr *Translator) ruleRoutes(p topology.Port, m policy.RouteMatch) []ir.Rout
 	if len(backends) == 0 {
 		return []ir.Route{noBackend}
 	}
-	out := tr.withRetries(p, ir.Route{Match: match, Backends: backends})
+	out := []ir.Route{{Match: match, Backends: backends}}
 	if missing > 0 {
 		noBackend.Match.PerMillion = uint32(max(missing*perMillion/total, 1))
 		out = append([]ir.Route{noBackend}, out...)
@@ -190,24 +166,4 @@ func matchOf(m gatewayv1.HTTPRouteMatch) ir.Match {
 		out.Headers = append(out.Headers, ir.HeaderMatch{Name: strings.ToLower(string(h.Name)), Value: h.Value})
 	}
 	return out
-}
-
-// withRetries splits a route by whether a request may be done twice. The virtual host's retries are the
-// safe ones, so the second half needs none of its own.
-func (tr *Translator) withRetries(p topology.Port, r ir.Route) []ir.Route {
-	if p.Protocol == topology.GRPC {
-		return []ir.Route{r} // always POST
-	}
-	again := r
-	again.Retry = tr.idempotentRetry()
-	if len(r.Match.Methods) == 0 {
-		again.Match.Methods = idempotent()
-		return []ir.Route{again, r}
-	}
-	for _, m := range r.Match.Methods {
-		if !slices.Contains(idempotent(), m) {
-			return []ir.Route{r}
-		}
-	}
-	return []ir.Route{again}
 }
