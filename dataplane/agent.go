@@ -112,7 +112,7 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 		a.log.Info("the limit of open files lowers the maximum of connections", "files", files, "connections", a.config.Envoy.MaxConnections)
 	}
 	secrets := sds.NewSecrets()
-	if a.sds, err = sds.NewServer(secrets, a.log, a.registry); err != nil {
+	if a.sds, err = sds.NewServer(secrets, a.config.SecretsDir, a.log, a.registry); err != nil {
 		return err
 	}
 	a.cred = &credential{secrets: secrets}
@@ -292,6 +292,7 @@ func (a *agent) serve(ctx context.Context) error {
 		lifecycle.Component{Name: "secrets", Run: func(ctx context.Context) error {
 			return a.sds.Serve(ctx, secretsListener, lrs.NewServer(a.attend.loads.add).Register, lrs.ServerOptions()...)
 		}},
+		lifecycle.Component{Name: "secret files", Run: a.sds.KeepFiles},
 		lifecycle.Component{Name: "identity", Run: a.keepIdentity},
 		lifecycle.Component{Name: "envoy", Run: a.runEnvoy},
 	)

@@ -43,6 +43,9 @@ type Config struct {
 	// RunDir is the folder of this proxy's sockets while it runs, its own alone; empty means one in
 	// the system's folder for temporary files.
 	RunDir string
+	// SecretsDir holds certificates, keys and authorities that stay on this machine, as
+	// <namespace>/<name>/{tls.crt,tls.key,ca.crt}; empty: none.
+	SecretsDir string
 	// InfoFile, if set, is written with an Info when the ports are known and again when Envoy is ready.
 	InfoFile string
 	// MetricsAddress is the host:port of /metrics, /healthz and /readyz; empty means none, port 0 any.

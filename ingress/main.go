@@ -23,6 +23,7 @@ type settings struct {
 	Locality    mesh.Locality       `json:"locality"`
 	DataDir     string              `json:"dataDir" usage:"folder that keeps the instance key over a restart; empty: memory only"`
 	RunDir      string              `json:"runDir" usage:"folder for sockets while running, this ingress's alone"`
+	SecretsDir  string              `json:"secretsDir" usage:"folder of certificates that stay on this machine, as <namespace>/<name>/{tls.crt,tls.key,ca.crt}; empty: none"`
 	WriteInfo   string              `json:"writeInfo" usage:"file to write a JSON description of the running ingress to (ports, identity, readiness)"`
 	DrainTime   time.Duration       `json:"drainTime" usage:"how long other zones have to go elsewhere when the ingress ends; 0 means 5s"`
 	Envoy       program.Envoy       `json:"envoy"`
@@ -50,7 +51,7 @@ func common(s settings) program.Common {
 	return program.Common{
 		TokenFile: s.TokenFile, Log: s.Log, Envoy: s.Envoy, Metrics: s.Metrics,
 		Proxy: dataplane.Config{
-			Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir,
+			Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir, SecretsDir: s.SecretsDir,
 			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
 			Ingress: &dataplane.IngressSpec{
 				BindAddress: s.BindAddress, BindPorts: s.Lanes,

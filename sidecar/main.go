@@ -32,6 +32,7 @@ type settings struct {
 	Locality     mesh.Locality        `json:"locality"`
 	DataDir      string               `json:"dataDir" usage:"folder that keeps the instance key over a restart; empty: memory only"`
 	RunDir       string               `json:"runDir" usage:"folder for sockets while running, this sidecar's alone"`
+	SecretsDir   string               `json:"secretsDir" usage:"folder of certificates that stay on this machine, as <namespace>/<name>/{tls.crt,tls.key,ca.crt}; empty: none"`
 	WriteInfo    string               `json:"writeInfo" usage:"file to write a JSON description of the running sidecar to (ports, identity, readiness)"`
 	DrainTime    time.Duration        `json:"drainTime" usage:"how long clients have to go elsewhere when the sidecar ends; 0 means 1.5s"`
 	Envoy        program.Envoy        `json:"envoy"`
@@ -79,7 +80,7 @@ func common(s settings) program.Common {
 	return program.Common{
 		TokenFile: s.TokenFile, Log: s.Log, Envoy: s.Envoy, Metrics: s.Metrics,
 		Proxy: dataplane.Config{
-			Namespace: s.Namespace, Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir,
+			Namespace: s.Namespace, Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir, SecretsDir: s.SecretsDir,
 			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
 			Sidecar: &dataplane.Sidecar{Labels: s.Labels, Workload: w, NoOutbound: s.OutboundPort < 0},
 		},

@@ -76,7 +76,7 @@ func (a authority) renew(s *Secrets) {
 // serve starts a server and returns it with a client's connection.
 func serve(t *testing.T, secrets *Secrets) (*Server, secretv3.SecretDiscoveryServiceClient, string) {
 	t.Helper()
-	s, err := NewServer(secrets, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	s, err := NewServer(secrets, "", slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
@@ -21,6 +22,8 @@ import (
 const (
 	// maxRequest bounds a request: Envoy's node alone is 61 KB, and a load report names every cluster.
 	maxRequest = 1 << 20
+	// maxFileSecrets bounds the secrets from files; Envoy asks for each on a stream of its own.
+	maxFileSecrets = 1000
 	// maxConnections bounds the Envoys: one, or two while one replaces another.
 	maxConnections = 8
 	// firstBytes is how long a connection may take to begin speaking HTTP/2.
@@ -31,8 +34,17 @@ const (
 type Server struct {
 	secretv3.UnimplementedSecretDiscoveryServiceServer
 	secrets *Secrets
+	files   files
 	log     *slog.Logger
 	metrics metrics
+}
+
+// files are the secrets that come from files, as far as they were asked for.
+type files struct {
+	dir string // empty: none but the machine's own authorities
+	mu  sync.Mutex
+	// failed says why the secret of a name can't be read, empty if it can.
+	failed map[string]string
 }
 
 type metrics struct {
@@ -40,10 +52,10 @@ type metrics struct {
 	refused       *prometheus.CounterVec
 }
 
-// NewServer makes a server of the secrets. Its metrics are registered with reg, names beginning with
-// comity_agent_sds_.
-func NewServer(secrets *Secrets, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
-	s := &Server{secrets: secrets, log: log, metrics: metrics{
+// NewServer makes a server of the secrets, and of those in files under dir, which may be empty (see KeepFiles). Its
+// metrics are registered with reg, names beginning with comity_agent_sds_.
+func NewServer(secrets *Secrets, dir string, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
+	s := &Server{secrets: secrets, files: files{dir: dir, failed: map[string]string{}}, log: log, metrics: metrics{
 		pushes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "comity_agent_sds_pushes_total", Help: "Secrets responses sent to Envoy."}),
 		nacks: prometheus.NewCounter(prometheus.CounterOpts{
@@ -80,7 +92,7 @@ func Listen(path string) (net.Listener, error) {
 // registered by more, which may be nil.
 func (s *Server) Serve(ctx context.Context, l net.Listener, more func(grpc.ServiceRegistrar), options ...grpc.ServerOption) error {
 	g := grpc.NewServer(append([]grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxHeaderListSize(16 << 10), grpc.MaxConcurrentStreams(64),
+		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxHeaderListSize(16 << 10), grpc.MaxConcurrentStreams(maxFileSecrets),
 		grpc.ConnectionTimeout(firstBytes),
 		// Envoy's local connection neither pings nor idles out; leave it alone.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),

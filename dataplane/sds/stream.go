@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// maxNames bounds what one stream may ask for: there are two secrets.
+// maxNames bounds what one stream may ask for; Envoy asks for one.
 const maxNames = 16
 
 // receive pumps a stream's requests into a channel, so that one goroutine can wait for both requests
@@ -75,6 +75,7 @@ func (s *Server) subscribe(m *discoveryv3.DeltaDiscoveryRequest, sent map[string
 	for _, name := range m.GetResourceNamesSubscribe() {
 		// A repeated subscribe wants an answer, whatever was sent before.
 		sent[name] = m.GetInitialResourceVersions()[name]
+		s.want(name)
 	}
 	for _, name := range m.GetResourceNamesUnsubscribe() {
 		delete(sent, name)
@@ -134,6 +135,9 @@ func (s *Server) StreamSecrets(stream secretv3.SecretDiscoveryService_StreamSecr
 			}
 			if !slices.Equal(names, m.GetResourceNames()) {
 				names, last = m.GetResourceNames(), ""
+				for _, name := range names {
+					s.want(name)
+				}
 			}
 		case err := <-failed:
 			return err

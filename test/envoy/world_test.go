@@ -279,7 +279,7 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	if err := secrets.SetIdentity(chain, cert.PrivateKey.(*ecdsa.PrivateKey)); err != nil {
 		t.Fatal(err)
 	}
-	agent, err := sds.NewServer(secrets, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	agent, err := sds.NewServer(secrets, "", slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
