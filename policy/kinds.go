@@ -83,6 +83,12 @@ func Kinds() []KindInfo {
 			Summary: "Says how traffic is treated: timeouts, retries, limits, faults.",
 			newSpec: func() any { return new(TrafficPolicy) }, validate: as(validateTrafficPolicy),
 		},
+		{
+			Kind: mesh.KindExtension, APIVersion: APIVersion, Plural: "extensions", Singular: "extension",
+			Short: []string{"ext"}, Namespaced: true, MadeAt: MadeAnywhere,
+			Summary: "Adds a Lua script, an external authorization or a patch of Envoy's configuration.",
+			newSpec: func() any { return new(Extension) }, validate: as(validateExtension),
+		},
 	}
 }
 

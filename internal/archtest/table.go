@@ -26,8 +26,10 @@ var rooms = []room{
 	// The ground floor and the pure rooms: what can be read, tested and trusted without running anything.
 	{"mesh", nil, nil,
 		"everything stands on mesh, so it stands on nothing: ids, keys and revisions from the standard library alone"},
-	{"policy/...", []string{"mesh"}, []string{"sigs.k8s.io/gateway-api/apis", "sigs.k8s.io/yaml", "sigs.k8s.io/json", "k8s.io/apimachinery/pkg/apis/meta"},
+	{"policy/...", []string{"mesh", "policy/lua"}, []string{"sigs.k8s.io/gateway-api/apis", "sigs.k8s.io/yaml", "sigs.k8s.io/json", "k8s.io/apimachinery/pkg/apis/meta"},
 		"policy is pure specs and their meaning; it must work the same in global, in a zone and in the CLI"},
+	{"policy/lua", nil, []string{"github.com/yuin/gopher-lua/ast", "github.com/yuin/gopher-lua/parse"},
+		"a script is read as Lua at the door; nothing here runs one"},
 	{"identity", []string{"mesh"}, []string{"github.com/spiffe/go-spiffe/v2"},
 		"who may claim which identity is decided in one small room, with no transport and no store in sight"},
 	{"identity/spire", []string{"mesh", "identity"}, anyLib,

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -39,7 +40,8 @@ type app struct {
 	mu    sync.Mutex
 	seen  []echoed
 	close func()
-	stop  context.CancelFunc
+	// decide, if set, answers as an external authorization instead (its gRPC only).
+	decide func(*authv3.CheckRequest) *authv3.CheckResponse
 }
 
 // echoed is a request as an app got it.
@@ -165,6 +167,13 @@ func (a *app) serveGRPC(_ any, s grpc.ServerStream) error {
 	md, _ := metadata.FromIncomingContext(s.Context())
 	get := func(k string) string { return strings.Join(md.Get(k), ",") }
 	a.note(echoed{App: a.name, Method: http.MethodPost, Path: method, Proto: "grpc", Header: http.Header(md), Host: get(":authority")})
+	if a.decide != nil {
+		asked := new(authv3.CheckRequest)
+		if err := s.RecvMsg(asked); err != nil {
+			return err
+		}
+		return s.SendMsg(a.decide(asked))
+	}
 	if err := s.RecvMsg(new(emptypb.Empty)); err != nil {
 		return err
 	}

@@ -155,6 +155,14 @@ func (w *world) spec(t *testing.T, name string) topology.Workload {
 // metadata.namespace is of shop, one without `origin` is made at global.
 func (w *world) apply(t *testing.T, documents string) {
 	t.Helper()
+	if refused := w.offer(t, documents); len(refused) > 0 {
+		t.Fatalf("Envoys refuse:\n%s", strings.Join(refused, "\n"))
+	}
+}
+
+// offer is apply for what Envoys may refuse: it returns what they say.
+func (w *world) offer(t *testing.T, documents string) (refused []string) {
+	t.Helper()
 	w.extra = nil
 	for i, doc := range strings.Split(documents, "\n---") {
 		if strings.TrimSpace(doc) == "" {
@@ -190,7 +198,7 @@ func (w *world) apply(t *testing.T, documents string) {
 		}
 		w.extra = append(w.extra, r)
 	}
-	w.publish(t)
+	return w.bring(t)
 }
 
 // topologies are both zones as they are now.
@@ -223,6 +231,14 @@ func (w *world) topologies() (topos [2]*topology.Topology, issues [2][]topology.
 // anything.
 func (w *world) publish(t *testing.T) {
 	t.Helper()
+	if refused := w.bring(t); len(refused) > 0 {
+		t.Fatalf("Envoys refuse:\n%s", strings.Join(refused, "\n"))
+	}
+}
+
+// bring is publish, and returns what Envoys refuse.
+func (w *world) bring(t *testing.T) (refused []string) {
+	t.Helper()
 	topos, _ := w.topologies()
 	var ids []mesh.ProxyID
 	for i, topo := range topos {
@@ -244,8 +260,8 @@ func (w *world) publish(t *testing.T) {
 		}
 	}
 	for _, id := range ids {
-		if refused := w.control.settled(t, id.String()); len(refused) > 0 {
-			t.Fatalf("%s refuses:\n%s", id, strings.Join(refused, "\n"))
+		for _, r := range w.control.settled(t, id.String()) {
+			refused = append(refused, id.String()+": "+r)
 		}
 		p := w.proxies[id]
 		p.wait(t, "have nothing warming", func() error {
@@ -255,6 +271,7 @@ func (w *world) publish(t *testing.T) {
 			return nil
 		})
 	}
+	return refused
 }
 
 // start runs the Envoy of a proxy with what its agent gives it: its identity and its zone's address.

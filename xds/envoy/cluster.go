@@ -64,7 +64,7 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 	if c.MTLS {
 		m.TransportSocketMatches = b.peerSockets(c)
 	}
-	return m, b.err
+	return b.patched(m, c.Patches), b.err
 }
 
 // circuitBreakers are limits against running out of memory, not policy: the defaults (1024, and 3

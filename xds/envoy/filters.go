@@ -57,6 +57,10 @@ func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error
 		return b.extension("envoy.filters.http.fault", b.fault(*f.Fault)), nil
 	case f.Session != nil:
 		return b.extension("envoy.filters.http.stateful_session", b.session(*f.Session)), nil
+	case f.Lua != nil:
+		return b.extension("envoy.filters.http.lua", lua(*f.Lua)), nil
+	case f.ExternalAuthorization != nil:
+		return b.extension("envoy.filters.http.ext_authz", b.externalAuthorization(*f.ExternalAuthorization)), nil
 	default:
 		return nil, errors.New("a filter must be something")
 	}

@@ -36,7 +36,7 @@ func listenerMessage(b *messages, l ir.Listener) (proto.Message, error) {
 		}
 		m.FilterChains = append(m.FilterChains, fc)
 	}
-	return m, b.err
+	return b.patched(m, l.Patches), b.err
 }
 
 func (b *messages) chain(c ir.Chain, inspect bool) (*listenerv3.FilterChain, error) {

@@ -53,7 +53,7 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 		}
 		m.VirtualHosts = append(m.VirtualHosts, v)
 	}
-	return m, b.err
+	return b.patched(m, t.Patches), b.err
 }
 
 func (b *messages) route(r ir.Route) (*routev3.Route, error) {

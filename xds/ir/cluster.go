@@ -20,6 +20,7 @@ type Cluster struct {
 	// is one endpoint, and nothing to choose.
 	Detection *Detection `json:"detection,omitempty"`
 
+	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`
 }
 

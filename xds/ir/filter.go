@@ -4,8 +4,10 @@ package ir
 // is set. Filters come with the routes, so that they hold from the next request of a live connection, and
 // a request of which no policy asks anything meets none.
 type Filter struct {
-	Fault   *Fault   `json:"fault,omitempty"`
-	Session *Session `json:"session,omitempty"`
+	Fault                 *Fault                 `json:"fault,omitempty"`
+	Session               *Session               `json:"session,omitempty"`
+	Lua                   *Lua                   `json:"lua,omitempty"`
+	ExternalAuthorization *ExternalAuthorization `json:"externalAuthorization,omitempty"`
 }
 
 // Filters are what the requests of a host or a route pass, in the order of the lists. A route that has any

@@ -10,6 +10,7 @@ type Listener struct {
 	Inspect bool    `json:"inspect,omitempty"`
 	Chains  []Chain `json:"chains"`
 
+	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`
 }
 

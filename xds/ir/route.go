@@ -6,6 +6,7 @@ type RouteTable struct {
 	Name  string        `json:"name"`
 	Hosts []VirtualHost `json:"hosts"`
 
+	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`
 }
 

@@ -94,8 +94,12 @@ func (b *builder) ruleNames(kind mesh.Kind, namespace, name string) (names []gat
 // Traffic is what the TrafficPolicies say of requests to a port of a service that matched a rule of a route. The zero
 // Key stands for no route, and an empty rule for one without a name.
 func (t *Topology) Traffic(s *Service, p Port, route mesh.Key, rule string) policy.Merged[policy.TrafficPolicy] {
-	return policy.Merge(t.traffic, policy.Subject{
+	return policy.Merge(t.traffic, subject(s, p, route, rule))
+}
+
+func subject(s *Service, p Port, route mesh.Key, rule string) policy.Subject {
+	return policy.Subject{
 		Service:  policy.ServiceRef{Namespace: s.Namespace, Name: s.Name, Port: p.Number},
 		PortName: p.Name, Route: route, Rule: rule,
-	})
+	}
 }

@@ -58,6 +58,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.importServices()
 	b.attachRoutes()
 	b.attachTraffic()
+	b.attachExtensions()
 	b.attachPolicies()
 	b.attachFailover()
 	b.checkUpstreams()

@@ -32,10 +32,11 @@ type Topology struct {
 	Config        policy.MeshConfig
 	ConfigSources []mesh.Key
 
-	services  map[ServiceName]*Service
-	workloads map[mesh.ProxyID]*Workload
-	serves    map[mesh.ProxyID][]*Service
-	traffic   []policy.Attached[policy.TrafficPolicy]
+	services            map[ServiceName]*Service
+	workloads           map[mesh.ProxyID]*Workload
+	serves              map[mesh.ProxyID][]*Service
+	traffic             []policy.Attached[policy.TrafficPolicy]
+	extensions, patches []policy.Attached[policy.Extension]
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }

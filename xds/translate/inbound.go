@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
@@ -49,7 +50,7 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 	}
 	target := s.Local.Targets[p.Number]
 	callers := in.tr.callers(s, p, from)
-	sources := policySources(s, in.tr.t.ConfigSources)
+	sources := unique(slices.Concat(policySources(s, in.tr.t.ConfigSources), in.tr.extensionSources(s, p, mesh.Key{}, "")))
 	if p.Protocol.IsHTTP() {
 		c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
 		c.HTTP = &ir.HTTP{
@@ -60,7 +61,8 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 			Name: name, Sources: sources,
 			Hosts: []ir.VirtualHost{{
 				Name: name, Domains: []string{"*"}, Authorization: &ir.Authorization{Callers: callers},
-				Routes: []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: appName(target), Weight: 1}}}},
+				Filters: ir.Filters{After: in.tr.extensions(policy.SideServer, s, p, mesh.Key{}, "")},
+				Routes:  []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: appName(target), Weight: 1}}}},
 			}},
 		})
 		in.peers = append(in.peers, from)

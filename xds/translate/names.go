@@ -13,6 +13,9 @@ import (
 // OutboundRouteTable is the one route table of requests by host name.
 const OutboundRouteTable = "outbound"
 
+// NowhereCluster is named where something is asked that is not there: Envoy has no such cluster.
+const NowhereCluster = "nowhere"
+
 // clusterName is `<service>.<namespace>:<port>`: the service wherever it is.
 func clusterName(n topology.ServiceName, port uint16) string {
 	return n.String() + ":" + strconv.Itoa(int(port))

@@ -31,9 +31,9 @@ func (tr *Translator) outboundRoutes() ir.RouteTable {
 			table.Hosts = append(table.Hosts, tr.serviceHosts(s, p, byDefault)...)
 			byDefault = false // the first HTTP port is the one meant without a port
 			table.Sources = append(table.Sources, s.Sources...)
-			table.Sources = append(table.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources...)
+			table.Sources = slices.Concat(table.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources, tr.extensionSources(s, p, mesh.Key{}, ""))
 			for _, m := range p.Routes {
-				table.Sources = append(append(table.Sources, m.Route), tr.t.Traffic(s, p, m.Route, m.RuleName).Sources...)
+				table.Sources = slices.Concat(table.Sources, ir.Sources{m.Route}, tr.t.Traffic(s, p, m.Route, m.RuleName).Sources, tr.extensionSources(s, p, m.Route, m.RuleName))
 			}
 		}
 	}
@@ -91,11 +91,13 @@ func domains(port uint16, byDefault bool, hosts ...string) []string {
 func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.Route {
 	if !p.Routed {
 		whole := ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}}
-		return tr.treatOutbound(p, []ir.Route{whole}, tr.t.Traffic(s, p, mesh.Key{}, "").Spec)
+		routes := tr.treatOutbound(p, []ir.Route{whole}, tr.t.Traffic(s, p, mesh.Key{}, "").Spec)
+		return extend(routes, tr.extensions(policy.SideClient, s, p, mesh.Key{}, ""))
 	}
 	var out []ir.Route
 	for _, m := range p.Routes {
-		out = append(out, tr.treatOutbound(p, tr.ruleRoutes(m), tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)...)
+		routes := tr.treatOutbound(p, tr.ruleRoutes(m), tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)
+		out = append(out, extend(routes, tr.extensions(policy.SideClient, s, p, m.Route, m.RuleName))...)
 	}
 	return append(out, ir.Route{Match: anyPath(), Reply: &ir.Reply{
 		Status: http.StatusNotFound, Code: "NO-ROUTE", Title: "No HTTPRoute of the service matches",

@@ -79,7 +79,9 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 		}
 	case mesh.RoleIngress:
 		if g, ok := tr.t.Ingress(p.ID); ok {
-			return ir.Proxy{Listeners: tr.lanes(g)}, tr.ingress() // one listener per lane, all with the same chains
+			own := ir.Proxy{Listeners: tr.lanes(g)} // one listener per lane, all with the same chains
+			tr.patch(&own)
+			return own, tr.ingress()
 		}
 	}
 	return ir.Proxy{}, &ir.Proxy{}
@@ -104,12 +106,14 @@ func (tr *Translator) SharedEndpoints(p topology.Proxy) *ir.Proxy {
 
 // sharedOutbound is what every sidecar of the zone has in common.
 func (tr *Translator) sharedOutbound() *ir.Proxy {
-	return &ir.Proxy{
+	p := &ir.Proxy{
 		Clusters:  tr.outboundClusters(),
 		Endpoints: tr.outboundEnds().Endpoints,
 		Routes:    []ir.RouteTable{tr.outboundRoutes()},
 		Secrets:   tr.trustSecrets(),
 	}
+	tr.patch(p)
+	return p
 }
 
 // sidecar: from other services, then to them, then the application.
@@ -125,12 +129,15 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Pr
 		shared = tr.outbound()
 	}
 	own.Listeners = append(own.Listeners, tr.upstreamListeners(w)...)
+	tr.patch(&own)
 	return own, shared
 }
 
 // sharedIngress is what every ingress of the zone has in common.
 func (tr *Translator) sharedIngress() *ir.Proxy {
-	return &ir.Proxy{Clusters: tr.ingressClusters(), Endpoints: tr.ingressEnds().Endpoints}
+	p := &ir.Proxy{Clusters: tr.ingressClusters(), Endpoints: tr.ingressEnds().Endpoints}
+	tr.patch(p)
+	return p
 }
 
 // join makes a new slice, so that shared ones are never appended to.

@@ -1,0 +1,70 @@
+package envoy
+
+import (
+	"fmt"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+func lua(l ir.Lua) proto.Message {
+	return &luav3.Lua{DefaultSourceCode: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: l.Script}}}
+}
+
+func (b *messages) externalAuthorization(e ir.ExternalAuthorization) proto.Message {
+	m := &extauthzv3.ExtAuthz{TransportApiVersion: corev3.ApiVersion_V3, FailureModeAllow: e.FailOpen, ValidateMutations: true, IncludePeerCertificate: false}
+	if e.GRPC {
+		m.Services = &extauthzv3.ExtAuthz_GrpcService{GrpcService: &corev3.GrpcService{
+			Timeout: duration(e.Timeout),
+			TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
+				ClusterName: e.Cluster, Authority: e.Authority,
+			}},
+		}}
+		if e.BodyBytes > 0 {
+			m.WithRequestBody = &extauthzv3.BufferSettings{MaxRequestBytes: e.BodyBytes, AllowPartialMessage: true, PackAsBytes: true}
+		}
+		return m
+	}
+	m.Services = &extauthzv3.ExtAuthz_HttpService{HttpService: &extauthzv3.HttpService{
+		ServerUri: &corev3.HttpUri{
+			Uri: "http://" + e.Authority, Timeout: duration(e.Timeout), HttpUpstreamType: &corev3.HttpUri_Cluster{Cluster: e.Cluster},
+		},
+		PathPrefix:            e.PathPrefix,
+		AuthorizationResponse: &extauthzv3.AuthorizationResponse{AllowedUpstreamHeaders: anyOf(e.UpstreamHeaders)},
+	}}
+	m.AllowedHeaders = anyOf(e.RequestHeaders)
+	return m
+}
+
+func anyOf(words []string) *matcherv3.ListStringMatcher {
+	if len(words) == 0 {
+		return nil
+	}
+	m := &matcherv3.ListStringMatcher{}
+	for _, w := range words {
+		s := exactly(w)
+		s.IgnoreCase = true
+		m.Patterns = append(m.Patterns, s)
+	}
+	return m
+}
+
+// patched merges what people wrote into a message. What is no message of its type makes the resource invalid, as what breaks
+// its rules does: the last good one stays in force.
+func (b *messages) patched(m proto.Message, patches ir.Patches) proto.Message {
+	for _, p := range patches {
+		more := m.ProtoReflect().New().Interface()
+		if err := protojson.Unmarshal(p, more); err != nil {
+			b.invalid = append(b.invalid, fmt.Errorf("patch: %w", err))
+			continue
+		}
+		proto.Merge(m, more)
+	}
+	return m
+}

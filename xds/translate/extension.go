@@ -1,0 +1,84 @@
+package translate
+
+import (
+	"encoding/json"
+	"slices"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// extensions are the filters that people added to the requests of a port that matched a rule of a route, at one side.
+func (tr *Translator) extensions(side policy.Side, s *topology.Service, p topology.Port, route mesh.Key, rule string) []ir.Filter {
+	var out []ir.Filter
+	for _, e := range tr.t.Extensions(s, p, route, rule) {
+		if at := e.Spec.Side; at != side && (at != "" || side != policy.SideServer) {
+			continue
+		}
+		switch {
+		case e.Spec.Lua != nil:
+			out = append(out, ir.Filter{Lua: &ir.Lua{Script: e.Spec.Lua.Inline}})
+		case e.Spec.ExternalAuthorization != nil:
+			out = append(out, ir.Filter{ExternalAuthorization: tr.externalAuthorization(e.Resource.Namespace, *e.Spec.ExternalAuthorization)})
+		}
+	}
+	return out
+}
+
+// extend adds what people run, after what Comity does.
+func extend(routes []ir.Route, more []ir.Filter) []ir.Route {
+	for i := range routes {
+		routes[i].Filters.After = append(routes[i].Filters.After, more...)
+	}
+	return routes
+}
+
+func (tr *Translator) extensionSources(s *topology.Service, p topology.Port, route mesh.Key, rule string) ir.Sources {
+	var out ir.Sources
+	for _, e := range tr.t.Extensions(s, p, route, rule) {
+		out = append(out, e.Resource.Key)
+	}
+	return out
+}
+
+func (tr *Translator) externalAuthorization(namespace string, e policy.ExternalAuthorization) *ir.ExternalAuthorization {
+	to, there := tr.t.Authorizer(namespace, e.Service)
+	out := &ir.ExternalAuthorization{
+		Cluster: clusterName(to.ServiceName, to.Port), Authority: mesh.ClusterSetHost(to.Name, to.Namespace),
+		GRPC: e.Protocol != policy.AuthorizationHTTP, Timeout: millis(e.Wait()), FailOpen: e.FailOpen,
+		BodyBytes: e.BodyBytes, PathPrefix: e.PathPrefix, RequestHeaders: e.RequestHeaders, UpstreamHeaders: e.UpstreamHeaders,
+	}
+	if !there {
+		out.Cluster = NowhereCluster // Envoy refuses a route that asks a cluster which it does not have
+	}
+	return out
+}
+
+// patch notes on what is patched how.
+func (tr *Translator) patch(p *ir.Proxy) {
+	for _, e := range tr.t.Patches() {
+		spec := *e.Spec.Patch
+		note := func(name string, patches *ir.Patches, sources *ir.Sources) {
+			if spec.Matches(name) {
+				*patches = append(slices.Clip(*patches), json.RawMessage(spec.Merge))
+				*sources = append(slices.Clip(*sources), e.Resource.Key)
+			}
+		}
+		switch spec.Resource {
+		case policy.PatchCluster:
+			for i := range p.Clusters {
+				note(p.Clusters[i].Name, &p.Clusters[i].Patches, &p.Clusters[i].Sources)
+			}
+		case policy.PatchListener:
+			for i := range p.Listeners {
+				note(p.Listeners[i].Name, &p.Listeners[i].Patches, &p.Listeners[i].Sources)
+			}
+		case policy.PatchRoutes:
+			for i := range p.Routes {
+				note(p.Routes[i].Name, &p.Routes[i].Patches, &p.Routes[i].Sources)
+			}
+		}
+	}
+}
