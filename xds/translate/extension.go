@@ -30,7 +30,7 @@ func (tr *Translator) extensions(side policy.Side, s *topology.Service, p topolo
 // extend adds what people run, after what Comity does.
 func extend(routes []ir.Route, more []ir.Filter) []ir.Route {
 	for i := range routes {
-		routes[i].Filters.After = append(routes[i].Filters.After, more...)
+		routes[i].Filters.After = append(slices.Clip(routes[i].Filters.After), more...)
 	}
 	return routes
 }
