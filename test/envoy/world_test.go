@@ -54,6 +54,7 @@ type world struct {
 	ports   appPorts
 	net     string // 127.x.y.
 	hosts   int
+	taken   map[uint16]bool
 	keys    *keyCounts
 	// base is what every world has; extra what the test asked for last.
 	base, extra []mesh.Resource
@@ -76,10 +77,11 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
 		t: t, control: newControl(t), proxies: map[mesh.ProxyID]*proxy{}, apps: map[string]*app{}, keys: &keyCounts{n: map[string]int{}},
-		ports: appPorts{freePort(t), freePort(t), freePort(t)},
+		taken: map[uint16]bool{},
 		net:   fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256)), // several worlds on one machine don't meet
 		hosts: 1,
 	}
+	w.ports = appPorts{w.port(), w.port(), w.port()}
 	for i, name := range []string{"one", "two"} {
 		td := mesh.TrustDomain(name + ".example")
 		w.zones[i] = &worldZone{topology.Input{Zone: name, TrustDomain: td}, newAuthority(t, td)}
@@ -96,9 +98,19 @@ func newWorld(t *testing.T) *world {
 	w.workload(0, "echo-1", map[string]string{"echo": "yes"})
 	w.workload(0, "echo-2", map[string]string{"echo": "yes"})
 	w.workload(1, "pay-1", nil)
-	w.zones[1].Ingresses = []topology.IngressProxy{{Name: "gate", BindAddress: w.host(), BindPorts: []uint16{freePort(t)}}}
+	w.zones[1].Ingresses = []topology.IngressProxy{{Name: "gate", BindAddress: w.host(), BindPorts: []uint16{w.port()}}}
 	w.publish(t)
 	return w
+}
+
+// port finds a port that nobody has, and that no other of this world was told.
+func (w *world) port() uint16 {
+	for {
+		if p := freePort(w.t); !w.taken[p] {
+			w.taken[p] = true
+			return p
+		}
+	}
 }
 
 func (w *world) host() string {
@@ -119,8 +131,8 @@ func (w *world) service(name, selector, zone string) {
 // workload adds a process with an app of its own; it runs from the next publish on. The app and the label `app` are called as it is.
 func (w *world) workload(zone int, name string, labels map[string]string) {
 	w.t.Helper()
-	z, at := w.zones[zone], w.host()
-	w.apps[name] = startApp(w.t, name, at, w.ports, w.keys)
+	z, at, app := w.zones[zone], w.host(), w.host()
+	w.apps[name] = startApp(w.t, name, app, w.ports, w.keys)
 	labels = maps.Clone(labels)
 	if labels == nil {
 		labels = map[string]string{}
@@ -129,9 +141,9 @@ func (w *world) workload(zone int, name string, labels map[string]string) {
 	z.Workloads = append(z.Workloads, topology.Workload{
 		Namespace: "shop", Name: name, Labels: labels, Healthy: true, Identity: z.TrustDomain.WorkloadID("shop", name),
 		Spec: policy.Workload{
-			ServiceAccount: name, Address: at, InboundPort: freePort(w.t), AppAddress: at, OutboundPort: freePort(w.t),
+			ServiceAccount: name, Address: at, InboundPort: w.port(), AppAddress: app, OutboundPort: w.port(),
 			Upstreams: []policy.Upstream{
-				{Service: "echo", Port: 7070, LocalPort: freePort(w.t)}, {Service: "pay", Port: 7070, LocalPort: freePort(w.t)},
+				{Service: "echo", Port: 7070, LocalPort: w.port()}, {Service: "pay", Port: 7070, LocalPort: w.port()},
 			},
 		},
 	})
