@@ -89,6 +89,16 @@ func Kinds() []KindInfo {
 			Summary: "Adds a Lua script, an external authorization or a patch of Envoy's configuration.",
 			newSpec: func() any { return new(Extension) }, validate: as(validateExtension),
 		},
+		{
+			Kind: mesh.KindGatewayClass, APIVersion: APIVersionGatewayAPI, Plural: "gatewayclasses", Singular: "gatewayclass", Short: []string{"gc"},
+			MadeAt: MadeAnywhere, Summary: "Says who serves the Gateways that name it.",
+			newSpec: func() any { return new(GatewayClass) }, validate: as(validateGatewayClass),
+		},
+		{
+			Kind: mesh.KindGateway, APIVersion: APIVersionGatewayAPI, Plural: "gateways", Singular: "gateway", Short: []string{"gtw"},
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Takes traffic from outside of the mesh, at the ingresses of a zone.",
+			newSpec: func() any { return new(Gateway) }, validate: as(validateGateway),
+		},
 	}
 }
 

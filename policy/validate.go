@@ -106,14 +106,22 @@ func validateMetadata(r *report, info KindInfo, res mesh.Resource) {
 			r.add(FieldError{Pointer: ptr("/metadata/annotations", clip(k)), Code: CodeInvalid, Message: err.Error()})
 		}
 		// Misspelt, it would be ignored, and the resource would reach every zone.
-		if strings.HasPrefix(k, "mesh.comity.dev/") && k != mesh.AnnotationZones {
-			r.add(FieldError{Pointer: ptr("/metadata/annotations", clip(k)), Code: CodeUnsupported, Message: "there is no such annotation of Comity's", Choices: []string{mesh.AnnotationZones}})
+		if own := annotationsOf(info.Kind); strings.HasPrefix(k, "mesh.comity.dev/") && !slices.Contains(own, k) {
+			r.add(FieldError{Pointer: ptr("/metadata/annotations", clip(k)), Code: CodeUnsupported, Message: "there is no such annotation of Comity's", Choices: own})
 		}
 	}
 	if total > maxAnnotationBytes {
 		r.add(FieldError{Pointer: "/metadata/annotations", Code: CodeTooLarge, Message: fmt.Sprintf("%d bytes; at most %d are allowed", total, maxAnnotationBytes)})
 	}
 	validateScope(r, res)
+}
+
+// annotationsOf are Comity's own annotations of a kind.
+func annotationsOf(kind mesh.Kind) []string {
+	if kind == mesh.KindGateway {
+		return []string{mesh.AnnotationZones, AnnotationTrustedHops}
+	}
+	return []string{mesh.AnnotationZones}
 }
 
 // validateScope checks the zones that a global resource is limited to.
