@@ -7,6 +7,9 @@ type Workload struct {
 	// Address is where the sidecar takes mTLS from its zone: an IP address and a port.
 	Address     string `json:"address"`
 	InboundPort uint16 `json:"inboundPort"`
+	// Proxyless says that there is no proxy: the application is a gRPC client that reads the zone's
+	// configuration itself. It serves nothing, and has none of the ports.
+	Proxyless bool `json:"proxyless,omitempty"`
 	// OutboundPort is the sidecar's local port for HTTP by host name, on loopback. 0: none.
 	OutboundPort uint16 `json:"outboundPort,omitempty"`
 	// AppAddress is where the application listens for its sidecar; default 127.0.0.1. The ports it

@@ -122,7 +122,11 @@ func validateWorkload(r *report, _ mesh.Resource, w *Workload) {
 		}
 		return nil
 	})
-	r.port("/spec/inboundPort", w.InboundPort)
+	if w.Proxyless {
+		validateProxyless(r, w)
+	} else {
+		r.port("/spec/inboundPort", w.InboundPort)
+	}
 	if w.AppAddress != "" {
 		r.checked("/spec/appAddress", w.AppAddress, func(s string) error {
 			if a, err := netip.ParseAddr(s); err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
@@ -149,6 +153,21 @@ func validateWorkload(r *report, _ mesh.Resource, w *Workload) {
 		}
 		r.millis("/spec/healthCheck/intervalMs", h.IntervalMS)
 		r.millis("/spec/healthCheck/timeoutMs", h.TimeoutMS)
+	}
+}
+
+// validateProxyless refuses what only a proxy could do.
+func validateProxyless(r *report, w *Workload) {
+	for _, p := range []struct {
+		at  string
+		set bool
+	}{
+		{"/spec/inboundPort", w.InboundPort != 0}, {"/spec/outboundPort", w.OutboundPort != 0},
+		{"/spec/upstreams", len(w.Upstreams) > 0}, {"/spec/healthCheck", w.HealthCheck != nil},
+	} {
+		if p.set {
+			r.invalid(p.at, "has no effect in a proxyless workload, which is a client and has no proxy: leave it out")
+		}
 	}
 }
 

@@ -118,6 +118,13 @@ func (c *Cache) Build(p ir.Proxy) ([]Resource, error) {
 			return nil, err
 		}
 	}
+	for _, o := range p.Targets {
+		s := o.Sources
+		o.Sources = nil
+		if out, err = add(c, out, TypeListener, o.Name, s, o, targetMessage); err != nil {
+			return nil, err
+		}
+	}
 	return out, nil
 }
 

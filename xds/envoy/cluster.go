@@ -21,6 +21,9 @@ const matchNamespace = "envoy.transport_socket_match"
 const zoneLabel = "zone"
 
 func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
+	if c.Proxyless {
+		return proxylessClusterMessage(b, c)
+	}
 	m := &clusterv3.Cluster{
 		Name:            c.Name,
 		ConnectTimeout:  duration(c.ConnectTimeout),

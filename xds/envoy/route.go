@@ -29,6 +29,9 @@ var callerLookAlikes = []string{
 }
 
 func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
+	if t.Proxyless {
+		return proxylessRoutesMessage(b, t)
+	}
 	m := &routev3.RouteConfiguration{Name: t.Name}
 	for _, h := range t.Hosts {
 		v := &routev3.VirtualHost{Name: h.Name, Domains: h.Domains, RetryPolicy: b.retry(h.Retry)}

@@ -20,6 +20,11 @@ type Cluster struct {
 	// is one endpoint, and nothing to choose.
 	Detection *Detection `json:"detection,omitempty"`
 
+	// Proxyless is read by a gRPC client, which takes certificates from files: MTLS with the one of Peers, or
+	// else Fallback, which names clusters in the order in which to try them.
+	Proxyless bool     `json:"proxyless,omitempty"`
+	Fallback  []string `json:"fallback,omitempty"`
+
 	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`
 }

@@ -5,6 +5,8 @@ package ir
 type RouteTable struct {
 	Name  string        `json:"name"`
 	Hosts []VirtualHost `json:"hosts"`
+	// Proxyless is read by a gRPC client.
+	Proxyless bool `json:"proxyless,omitempty"`
 
 	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`

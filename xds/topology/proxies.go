@@ -18,6 +18,8 @@ import (
 type Proxy struct {
 	ID      mesh.ProxyID
 	ViewKey string
+	// Proxyless is an application that reads its configuration itself.
+	Proxyless bool
 }
 
 // viewBits is everything by which the configuration of two proxies of a zone can differ.
@@ -30,6 +32,7 @@ type viewBits struct {
 	App       string            `json:",omitempty"`
 	Outbound  uint16            `json:",omitempty"`
 	Upstreams []policy.Upstream `json:",omitempty"`
+	Proxyless bool              `json:",omitempty"`
 }
 
 func (v viewBits) key() string {
@@ -45,6 +48,11 @@ func (v viewBits) key() string {
 func (t *Topology) Proxies() []Proxy {
 	out := make([]Proxy, 0, len(t.Workloads)+len(t.Ingresses))
 	for _, w := range t.Workloads {
+		if w.Spec.Proxyless {
+			bits := viewBits{Role: mesh.RoleSidecar, Proxyless: true} // all of them are told the same
+			out = append(out, Proxy{ID: w.ProxyID(), ViewKey: bits.key(), Proxyless: true})
+			continue
+		}
 		bits := viewBits{
 			Role: mesh.RoleSidecar, Outbound: w.Spec.OutboundPort,
 			Bind: w.Spec.Address, Ports: []uint16{w.Spec.InboundPort}, App: w.Spec.AppAddress, Upstreams: w.Spec.Upstreams,

@@ -29,6 +29,10 @@ func (b *builder) localServices() {
 		}
 		for _, w := range b.t.Workloads {
 			if w.Namespace == s.Namespace && len(spec.Selector) > 0 && selects(spec.Selector, w.Labels) {
+				if w.Spec.Proxyless {
+					b.issue(r.Key, "it selects the workload %s/%s, which is proxyless: a client, that can't answer for it", w.Namespace, w.Name)
+					continue
+				}
 				s.Local.Workloads = append(s.Local.Workloads, w)
 				s.Local.Identities = append(s.Local.Identities, w.Identity)
 			}

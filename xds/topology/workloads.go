@@ -47,6 +47,9 @@ func (b *builder) findWorkloads() {
 			continue
 		}
 		at := w.Spec.Address + " " + strconv.Itoa(int(w.Spec.InboundPort))
+		if w.Spec.Proxyless {
+			at = w.Namespace + "/" + w.Name // nobody connects to it
+		}
 		other := taken[at]
 		if other != nil && w.Lost {
 			continue // the other one took its place
@@ -86,7 +89,7 @@ func (b *builder) checkWorkload(w *Workload) error {
 		return fmt.Errorf("address %q is no usable IP address", w.Spec.Address)
 	}
 	w.Spec.Address = ip.Unmap().String()
-	if w.Spec.InboundPort == 0 {
+	if w.Spec.InboundPort == 0 && !w.Spec.Proxyless {
 		return errors.New("it has no inboundPort")
 	}
 	app := cmp.Or(w.Spec.AppAddress, "127.0.0.1")

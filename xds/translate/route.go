@@ -30,11 +30,7 @@ func (tr *Translator) outboundRoutes() ir.RouteTable {
 			}
 			table.Hosts = append(table.Hosts, tr.serviceHosts(s, p, byDefault)...)
 			byDefault = false // the first HTTP port is the one meant without a port
-			table.Sources = append(table.Sources, s.Sources...)
-			table.Sources = slices.Concat(table.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources, tr.extensionSources(s, p, mesh.Key{}, ""))
-			for _, m := range p.Routes {
-				table.Sources = slices.Concat(table.Sources, ir.Sources{m.Route}, tr.t.Traffic(s, p, m.Route, m.RuleName).Sources, tr.extensionSources(s, p, m.Route, m.RuleName))
-			}
+			table.Sources = append(table.Sources, tr.hostSources(s, p)...)
 		}
 	}
 	table.Sources = unique(slices.Concat(table.Sources, tr.t.ConfigSources))

@@ -25,6 +25,8 @@ type Translator struct {
 	outbound func() *ir.Proxy // of a sidecar that takes the application's HTTP
 	bare     func() *ir.Proxy // of one that does not
 	ingress  func() *ir.Proxy
+	// Of gRPC clients without a proxy: endpoints too, because zones share requests by routes there.
+	proxyless func() *ir.Proxy
 	// The endpoints of the above.
 	outboundEnds, ingressEnds func() *ir.Proxy
 }
@@ -45,6 +47,7 @@ func New(t *topology.Topology, plans Plans) *Translator {
 		return &p
 	})
 	tr.ingress = sync.OnceValue(tr.sharedIngress)
+	tr.proxyless = sync.OnceValue(tr.sharedProxyless)
 	return tr
 }
 
@@ -66,6 +69,7 @@ func (tr *Translator) Proxy(p topology.Proxy) ir.Proxy {
 		Secrets:   join(shared.Secrets, own.Secrets),
 		Routes:    join(shared.Routes, own.Routes),
 		Listeners: own.Listeners,
+		Targets:   shared.Targets,
 	}
 }
 
@@ -74,6 +78,9 @@ func (tr *Translator) Proxy(p topology.Proxy) ir.Proxy {
 func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 	switch p.ID.Role {
 	case mesh.RoleSidecar:
+		if p.Proxyless {
+			return ir.Proxy{}, tr.proxyless()
+		}
 		if w, ok := tr.t.Workload(p.ID); ok {
 			return tr.sidecar(w)
 		}
@@ -97,6 +104,9 @@ func (tr *Translator) Endpoints(p topology.Proxy) []ir.Endpoints {
 func (tr *Translator) SharedEndpoints(p topology.Proxy) *ir.Proxy {
 	switch p.ID.Role {
 	case mesh.RoleSidecar:
+		if p.Proxyless {
+			return tr.proxyless()
+		}
 		return tr.outboundEnds()
 	case mesh.RoleIngress:
 		return tr.ingressEnds()

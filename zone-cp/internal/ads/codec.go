@@ -48,14 +48,16 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	r, ok := v.(*snapshot.Request)
-	if !ok {
-		return c.CodecV2.Unmarshal(data, v)
+	switch r := v.(type) {
+	case *snapshot.Request:
+		if len(data) == 1 {
+			return snapshot.UnmarshalRequest(data[0].ReadOnlyData(), r)
+		}
+		buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer buf.Free()
+		return snapshot.UnmarshalRequest(buf.ReadOnlyData(), r)
+	case *snapshot.StateRequest:
+		return snapshot.UnmarshalStateRequest(data.Materialize(), r)
 	}
-	if len(data) == 1 {
-		return snapshot.UnmarshalRequest(data[0].ReadOnlyData(), r)
-	}
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
-	defer buf.Free()
-	return snapshot.UnmarshalRequest(buf.ReadOnlyData(), r)
+	return c.CodecV2.Unmarshal(data, v)
 }

@@ -17,6 +17,9 @@ type Observer struct {
 	OnAck func(proxy mesh.ProxyID, view snapshot.ViewKey, revision mesh.Revision)
 	// OnReject says that a proxy refuses a resource, which is in quarantine for the view from now on.
 	OnReject func(Rejection)
+	// OnRefuse says that a proxyless client refuses a part of what it was sent. It keeps what it had of that; others
+	// of its view are not concerned.
+	OnRefuse func(Proxy)
 	// OnLift says that a quarantine ended because the resource was changed or removed.
 	OnLift func(snapshot.Lifted)
 	// OnConnect and OnDisconnect follow the streams. A proxy that comes back at once on a newer stream
@@ -60,6 +63,7 @@ type (
 		up    bool
 	}
 	liftKey   snapshot.Lifted
+	refuseKey mesh.ProxyID
 	rejectKey struct {
 		view          snapshot.ViewKey
 		typ           snapshot.Type

@@ -39,7 +39,7 @@ type Config struct {
 	MaxStreams int
 }
 
-// Server is the zone's delta-ADS server.
+// Server is the zone's ADS server: delta for Envoys, state of the world for clients without one.
 type Server struct {
 	discovery.UnimplementedAggregatedDiscoveryServiceServer
 
@@ -61,7 +61,7 @@ type proxy struct {
 	id       mesh.ProxyID
 	view     snapshot.ViewKey
 	assigned bool
-	stream   *stream // the newest, nil if none
+	streams  []*stream // of an Envoy one, the newest; of proxyless applications as many as they open
 	suspects snapshot.Suspects
 }
 
@@ -142,9 +142,7 @@ func (s *Server) streams() []*stream {
 	defer s.mu.Unlock()
 	var out []*stream
 	for _, p := range s.proxies {
-		if p.stream != nil {
-			out = append(out, p.stream)
-		}
+		out = append(out, p.streams...)
 	}
 	return out
 }
@@ -202,36 +200,36 @@ func (s *Server) Assign(id mesh.ProxyID, view snapshot.ViewKey) {
 		s.mu.Unlock()
 		return
 	}
-	st := p.stream
-	if st != nil {
+	streams := slices.Clone(p.streams)
+	for _, st := range streams {
 		s.leave(st, p.view)
-	}
-	p.view, p.assigned = view, true
-	if st != nil {
 		st.view.Store(&view)
 		s.join(st, view)
 	}
+	p.view, p.assigned = view, true
 	s.mu.Unlock()
-	if st != nil {
-		s.pool.add([]*stream{st})
+	if len(streams) > 0 {
+		s.pool.add(streams)
 	}
 }
 
-// Unassign forgets a proxy and closes its stream.
+// Unassign forgets a proxy and closes its streams.
 func (s *Server) Unassign(id mesh.ProxyID) {
 	s.mu.Lock()
 	p := s.proxies[id]
-	var st *stream
+	var streams []*stream
 	if p != nil {
-		st = p.stream
+		streams = slices.Clone(p.streams)
 		p.assigned = false
-		s.leave(st, p.view)
-		if st == nil {
+		for _, st := range streams {
+			s.leave(st, p.view)
+		}
+		if len(streams) == 0 {
 			delete(s.proxies, id)
 		}
 	}
 	s.mu.Unlock()
-	if st != nil {
+	for _, st := range streams {
 		s.metrics.refused.WithLabelValues("unassigned").Inc()
 		st.close(status.Error(codes.PermissionDenied, "the proxy is no longer known"))
 	}
@@ -242,10 +240,14 @@ func (s *Server) Drop(view snapshot.ViewKey) { s.views.Drop(view) }
 
 // Proxies lists the connected proxies by id.
 func (s *Server) Proxies() []Proxy {
-	streams := s.streams()
-	out := make([]Proxy, len(streams))
-	for i, st := range streams {
-		out[i] = st.describe()
+	streams := s.streams() // those of one proxy are neighbours
+	out := make([]Proxy, 0, len(streams))
+	for _, st := range streams {
+		if p := st.describe(); len(out) > 0 && out[len(out)-1].ID == p.ID {
+			out[len(out)-1].join(p)
+		} else {
+			out = append(out, p)
+		}
 	}
 	slices.SortFunc(out, func(a, b Proxy) int {
 		return cmp.Or(cmp.Compare(a.ID.Role, b.ID.Role), cmp.Compare(a.ID.Namespace, b.ID.Namespace), cmp.Compare(a.ID.Name, b.ID.Name))

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,8 +38,13 @@ type stream struct {
 	// view is what the proxy is assigned to, nil before; it changes under the server's lock.
 	view atomic.Pointer[snapshot.ViewKey]
 
+	// plain streams are state of the world, and don't fence each other.
+	plain bool
+	// settled is, of a plain stream, the newest generation that it has acknowledged in full.
+	settled atomic.Pointer[snapshot.Generation]
+
 	mu        sync.Mutex
-	machine   *snapshot.Stream
+	machine   machine
 	outbox    []snapshot.Response
 	sending   bool
 	reported  *snapshot.Generation
@@ -46,9 +52,27 @@ type stream struct {
 	lastError string
 }
 
+// machine decides what a stream is sent: a snapshot.Stream or a snapshot.State.
+type machine interface {
+	Advance(*snapshot.Generation) error
+	Request(*snapshot.Request) error
+	Take() []snapshot.Response
+	Verdicts() []snapshot.Verdict
+	Settled() *snapshot.Generation
+	Generation() *snapshot.Generation
+	Revision() mesh.Revision
+	Suspects() snapshot.Suspects
+	Distrust(snapshot.Type, map[string]struct{})
+}
+
 // DeltaAggregatedResources serves one proxy.
 func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	st := &stream{srv: s, send: g.SendMsg, since: time.Now(), done: make(chan struct{})}
+	return s.serve(g.Context(), st, func(r *snapshot.Request) error { return g.RecvMsg(r) })
+}
+
+// serve is one stream from its beginning to its end.
+func (s *Server) serve(ctx context.Context, st *stream, recv func(*snapshot.Request) error) error {
 	s.mu.Lock()
 	full := s.open+s.opening >= s.conf.MaxStreams
 	if !full {
@@ -61,7 +85,7 @@ func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService
 	}
 	// Receiving is a goroutine of its own because only the handler's return ends a stream on which both
 	// directions are stuck.
-	go st.receive(g.Context(), g.RecvMsg)
+	go st.receive(ctx, recv)
 	<-st.done
 	s.closed(st)
 	return st.err
@@ -81,7 +105,7 @@ func (st *stream) tooSlow() {
 	st.close(status.Error(codes.DeadlineExceeded, "responses were not taken in time"))
 }
 
-func (st *stream) receive(ctx context.Context, recv func(any) error) {
+func (st *stream) receive(ctx context.Context, recv func(*snapshot.Request) error) {
 	r := new(snapshot.Request)
 	if err := recv(r); err != nil {
 		st.srv.opened()
@@ -144,12 +168,21 @@ func (st *stream) authorize(ctx context.Context, r *snapshot.Request) error {
 	st.id, st.version = id, r.NodeVersion
 	s.mu.Lock()
 	p := s.proxy(id)
-	older := p.stream
-	if older != nil {
-		s.leave(older, p.view)
+	var older []*stream
+	for _, o := range p.streams {
+		if !st.plain || !o.plain {
+			s.leave(o, p.view)
+			older = append(older, o)
+		}
 	}
-	p.stream = st
-	st.machine = snapshot.NewStream(p.suspects)
+	p.streams = slices.DeleteFunc(p.streams, func(o *stream) bool { return slices.Contains(older, o) })
+	alone := len(p.streams) == 0
+	p.streams = append(p.streams, st)
+	if st.plain {
+		st.machine = snapshot.NewState()
+	} else {
+		st.machine = snapshot.NewStream(p.suspects)
+	}
 	p.suspects = nil
 	if p.assigned {
 		view := p.view
@@ -159,18 +192,18 @@ func (st *stream) authorize(ctx context.Context, r *snapshot.Request) error {
 	s.opening--
 	s.open++
 	s.mu.Unlock()
-	if older != nil {
-		older.mu.Lock()
-		for t, names := range older.machine.Suspects() {
+	for _, o := range older {
+		o.mu.Lock()
+		for t, names := range o.machine.Suspects() {
 			st.distrust(t, names)
 		}
-		older.mu.Unlock()
+		o.mu.Unlock()
 		s.metrics.refused.WithLabelValues("fenced").Inc()
-		older.close(status.Error(codes.Aborted, "a newer stream of the same proxy is open"))
+		o.close(status.Error(codes.Aborted, "a newer stream of the same proxy is open"))
 	}
 	s.metrics.opened.Inc()
 	s.metrics.connections.Inc()
-	if f := s.conf.Observer.OnConnect; f != nil {
+	if f := s.conf.Observer.OnConnect; f != nil && alone {
 		d := st.describe()
 		s.events.add(connectionKey{id, st.since, true}, func() { f(d) })
 	}
@@ -199,17 +232,27 @@ func (s *Server) closed(st *stream) {
 	}
 	s.mu.Lock()
 	s.open--
-	if p := s.proxies[st.id]; p != nil && p.stream == st {
-		p.stream = nil
-		if p.assigned {
-			s.leave(st, p.view)
-			p.suspects = suspects
-		} else {
-			delete(s.proxies, st.id)
+	others := 0
+	if p := s.proxies[st.id]; p != nil {
+		if i := slices.Index(p.streams, st); i >= 0 {
+			p.streams = slices.Delete(p.streams, i, i+1)
+			if p.assigned {
+				s.leave(st, p.view)
+				p.suspects = suspects
+			} else if len(p.streams) == 0 {
+				delete(s.proxies, st.id)
+			}
+		}
+		if st.plain {
+			others = len(p.streams)
 		}
 	}
 	s.mu.Unlock()
 	s.metrics.connections.Dec()
+	if others > 0 { // the proxy is still there, and may be further without this stream
+		st.tellSettled()
+		return
+	}
 	if f := s.conf.Observer.OnDisconnect; f != nil {
 		d := st.describe()
 		s.events.add(connectionKey{st.id, st.since, false}, func() { f(d) })
@@ -247,6 +290,9 @@ func (st *stream) take(r *snapshot.Request) error {
 		st.lastError = r.Error
 		if t, ok := snapshot.ParseType(r.TypeURL); ok {
 			st.srv.metrics.nacks[t].Inc()
+		}
+		if st.plain {
+			st.tellRefusal(r)
 		}
 	}
 	err := st.advance()
@@ -348,6 +394,11 @@ func (st *stream) report() {
 	}
 	st.reported = g
 	s.metrics.acks.Inc()
+	if st.plain {
+		st.settled.Store(g)
+		st.tellSettled()
+		return
+	}
 	if f := s.conf.Observer.OnAck; f != nil {
 		id := st.id
 		s.events.add(ackKey{id, st.since}, func() { f(id, g.View, g.Revision) })

@@ -148,6 +148,9 @@ func (p *Publisher) Observer() ads.Observer {
 		OnReject: func(r ads.Rejection) {
 			p.inbox.put(func() { p.rejected(r) })
 		},
+		OnRefuse: func(x ads.Proxy) {
+			p.inbox.put(func() { p.touched[x.ID] = struct{}{} })
+		},
 		OnLift: func(l snapshot.Lifted) {
 			p.inbox.put(func() { p.tracker.lift(string(l.View), l.Type.String()+" "+l.Name) })
 		},

@@ -1,0 +1,184 @@
+package translate
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/failover"
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// wayName is `<service>.<namespace>:<port>/<zone>`: the service, in that zone as long as it can be reached there.
+func wayName(n topology.ServiceName, port uint16, zone string) string {
+	return clusterName(n, port) + "/" + zone
+}
+
+// sharedProxyless is what every gRPC client of the zone that has no proxy is told: the hosts of a sidecar, each as a
+// target of its own, because such a client asks for nothing but what it dials.
+//
+// A sidecar's cluster holds the endpoints of all zones and finds server name, roots and identities by the endpoint.
+// gRPC knows one of each per cluster. So here a cluster is a service in one zone; the zones share the requests by
+// weights of the routes, and stand in for each other by clusters that list clusters.
+func (tr *Translator) sharedProxyless() *ir.Proxy {
+	tr.outboundEnds() // works out the decisions of all services, which are only read from then on
+	p := &proxyless{tr: tr, reaches: map[string]reach{}, out: &ir.Proxy{Secrets: tr.trustSecrets()}}
+	for _, s := range tr.t.Services {
+		for _, port := range s.Ports {
+			if !port.Protocol.IsHTTP() {
+				continue
+			}
+			for _, r := range tr.reaches(s, port) {
+				p.reaches[r.name()] = r
+			}
+			p.clusters(s, port)
+		}
+	}
+	for _, s := range tr.t.Services {
+		byDefault := true
+		for _, port := range s.Ports {
+			if !port.Protocol.IsHTTP() {
+				continue
+			}
+			if port.Protocol != topology.HTTP { // gRPC is HTTP/2 to the end
+				p.targets(s, port, byDefault)
+			}
+			byDefault = false
+		}
+	}
+	return p.out
+}
+
+// proxyless collects what such a client needs.
+type proxyless struct {
+	tr      *Translator
+	reaches map[string]reach // what the clusters of a sidecar lead to, by name
+	out     *ir.Proxy
+}
+
+// clusters are the ways to a service port: into each zone, and where there are several into one after the other.
+func (p *proxyless) clusters(s *topology.Service, port topology.Port) {
+	for _, zone := range p.tr.zonesOf(s, port) {
+		to := reach{s, port, zone}
+		c := p.tr.outboundCluster(to)
+		if len(c.Peers) == 0 {
+			continue // nobody there could answer
+		}
+		c.Proxyless = true
+		p.out.Clusters = append(p.out.Clusters, c)
+		p.out.Endpoints = append(p.out.Endpoints, p.tr.endpointsOf(to))
+	}
+	priorities := p.priorities(reach{s, port, ""})
+	if len(priorities) == 0 || len(slices.Concat(priorities...)) < 2 {
+		return
+	}
+	for i, first := range priorities[0] {
+		order := slices.Concat(priorities[0][i:i+1], priorities[0][:i], priorities[0][i+1:], slices.Concat(priorities[1:]...))
+		c := ir.Cluster{Name: wayName(s.ServiceName, port.Number, first.Zone), Protocol: ir.HTTP2, Proxyless: true, Sources: p.tr.endpointSources(reach{s, port, ""})}
+		for _, w := range order {
+			c.Fallback = append(c.Fallback, pinnedName(s.ServiceName, w.Zone, port.Number))
+		}
+		p.out.Clusters = append(p.out.Clusters, c)
+	}
+}
+
+// priorities divides the requests for a service port among the zones in which somebody could answer.
+func (p *proxyless) priorities(r reach) [][]failover.Weight {
+	all := [][]failover.Weight{{{Zone: r.zone, Weight: failover.Million}}}
+	if r.zone == "" {
+		all = p.tr.prioritiesOf(r.service, r.port)
+	}
+	var out [][]failover.Weight
+	for _, zones := range all {
+		var some []failover.Weight
+		for _, w := range zones {
+			if z, ok := p.tr.t.ZoneNamed(w.Zone); ok && len(identitiesIn(r.service, z)) > 0 {
+				some = append(some, w)
+			}
+		}
+		if len(some) > 0 {
+			out = append(out, some)
+		}
+	}
+	return out
+}
+
+// targets are the hosts of a service port, with all that policies say of them.
+func (p *proxyless) targets(s *topology.Service, port topology.Port, byDefault bool) {
+	sources := slices.Concat(p.tr.hostSources(s, port), p.tr.t.ConfigSources)
+	for _, host := range p.tr.serviceHosts(s, port, byDefault) {
+		table := ir.RouteTable{Name: host.Name, Proxyless: true, Sources: sources}
+		for _, name := range host.Domains {
+			p.out.Targets = append(p.out.Targets, ir.Target{Name: name, RouteTable: table.Name, Sources: s.Sources})
+		}
+		host.Routes = slices.Clone(host.Routes)
+		for i := range host.Routes {
+			table.Sources = append(table.Sources, p.spread(&host.Routes[i])...)
+		}
+		host.Domains = []string{"*"} // the client has chosen already
+		table.Hosts, table.Sources = []ir.VirtualHost{host}, unique(table.Sources)
+		p.out.Routes = append(p.out.Routes, table)
+	}
+}
+
+// spread replaces the backends of a route by those of the zones that serve them now, and says who decides that.
+func (p *proxyless) spread(r *ir.Route) ir.Sources {
+	if len(r.Backends) == 0 {
+		return nil
+	}
+	var sources ir.Sources
+	var out []ir.Backend
+	var total uint64
+	for _, b := range r.Backends {
+		total += uint64(b.Weight)
+	}
+	for _, b := range r.Backends {
+		to, known := p.reaches[b.Cluster]
+		if !known || total == 0 {
+			continue // outside of the mesh, where a client without a proxy can't go
+		}
+		sources = append(sources, p.tr.endpointSources(to)...)
+		priorities := p.priorities(to)
+		if len(priorities) == 0 {
+			continue
+		}
+		share := uint64(b.Weight) * failover.Million / total // of all requests, in millionths
+		out = append(out, p.zones(to, priorities, share)...)
+	}
+	if r.Backends = out; len(out) == 0 {
+		r.Retry = nil
+		r.Reply = &ir.Reply{
+			Status: http.StatusServiceUnavailable, Code: "NO-ENDPOINT", Title: "Nobody serves this",
+			Detail: "No zone has an endpoint that this client could reach.",
+			Try:    "See who serves the service: comity why.",
+		}
+	}
+	return sources
+}
+
+// zones divides the share of a backend among the zones of the first priority.
+func (p *proxyless) zones(to reach, priorities [][]failover.Weight, share uint64) []ir.Backend {
+	n, port := to.service.ServiceName, to.port.Number
+	if len(slices.Concat(priorities...)) == 1 {
+		return []ir.Backend{{Cluster: pinnedName(n, priorities[0][0].Zone, port), Weight: uint32(max(share, 1))}} //nolint:gosec // at most a million
+	}
+	var sum uint64
+	for _, w := range priorities[0] {
+		sum += uint64(w.Weight)
+	}
+	var out []ir.Backend
+	for _, w := range priorities[0] {
+		out = append(out, ir.Backend{Cluster: wayName(n, port, w.Zone), Weight: uint32(max(share*uint64(w.Weight)/max(sum, 1), 1))}) //nolint:gosec // at most a million
+	}
+	return out
+}
+
+// hostSources says who shapes the hosts of a service port.
+func (tr *Translator) hostSources(s *topology.Service, p topology.Port) ir.Sources {
+	out := slices.Concat(s.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources, tr.extensionSources(s, p, mesh.Key{}, ""))
+	for _, m := range p.Routes {
+		out = slices.Concat(out, ir.Sources{m.Route}, tr.t.Traffic(s, p, m.Route, m.RuleName).Sources, tr.extensionSources(s, p, m.Route, m.RuleName))
+	}
+	return out
+}
