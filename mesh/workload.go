@@ -27,6 +27,8 @@ type Workload struct {
 
 // Upstream binds a local port to a TCP port of a service.
 type Upstream struct {
+	// Kind is Service or ExternalService; empty means Service.
+	Kind      Kind   `json:"kind,omitempty"`
 	Service   string `json:"service"`
 	Namespace string `json:"namespace,omitempty"` // default: the workload's
 	Port      uint16 `json:"port"`

@@ -99,6 +99,12 @@ func Kinds() []KindInfo {
 			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Takes traffic from outside of the mesh, at the ingresses of a zone.",
 			newSpec: func() any { return new(Gateway) }, validate: as(validateGateway),
 		},
+		{
+			Kind: mesh.KindExternalService, APIVersion: APIVersion, Plural: "externalservices", Singular: "externalservice",
+			Short: []string{"extsvc"}, Namespaced: true, MadeAt: MadeAnywhere,
+			Summary: "Something outside of the mesh that workloads call, and how it is reached.",
+			newSpec: func() any { return new(ExternalService) }, validate: as(validateExternalService),
+		},
 	}
 }
 

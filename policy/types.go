@@ -59,6 +59,8 @@ type MeshConfig struct {
 	Detection *Detection `json:"detection,omitempty"`
 	// Trust is how long zones believe each other when global is away.
 	Trust *Trust `json:"trust,omitempty"`
+	// Egress is what becomes of traffic that leaves the mesh.
+	Egress *Egress `json:"egress,omitempty"`
 }
 
 // DefaultAuthorization is Allow or Deny.

@@ -82,7 +82,7 @@ func validateMetadata(r *report, info KindInfo, res mesh.Resource) {
 	switch info.Kind {
 	case mesh.KindZone:
 		name = mesh.CheckZoneName
-	case mesh.KindService, mesh.KindServiceExport:
+	case mesh.KindService, mesh.KindServiceExport, mesh.KindExternalService:
 		name = mesh.CheckLabel
 	}
 	r.checked("/metadata/name", res.Name, name)

@@ -64,6 +64,9 @@ func validateMeshConfig(r *report, res mesh.Resource, c *MeshConfig) {
 	if c.Detection != nil {
 		validateDetection(r, *c.Detection)
 	}
+	if c.Egress != nil {
+		validateEgress(r, *c.Egress)
+	}
 	if c.Trust != nil {
 		r.duration("/spec/trust/lease", c.Trust.Lease, time.Minute, 365*24*time.Hour)
 		r.oneOf("/spec/trust/afterLease", string(c.Trust.AfterLease), "", string(Distrust), string(Keep))
@@ -186,6 +189,7 @@ func validateUpstreams(r *report, w *Workload) {
 	r.atMost("/spec/upstreams", len(w.Upstreams), 1000)
 	for i, u := range w.Upstreams {
 		at := ptr("/spec/upstreams", i)
+		r.oneOf(at+"/kind", string(u.Kind), "", string(mesh.KindService), string(mesh.KindExternalService))
 		r.checked(at+"/service", u.Service, mesh.CheckLabel)
 		if u.Namespace != "" {
 			r.checked(at+"/namespace", u.Namespace, mesh.CheckLabel)

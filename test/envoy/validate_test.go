@@ -5,8 +5,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/internal/envoybin"
 	"github.com/comity-mesh/comity/xds/envoy"
 	"github.com/comity-mesh/comity/xds/topology"
@@ -88,6 +91,7 @@ func inlined(t *testing.T, resources []envoy.Resource) object {
 			}
 		}
 	}
+	secrets = append(secrets, in.agentSecrets(t, ca)...)
 	if len(in.missing) > 0 {
 		t.Errorf("named but not there: %v", in.missing)
 	}
@@ -97,6 +101,22 @@ func inlined(t *testing.T, resources []envoy.Resource) object {
 type inliner struct {
 	named   map[string]object
 	missing []string
+	files   []string // secrets that the agent makes of files
+}
+
+// agentSecrets are what an agent makes of files, for the names that were met.
+func (in *inliner) agentSecrets(t *testing.T, ca authority) (secrets []any) {
+	t.Helper()
+	slices.Sort(in.files)
+	for _, name := range slices.Compact(in.files) {
+		s := ca.secret(t, ca.issue(t, "/ns/shop/sa/web"))
+		if !strings.HasPrefix(name, sds.CertificatePrefix) {
+			s = object{"validationContext": object{"trustedCa": object{"inlineBytes": ca.bundle()}}}
+		}
+		s["name"] = name
+		secrets = append(secrets, s)
+	}
+	return secrets
 }
 
 func (in *inliner) find(kind string, name any) object {
@@ -119,8 +139,12 @@ func (in *inliner) rewrite(tree object) {
 		delete(tree, "rds")
 	}
 	if _, ok := tree["sdsConfig"]; ok {
-		if tree["name"] != envoy.IdentitySecret {
-			in.find(envoy.TypeSecret, tree["name"])
+		name, _ := tree["name"].(string)
+		switch {
+		case name == sds.SystemRoots || strings.HasPrefix(name, sds.CertificatePrefix) || strings.HasPrefix(name, sds.AuthorityPrefix):
+			in.files = append(in.files, name)
+		case name != envoy.IdentitySecret:
+			in.find(envoy.TypeSecret, name)
 		}
 		delete(tree, "sdsConfig") // a static secret of the name is used
 	}

@@ -30,10 +30,13 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 		LbPolicy:        clusterv3.Cluster_ROUND_ROBIN, // least request does not keep to the weights of localities
 		CircuitBreakers: circuitBreakers(),
 	}
-	if c.Fixed != nil {
+	switch {
+	case c.Outside != nil:
+		b.outside(m, c)
+	case c.Fixed != nil:
 		m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		m.LoadAssignment = fixedEndpoint(c.Name, *c.Fixed)
-	} else {
+	default:
 		source := fromADS()
 		// A net only: endpoints come right after their cluster. Without it Envoy waits 15 s for those that don't.
 		source.InitialFetchTimeout = seconds(1)
@@ -84,7 +87,7 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
 	} else {
 		h2 := &corev3.Http2ProtocolOptions{}
-		if d := c.Detection; d != nil {
+		if d := c.Detection; d != nil && d.KeepAlive > 0 {
 			// The only way to notice soon that packets vanish; idle connections are closed, so it costs nothing when idle.
 			h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: duration(d.KeepAlive), Timeout: duration(d.KeepAliveTimeout)}
 		}

@@ -91,6 +91,9 @@ func (b *messages) forward(r ir.Route) *routev3.RouteAction {
 		IdleTimeout: duration(r.Timeouts.Idle),
 		RetryPolicy: b.retry(r.Retry),
 	}
+	if r.Match.Connect {
+		a.UpgradeConfigs = []*routev3.RouteAction_UpgradeConfig{{UpgradeType: "CONNECT", ConnectConfig: &routev3.RouteAction_UpgradeConfig_ConnectConfig{}}}
+	}
 	if r.Retry != nil && r.Retry.Hedge {
 		a.HedgePolicy = &routev3.HedgePolicy{HedgeOnPerTryTimeout: true}
 	}
@@ -115,6 +118,9 @@ func (b *messages) match(m ir.Match) *routev3.RouteMatch {
 		out.PathSpecifier = &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: m.Path.Value}
 	case ir.PathPrefix:
 		out.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: m.Path.Value}
+	}
+	if m.Connect {
+		out.PathSpecifier = &routev3.RouteMatch_ConnectMatcher_{ConnectMatcher: &routev3.RouteMatch_ConnectMatcher{}}
 	}
 	if len(m.Methods) > 0 {
 		out.Headers = append(out.Headers, headerMatcher(":method", methodMatcher(m.Methods)))

@@ -6,6 +6,8 @@ type Cluster struct {
 	Protocol Protocol `json:"protocol"`
 	// Fixed is the one endpoint of a cluster that has no Endpoints: an application on its machine.
 	Fixed *HostPort `json:"fixed,omitempty"`
+	// Outside leads out of the mesh. A cluster with it has neither Endpoints nor MTLS.
+	Outside *Outside `json:"outside,omitempty"`
 	// MTLS is spoken as Peers says for an endpoint's zone; an endpoint whose zone is not among them
 	// can't be reached. Off: bytes as they come.
 	MTLS  bool   `json:"mtls,omitempty"`

@@ -44,6 +44,8 @@ type Match struct {
 	// Methods: one of them. Empty means all.
 	Methods []string      `json:"methods,omitempty"`
 	Headers []HeaderMatch `json:"headers,omitempty"`
+	// Connect takes CONNECT, which has no path, and makes a connection to the backend.
+	Connect bool `json:"connect,omitempty"`
 	// PerMillion of the requests that match otherwise, chosen at random; 0 means all.
 	PerMillion uint32 `json:"perMillion,omitempty"`
 }

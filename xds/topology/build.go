@@ -56,6 +56,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.findIngresses()
 	b.localServices()
 	b.importServices()
+	b.findExternals()
 	b.attachRoutes()
 	b.attachTraffic()
 	b.attachExtensions()
@@ -129,7 +130,7 @@ func (b *builder) decode() {
 // checkNames makes sure that names can be part of host names and server names without ambiguity.
 func checkNames(k mesh.Key) error {
 	switch k.Kind {
-	case mesh.KindService, mesh.KindServiceExport:
+	case mesh.KindService, mesh.KindServiceExport, mesh.KindExternalService:
 		return errors.Join(mesh.CheckLabel(k.Namespace), mesh.CheckLabel(k.Name))
 	case mesh.KindZone:
 		return mesh.CheckZoneName(k.Name)

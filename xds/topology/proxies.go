@@ -33,6 +33,7 @@ type viewBits struct {
 	Outbound  uint16            `json:",omitempty"`
 	Upstreams []policy.Upstream `json:",omitempty"`
 	Proxyless bool              `json:",omitempty"`
+	Scope     string            `json:",omitempty"`
 }
 
 func (v viewBits) key() string {
@@ -59,6 +60,9 @@ func (t *Topology) Proxies() []Proxy {
 		}
 		for _, s := range t.ServedBy(w) {
 			bits.Serves = append(bits.Serves, s.ServiceName)
+		}
+		if bits.Outbound != 0 {
+			bits.Scope = t.Scope(w.Namespace)
 		}
 		if len(bits.Upstreams) > 0 {
 			bits.Namespace = w.Namespace
@@ -89,6 +93,9 @@ type ServicePort struct {
 
 // Upstream resolves a TCP upstream that a workload declares; false where it can't be served.
 func (t *Topology) Upstream(w *Workload, u policy.Upstream) (ServicePort, bool) {
+	if u.Kind == mesh.KindExternalService {
+		return ServicePort{}, false
+	}
 	n := ServiceName{cmp.Or(u.Namespace, w.Namespace), u.Service}
 	s, ok := t.services[n]
 	if !ok {

@@ -22,6 +22,8 @@ type Topology struct {
 	Zones []Zone
 	// Services of this zone and imported ones, sorted by namespace and name.
 	Services []*Service
+	// Externals are the ExternalServices, sorted by namespace and name.
+	Externals []*External
 	// Workloads that can be reached, sorted by namespace and name.
 	Workloads []*Workload
 	// Ingresses of this zone, sorted by name.
@@ -37,6 +39,7 @@ type Topology struct {
 	serves              map[mesh.ProxyID][]*Service
 	traffic             []policy.Attached[policy.TrafficPolicy]
 	extensions, patches []policy.Attached[policy.Extension]
+	scopes              map[string]bool // namespaces whose sidecars know other hosts than the rest
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }

@@ -127,6 +127,10 @@ func (b *builder) findIngresses() {
 func (b *builder) checkUpstreams() {
 	for _, w := range b.t.Workloads {
 		for _, u := range w.Spec.Upstreams {
+			if u.Kind == mesh.KindExternalService {
+				b.checkExternalUpstream(w, u)
+				continue
+			}
 			n := ServiceName{cmp.Or(u.Namespace, w.Namespace), u.Service}
 			s, ok := b.t.services[n]
 			if !ok {

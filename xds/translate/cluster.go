@@ -80,7 +80,7 @@ func (tr *Translator) outboundClusters() []ir.Cluster {
 			}
 		}
 	}
-	return out
+	return append(out, tr.externalClusters()...)
 }
 
 func (tr *Translator) outboundCluster(r reach) ir.Cluster {

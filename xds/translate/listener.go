@@ -3,6 +3,7 @@ package translate
 import (
 	"strconv"
 
+	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
@@ -34,22 +35,34 @@ func (tr *Translator) upstreamListeners(w *topology.Workload) []ir.Listener {
 	var out []ir.Listener
 	taken := map[uint16]bool{w.Spec.OutboundPort: true}
 	for _, u := range w.Spec.Upstreams {
-		to, ok := tr.t.Upstream(w, u)
+		cluster, sources, ok := tr.upstreamOf(w, u)
 		if !ok || taken[u.LocalPort] {
 			continue
 		}
 		taken[u.LocalPort] = true
-		s, _ := tr.t.Service(to.ServiceName)
 		out = append(out, ir.Listener{
 			Name: "upstream:" + strconv.Itoa(int(u.LocalPort)), Address: loopback, Port: u.LocalPort,
 			Chains: []ir.Chain{{
 				Name: "upstream",
-				TCP:  &ir.TCP{StatPrefix: "outbound", Cluster: clusterName(to.ServiceName, to.Port), Attempts: tcpAttempts, AccessLog: tr.accessLog()},
+				TCP:  &ir.TCP{StatPrefix: "outbound", Cluster: cluster, Attempts: tcpAttempts, AccessLog: tr.accessLog()},
 			}},
-			Sources: s.Sources,
+			Sources: sources,
 		})
 	}
 	return out
+}
+
+// upstreamOf is where a local port of a workload leads.
+func (tr *Translator) upstreamOf(w *topology.Workload, u policy.Upstream) (cluster string, sources ir.Sources, ok bool) {
+	if e, p, ok := tr.t.ExternalUpstream(w, u); ok {
+		return externalName(e.ServiceName, p.Port), tr.externalSources(e), true
+	}
+	to, ok := tr.t.Upstream(w, u)
+	if !ok {
+		return "", nil, false
+	}
+	s, _ := tr.t.Service(to.ServiceName)
+	return clusterName(to.ServiceName, to.Port), s.Sources, true
 }
 
 // lanes are the ingress's listeners: a chain per exported port, chosen by what server names end with, and

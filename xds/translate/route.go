@@ -18,31 +18,32 @@ const perMillion = 1_000_000
 
 func anyPath() ir.Match { return ir.Match{Path: ir.PathMatch{Kind: ir.PathPrefix, Value: "/"}} }
 
-// outboundRoutes has a virtual host for every service that can be asked by HTTP, and one that says that
-// there is no such host.
-func (tr *Translator) outboundRoutes() ir.RouteTable {
-	table := ir.RouteTable{Name: OutboundRouteTable}
+// outboundRoutes has a virtual host for every service and every external one that the sidecars of a scope can ask by HTTP,
+// and one that says that there is no such host.
+func (tr *Translator) outboundRoutes(scope string) ir.RouteTable {
+	mesh, meshSources := tr.hosts()
+	external, externalSources := tr.externalHosts(scope)
+	return ir.RouteTable{
+		Name:    OutboundRouteTable,
+		Hosts:   append(join(mesh, external), tr.unknownHost()),
+		Sources: unique(slices.Concat(meshSources, externalSources, tr.t.ConfigSources)),
+	}
+}
+
+// meshHosts are those of the mesh's own services.
+func (tr *Translator) meshHosts() (hosts []ir.VirtualHost, sources ir.Sources) {
 	for _, s := range tr.t.Services {
 		byDefault := true
 		for _, p := range s.Ports {
 			if !p.Protocol.IsHTTP() {
 				continue
 			}
-			table.Hosts = append(table.Hosts, tr.serviceHosts(s, p, byDefault)...)
+			hosts = append(hosts, tr.serviceHosts(s, p, byDefault)...)
 			byDefault = false // the first HTTP port is the one meant without a port
-			table.Sources = append(table.Sources, tr.hostSources(s, p)...)
+			sources = append(sources, tr.hostSources(s, p)...)
 		}
 	}
-	table.Sources = unique(slices.Concat(table.Sources, tr.t.ConfigSources))
-	table.Hosts = append(table.Hosts, ir.VirtualHost{
-		Name: "unknown", Domains: []string{"*"},
-		Routes: []ir.Route{{Match: anyPath(), Reply: &ir.Reply{
-			Status: http.StatusNotFound, Code: "NO-SUCH-SERVICE", Title: "No service has this host name",
-			Detail: "The sidecar knows no HTTP service port for the host of the request.",
-			Try:    "Use <service>.<namespace>.svc.clusterset.local or <service>.<namespace>.<zone>.mesh, with the port if it is not the first HTTP port of the service; from another zone the service must be exported.",
-		}}},
-	})
-	return table
+	return hosts, sources
 }
 
 func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefault bool) []ir.VirtualHost {

@@ -22,9 +22,12 @@ type Translator struct {
 	plans     Plans
 	decisions map[topology.ServiceName]failover.Decision
 
-	outbound func() *ir.Proxy // of a sidecar that takes the application's HTTP
-	bare     func() *ir.Proxy // of one that does not
-	ingress  func() *ir.Proxy
+	bare    func() *ir.Proxy // of a sidecar that does not take the application's HTTP
+	ingress func() *ir.Proxy
+	// Of sidecars that do, by scope of what they know.
+	mu       sync.Mutex
+	outbound map[string]*ir.Proxy
+	hosts    func() ([]ir.VirtualHost, ir.Sources) // of the mesh, for every scope
 	// Of gRPC clients without a proxy: endpoints too, because zones share requests by routes there.
 	proxyless func() *ir.Proxy
 	// The endpoints of the above.
@@ -37,15 +40,11 @@ type Plans map[topology.ServiceName]failover.Plan
 
 // New makes a translator of a topology; plans may be nil.
 func New(t *topology.Topology, plans Plans) *Translator {
-	tr := &Translator{t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{}}
+	tr := &Translator{t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{}, outbound: map[string]*ir.Proxy{}}
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
 	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.ingressEndpoints()} })
-	tr.outbound = sync.OnceValue(tr.sharedOutbound)
-	tr.bare = sync.OnceValue(func() *ir.Proxy {
-		p := *tr.outbound()
-		p.Routes = nil
-		return &p
-	})
+	tr.bare = sync.OnceValue(tr.sharedOutbound)
+	tr.hosts = sync.OnceValues(tr.meshHosts)
 	tr.ingress = sync.OnceValue(tr.sharedIngress)
 	tr.proxyless = sync.OnceValue(tr.sharedProxyless)
 	return tr
@@ -119,11 +118,22 @@ func (tr *Translator) sharedOutbound() *ir.Proxy {
 	p := &ir.Proxy{
 		Clusters:  tr.outboundClusters(),
 		Endpoints: tr.outboundEnds().Endpoints,
-		Routes:    []ir.RouteTable{tr.outboundRoutes()},
 		Secrets:   tr.trustSecrets(),
 	}
 	tr.patch(p)
 	return p
+}
+
+// outboundOf is that with the hosts that the sidecars of a scope know.
+func (tr *Translator) outboundOf(scope string) *ir.Proxy {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.outbound[scope] == nil {
+		p := *tr.bare()
+		p.Routes = []ir.RouteTable{tr.outboundRoutes(scope)}
+		tr.outbound[scope] = &p
+	}
+	return tr.outbound[scope]
 }
 
 // sidecar: from other services, then to them, then the application.
@@ -136,7 +146,7 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Pr
 	own = ir.Proxy{Clusters: in.clusters, Secrets: in.peerSecrets(), Routes: in.routes, Listeners: in.listeners()}
 	if w.Spec.OutboundPort != 0 {
 		own.Listeners = append(own.Listeners, tr.outboundListener(w))
-		shared = tr.outbound()
+		shared = tr.outboundOf(tr.t.Scope(w.Namespace))
 	}
 	own.Listeners = append(own.Listeners, tr.upstreamListeners(w)...)
 	tr.patch(&own)
