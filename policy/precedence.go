@@ -185,17 +185,18 @@ type Authorization struct {
 	Spec     *AuthorizationPolicy
 }
 
-// Policies are the authorization policies of one service. They add up and deny wins: a request that
+// Policies are the authorization policies of one service or port. They add up and deny wins: a request that
 // any rule of Deny matches is refused; otherwise, where Allow is not empty, a request that no rule of
-// Allow matches is refused too; where Allow is empty, MeshConfig's default decides.
+// Allow matches is refused too; where Allow is empty, MeshConfig's default decides. Audit decides nothing.
 type Policies struct {
 	Deny  []Authorization
 	Allow []Authorization
+	Audit []Authorization
 }
 
-// PoliciesFor selects the policies that apply to a service: those that target it by name, those of
-// its namespace without a target, and those of SystemNamespace without a target. Both lists are
-// ordered by key. The port of the service plays no part.
+// PoliciesFor selects the policies that apply to a service: those that target it or a port of it by name, those of
+// its namespace without a target, and those of SystemNamespace without a target. The lists are
+// ordered by key. The port of the service plays no part; see Policies.OfPort.
 func PoliciesFor(policies []Authorization, service ServiceRef) Policies {
 	var out Policies
 	for _, p := range policies {
@@ -207,12 +208,41 @@ func PoliciesFor(policies []Authorization, service ServiceRef) Policies {
 			out.Deny = append(out.Deny, p)
 		case Allow:
 			out.Allow = append(out.Allow, p)
+		case Audit:
+			out.Audit = append(out.Audit, p)
 		}
 	}
 	byKey := func(a, b Authorization) int { return a.Resource.Key.Compare(b.Resource.Key) }
 	slices.SortFunc(out.Deny, byKey)
 	slices.SortFunc(out.Allow, byKey)
+	slices.SortFunc(out.Audit, byKey)
 	return out
+}
+
+// OfPort leaves out what is for other ports of the service; the name is empty for a port without one.
+func (p Policies) OfPort(name string) Policies {
+	return p.without(func(a Authorization) bool {
+		return a.Spec.TargetRef != nil && a.Spec.TargetRef.SectionName != "" && a.Spec.TargetRef.SectionName != name
+	})
+}
+
+// Enforced leaves out what is in shadow mode.
+func (p Policies) Enforced() Policies {
+	return p.without(func(a Authorization) bool { return a.Spec.Mode == Shadow })
+}
+
+// Shadowed reports whether any of the policies is in shadow mode.
+func (p Policies) Shadowed() bool {
+	e := p.Enforced()
+	return len(e.Deny) != len(p.Deny) || len(e.Allow) != len(p.Allow)
+}
+
+// All is every policy once: denials, allowances, audits.
+func (p Policies) All() []Authorization { return slices.Concat(p.Deny, p.Allow, p.Audit) }
+
+func (p Policies) without(drop func(Authorization) bool) Policies {
+	left := func(list []Authorization) []Authorization { return slices.DeleteFunc(slices.Clone(list), drop) }
+	return Policies{left(p.Deny), left(p.Allow), left(p.Audit)}
 }
 
 // Targets reports whether one policy applies to the service.

@@ -53,6 +53,9 @@ type Revocation struct {
 type MeshConfig struct {
 	// DefaultAuthorization decides requests to which no AuthorizationPolicy applies. Default Deny.
 	DefaultAuthorization DefaultAuthorization `json:"defaultAuthorization,omitempty"`
+	// ExplainRefusals answers who is refused with the policy that refused it, and with who it is taken for. Default false:
+	// callers learn that they are refused, and access logs say by what.
+	ExplainRefusals bool `json:"explainRefusals,omitempty"`
 	// AccessLog, when set, makes every proxy log requests as JSON lines to the named target.
 	AccessLog *AccessLog `json:"accessLog,omitempty"`
 	// Detection is how proxies find out that somebody does not answer.
@@ -115,17 +118,6 @@ type ServiceExport struct{}
 // built yet is refused at apply time, not ignored.
 type HTTPRoute = gatewayv1.HTTPRouteSpec
 
-// AuthorizationPolicy allows or denies requests to what it targets. Policies add up and deny wins;
-// where any allow policy targets a service, what none of them allows is denied.
-type AuthorizationPolicy struct {
-	// TargetRef is a Service (group "", kind Service) of the policy's own namespace, or nil for the whole namespace; in
-	// namespace "comity-system" nil means the whole mesh.
-	TargetRef *TargetRef `json:"targetRef,omitempty"`
-	Action    Action     `json:"action"`
-	// Rules: one that matches suffices. A Deny without rules denies everything; an Allow without rules allows nothing.
-	Rules []Rule `json:"rules,omitempty"`
-}
-
 // TargetRef names what a policy applies to, as Gateway API policies do.
 type TargetRef struct {
 	Group string `json:"group,omitempty"`
@@ -134,41 +126,6 @@ type TargetRef struct {
 	// SectionName narrows the target where the policy's kind can be for less than all of it: the name of a Service's port, or of
 	// a rule of a route.
 	SectionName string `json:"sectionName,omitempty"`
-}
-
-// Action is what a policy does on a match.
-type Action string
-
-// The actions of an AuthorizationPolicy.
-const (
-	Allow Action = "Allow"
-	Deny  Action = "Deny"
-)
-
-// Rule matches if one of From (or From is empty) and one of To (or To is empty) match.
-type Rule struct {
-	From []Source    `json:"from,omitempty"`
-	To   []Operation `json:"to,omitempty"`
-}
-
-// Source matches a caller; its set fields must all match, each by one of its values.
-type Source struct {
-	// Identities are exact SPIFFE IDs, or prefixes ending at "/".
-	Identities []string `json:"identities,omitempty"`
-	Namespaces []string `json:"namespaces,omitempty"`
-	// ServiceAccounts of the namespaces above.
-	ServiceAccounts []string `json:"serviceAccounts,omitempty"`
-	// Zones of the caller, proven by its trust domain.
-	Zones []string `json:"zones,omitempty"`
-}
-
-// Operation matches a request; its set fields must all match, each by one of its values. Methods and
-// Paths can't be used for TCP ports.
-type Operation struct {
-	Methods []string `json:"methods,omitempty"`
-	// Paths are exact, or prefixes when they end with "*".
-	Paths []string `json:"paths,omitempty"`
-	Ports []uint16 `json:"ports,omitempty"`
 }
 
 // SystemNamespace holds policies that target the whole mesh.

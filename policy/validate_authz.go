@@ -17,11 +17,17 @@ var methodToken = regexp.MustCompile(`^[A-Z][A-Z0-9_-]{0,31}$`)
 const (
 	maxRules  = 64
 	maxValues = 256
+	// maxConditions of one operation or rule, which all must match.
+	maxConditions = 16
 )
 
 func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationPolicy) {
-	validateTargetRef(r, res, p.TargetRef)
-	r.oneOf("/spec/action", string(p.Action), string(Allow), string(Deny))
+	validateTarget(r, res, p.TargetRef, "Service")
+	r.oneOf("/spec/action", string(p.Action), string(Allow), string(Deny), string(Audit))
+	r.oneOf("/spec/mode", string(p.Mode), "", string(Enforce), string(Shadow))
+	if p.Action == Audit && p.Mode == Shadow {
+		r.add(FieldError{Pointer: "/spec/mode", Code: CodeInvalid, Message: "an Audit decides nothing anyway", Hint: "leave mode out"})
+	}
 	r.atMost("/spec/rules", len(p.Rules), maxRules)
 	for i, rule := range p.Rules {
 		at := ptr("/spec/rules", i)
@@ -37,6 +43,9 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 		for j, o := range rule.To {
 			validateOperation(r, ptr(at+"/to", j), o)
 		}
+		if rule.When != nil {
+			validateCondition(r, at+"/when", *rule.When)
+		}
 		if r.full() {
 			return
 		}
@@ -47,7 +56,7 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 func validateTargetRef(r *report, res mesh.Resource, t *TargetRef) {
 	validateTarget(r, res, t, "Service")
 	if t != nil && t.SectionName != "" {
-		r.unsupported("/spec/targetRef/sectionName", "a part of a Service", "leave it out; name ports in the rules")
+		r.unsupported("/spec/targetRef/sectionName", "a part of a Service", "leave it out")
 	}
 }
 
@@ -124,7 +133,7 @@ func notIDRune(c rune) bool {
 }
 
 func validateOperation(r *report, at string, o Operation) {
-	if len(o.Methods)+len(o.Paths)+len(o.Ports) == 0 {
+	if len(o.Methods)+len(o.Paths)+len(o.Headers)+len(o.Ports) == 0 {
 		r.add(FieldError{Pointer: at, Code: CodeRequired, Message: "says nothing about the request", Hint: "leave `to` out to match every request"})
 	}
 	r.values(at+"/methods", o.Methods, func(m string) error {
@@ -151,6 +160,7 @@ func validateOperation(r *report, at string, o Operation) {
 		}
 		return nil
 	})
+	validateHeaders(r, at+"/headers", o.Headers)
 	r.atMost(at+"/ports", len(o.Ports), maxValues)
 	for i, p := range o.Ports {
 		r.port(ptr(at+"/ports", i), p)
@@ -168,4 +178,70 @@ func (r *report) values(at string, values []string, check func(string) error) {
 		seen[v] = true
 		r.checked(ptr(at, i), v, check)
 	}
+}
+
+func validateHeaders(r *report, at string, headers []HeaderValue) {
+	r.atMost(at, len(headers), maxConditions)
+	for i, h := range headers {
+		at := ptr(at, i)
+		switch name := strings.ToLower(h.Name); {
+		case name == "":
+			r.required(at + "/name")
+		case !headerName.MatchString(h.Name):
+			r.invalid(at+"/name", "%q is no name of a header (RFC 9110, 5.1)", clip(h.Name))
+		case name == "host":
+			r.unsupported(at+"/name", "the host", "target the service")
+		case name == "x-forwarded-client-cert":
+			r.add(FieldError{Pointer: at + "/name", Code: CodeUnsupported, Message: "who calls is not told by a header", Hint: "name identities in `from`"})
+		}
+		if len(h.Values) == 0 {
+			r.add(FieldError{Pointer: at + "/values", Code: CodeRequired, Message: "is required", Hint: `for any value write ["*"]`})
+		}
+		r.values(at+"/values", h.Values, checkPattern)
+	}
+}
+
+// checkPattern accepts a value of a header, or the beginning of one and a star.
+func checkPattern(v string) error {
+	for _, c := range []byte(v) {
+		if c < ' ' || c >= 0x7f {
+			return fmt.Errorf("%q must be plain ASCII", clip(v))
+		}
+	}
+	if strings.TrimSpace(v) != v {
+		return fmt.Errorf("%q: no header begins or ends with a space", clip(v))
+	}
+	if i := strings.IndexByte(v, '*'); i >= 0 && i < len(v)-1 {
+		return fmt.Errorf("%q: * is understood at the end only", clip(v))
+	}
+	return nil
+}
+
+func validateCondition(r *report, at string, c Condition) {
+	if len(c.Claims) == 0 {
+		r.add(FieldError{Pointer: at + "/claims", Code: CodeRequired, Message: "says nothing", Hint: "leave `when` out to demand nothing more"})
+	}
+	r.atMost(at+"/claims", len(c.Claims), maxConditions)
+	for i, claim := range c.Claims {
+		at := ptr(at+"/claims", i)
+		r.checked(at+"/name", claim.Name, checkClaim)
+		if len(claim.Values) == 0 {
+			r.required(at + "/values")
+		}
+		r.values(at+"/values", claim.Values, func(string) error { return nil })
+	}
+}
+
+// checkClaim accepts the name of a claim, with dots that lead into objects.
+func checkClaim(name string) error {
+	path := Claim{Name: name}.Path()
+	if len(path) > 8 {
+		return fmt.Errorf("%q leads deeper than 8 objects", clip(name))
+	}
+	for _, part := range path {
+		if part == "" {
+			return fmt.Errorf("%q has an empty part", clip(name))
+		}
+	}
+	return nil
 }

@@ -72,6 +72,7 @@ func newTwoZones(t *testing.T) *twoZones {
 		Zone: "two", TrustDomain: "two.example", Roots: roots,
 		Resources: append(zones,
 			service("pay"), service("ledger"), resource(mesh.KindServiceExport, "shop", "pay", `{}`),
+			resource(mesh.KindMeshConfig, "", "default", `{"explainRefusals":true}`),
 			allow("web-may-pay", webMayPay), allow("three-may-pay", threeMayPay), allow("no-admin", noAdmin),
 		),
 		Workloads: []topology.Workload{{

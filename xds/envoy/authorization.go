@@ -4,6 +4,7 @@ import (
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
 	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	sslv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/ssl/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
@@ -20,24 +21,42 @@ const (
 	// canonicalID also refuses the comma that joins several URIs, and what could be taken for syntax in
 	// x-forwarded-client-cert.
 	canonicalID = `spiffe://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+`
+	// auditPrefix sets what an Audit notes apart from what is decided, in counters and in access logs.
+	auditPrefix = "audit_"
+
 	// escapedSlash is in the path, not in the query.
 	escapedSlash = `(?i)[^?]*%(2f|5c).*`
 )
 
+// rbac is the filter that decides, with what would be decided in shadow. Counters name policies; their names are few and known.
+func (b *messages) rbac(a ir.Authorization) *rbacv3.RBAC {
+	m := &rbacv3.RBAC{TrackPerRuleStats: true, Matcher: b.authorize(a.Callers, b.refuseBy(NoIdentity), b.refuseBy(MalformedIdentity))}
+	if len(a.Shadow) > 0 {
+		m.ShadowMatcher = b.authorize(a.Shadow, b.refuseBy(NoIdentity), b.refuseBy(MalformedIdentity))
+	}
+	return m
+}
+
+// audit decides nothing: what it would allow is noted.
+func (b *messages) audit(a ir.Audit) proto.Message {
+	return &rbacv3.RBAC{TrackPerRuleStats: true, ShadowRulesStatPrefix: auditPrefix, ShadowMatcher: b.authorize(a.Callers, nil, nil)}
+}
+
 // authorize looks up the caller once, then tries only what concerns it. The input is all URIs of the
 // certificate joined by commas, so that an exact match fails closed on two of them; Envoy's
-// principal_name would take any of them, and DNS names too.
-func (b *messages) authorize(a ir.Authorization) *xdsmatcherv3.Matcher {
+// principal_name would take any of them, and DNS names too. unknown is for callers of no pattern and for requests of which nothing
+// was decided, malformed for certificates that prove nothing; nil does nothing.
+func (b *messages) authorize(callers []ir.Caller, unknown, malformed *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher {
 	exact := map[string]*xdsmatcherv3.Matcher_OnMatch{}
 	prefix := map[string]*xdsmatcherv3.Matcher_OnMatch{}
-	for _, c := range a.Callers {
+	for _, c := range callers {
 		if c.Identity.Prefix() {
-			prefix[string(c.Identity)] = b.decide(c.Decisions)
+			prefix[string(c.Identity)] = b.decide(c.Decisions, unknown)
 		} else {
-			exact[string(c.Identity)] = b.decide(c.Decisions)
+			exact[string(c.Identity)] = b.decide(c.Decisions, unknown)
 		}
 	}
-	rest := b.refuseBy(NoIdentity)
+	rest := unknown
 	if len(prefix) > 0 {
 		rest = b.canonicalOnly(onMatcher(&xdsmatcherv3.Matcher{
 			MatcherType: &xdsmatcherv3.Matcher_MatcherTree_{MatcherTree: &xdsmatcherv3.Matcher_MatcherTree{
@@ -45,7 +64,7 @@ func (b *messages) authorize(a ir.Authorization) *xdsmatcherv3.Matcher {
 				TreeType: &xdsmatcherv3.Matcher_MatcherTree_PrefixMatchMap{PrefixMatchMap: &xdsmatcherv3.Matcher_MatcherTree_MatchMap{Map: prefix}},
 			}},
 			OnNoMatch: rest,
-		}))
+		}), malformed)
 	}
 	if len(exact) == 0 {
 		if m := rest.GetMatcher(); m != nil {
@@ -62,12 +81,12 @@ func (b *messages) authorize(a ir.Authorization) *xdsmatcherv3.Matcher {
 	}
 }
 
-// canonicalOnly refuses whatever a prefix must not be trusted with. Exact matches come before it: a
+// canonicalOnly keeps back whatever a prefix must not be trusted with. Exact matches come before it: a
 // string that equals a canonical ID is one.
-func (b *messages) canonicalOnly(then *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher_OnMatch {
+func (b *messages) canonicalOnly(then, malformed *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher_OnMatch {
 	return onMatcher(&xdsmatcherv3.Matcher{
 		MatcherType: list(field(b.single(b.uriSAN(), regex(canonicalID)), then)),
-		OnNoMatch:   b.refuseBy(MalformedIdentity),
+		OnNoMatch:   malformed,
 	})
 }
 
@@ -85,10 +104,10 @@ func (b *messages) refuse(peers []ir.RefusedPeer) *xdsmatcherv3.Matcher {
 	return &xdsmatcherv3.Matcher{MatcherType: list(fields...), OnNoMatch: b.act("accepted-in-handshake", true)}
 }
 
-// decide tries decisions in order; the last one is for every request.
-func (b *messages) decide(decisions []ir.Decision) *xdsmatcherv3.Matcher_OnMatch {
+// decide tries decisions in order; the last one is for every request, or else the rest is unknown's.
+func (b *messages) decide(decisions []ir.Decision, unknown *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher_OnMatch {
 	var fields []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher
-	last := b.refuseBy(NoIdentity)
+	last := unknown
 	for _, d := range decisions {
 		if len(d.Requests) == 0 {
 			last = b.act(d.Policy, d.Allow)
@@ -104,34 +123,6 @@ func (b *messages) decide(decisions []ir.Decision) *xdsmatcherv3.Matcher_OnMatch
 		return last
 	}
 	return onMatcher(&xdsmatcherv3.Matcher{MatcherType: list(fields...), OnNoMatch: last})
-}
-
-func (b *messages) request(r ir.RequestMatch) *xdsmatcherv3.Matcher_MatcherList_Predicate {
-	var all []*xdsmatcherv3.Matcher_MatcherList_Predicate
-	if r.AmbiguousPath {
-		all = append(all, b.single(b.header(":path"), regex(escapedSlash)))
-	}
-	if len(r.Methods) > 0 {
-		var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
-		for _, m := range r.Methods {
-			// In any case: HTTP/2 lets "Delete" through, and many an application takes it for DELETE.
-			ways = append(ways, b.single(b.header(":method"), sameWord(m)))
-		}
-		all = append(all, or(ways))
-	}
-	if len(r.Paths) > 0 {
-		var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
-		for _, p := range r.Paths {
-			if p.Kind == ir.PathPrefix {
-				ways = append(ways, b.single(b.header(":path"), prefixed(p.Value)))
-				continue
-			}
-			// The header carries the query too.
-			ways = append(ways, b.single(b.header(":path"), exact(p.Value)), b.single(b.header(":path"), prefixed(p.Value+"?")))
-		}
-		all = append(all, or(ways))
-	}
-	return and(all)
 }
 
 func (b *messages) uriSAN() *xdscorev3.TypedExtensionConfig {

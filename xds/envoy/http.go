@@ -55,7 +55,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		// Allow rules without policies refuse everything. The policies come with the routes, so that they
 		// hold from the next request of a live connection; a route without them stays closed.
 		m.HttpFilters = append(m.HttpFilters, b.httpFilter(rbacFilter, &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}))
-		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{deniedReply(), noAnswerReply()}}
+		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{deniedReply(h.Explain), noAnswerReply()}}
 	}
 	m.HttpFilters = append(m.HttpFilters, b.filterPlace(afterFilters))
 	router := &routerv3.Router{SuppressEnvoyHeaders: true} // which no application reads
@@ -72,8 +72,26 @@ func (b *messages) httpFilter(name string, m proto.Message) *hcmv3.HttpFilter {
 	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: b.any(m)}}
 }
 
-// deniedReply makes refusals say who refused: RESPONSE_CODE_DETAILS carries the name of the policy.
-func deniedReply() *hcmv3.ResponseMapper {
+// refusedByHeader tells who is refused by whom, where the mesh says so.
+const refusedByHeader = "comity-refused-by"
+
+// deniedReply is what who is refused is told. RESPONSE_CODE_DETAILS carries the name of the policy: it is in the access log,
+// and in the answer only where that is wanted, since it tells strangers what the mesh is protected by.
+func deniedReply(explain bool) *hcmv3.ResponseMapper {
+	body := map[string]string{
+		"code":   "NOT-ALLOWED",
+		"title":  "An authorization policy refuses the request",
+		"status": "%RESPONSE_CODE%",
+		"try":    "See who may call the service: comity get authorizationpolicies",
+	}
+	var headers []*corev3.HeaderValueOption
+	if explain {
+		body["detail"], body["caller"] = "%RESPONSE_CODE_DETAILS%", "%DOWNSTREAM_PEER_URI_SAN%"
+		headers = []*corev3.HeaderValueOption{{
+			Header:       &corev3.HeaderValue{Key: refusedByHeader, Value: "%RESPONSE_CODE_DETAILS%"},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}}
+	}
 	return &hcmv3.ResponseMapper{
 		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
 			StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
@@ -84,15 +102,9 @@ func deniedReply() *hcmv3.ResponseMapper {
 		}},
 		BodyFormatOverride: &corev3.SubstitutionFormatString{
 			ContentType: problemJSON,
-			Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: stringStruct(map[string]string{
-				"code":   "NOT-ALLOWED",
-				"title":  "An authorization policy refuses the request",
-				"status": "%RESPONSE_CODE%",
-				"detail": "%RESPONSE_CODE_DETAILS%",
-				"caller": "%DOWNSTREAM_PEER_URI_SAN%",
-				"try":    "See who may call the service: comity get authorizationpolicies",
-			})},
+			Format:      &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: stringStruct(body)},
 		},
+		HeadersToAdd: headers,
 	}
 }
 
@@ -142,6 +154,9 @@ func httpLogFields() map[string]string {
 		"path": "%REQ(:PATH)%", "protocol": "%PROTOCOL%", "status": "%RESPONSE_CODE%", "details": "%RESPONSE_CODE_DETAILS%",
 		"flags": "%RESPONSE_FLAGS%", "caller": "%DOWNSTREAM_PEER_URI_SAN%", "server": "%UPSTREAM_PEER_URI_SAN%",
 		"cluster": "%UPSTREAM_CLUSTER%", "upstream": "%UPSTREAM_HOST%", "bytesIn": "%BYTES_RECEIVED%", "bytesOut": "%BYTES_SENT%",
+		// What policies in shadow mode would do, by which of them, and the policies that only watch.
+		"shadow": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result)%", "shadowPolicy": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%",
+		"audit": "%DYNAMIC_METADATA(envoy.filters.http.rbac:" + auditPrefix + "shadow_effective_policy_id)%",
 	}
 }
 

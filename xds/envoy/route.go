@@ -40,7 +40,7 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 		} else {
 			v.RequestHeadersToRemove = callerLookAlikes
 			v.TypedPerFilterConfig = map[string]*anypb.Any{
-				rbacFilter: b.any(&rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Matcher: b.authorize(*h.Authorization)}}),
+				rbacFilter: b.any(&rbacv3.RBACPerRoute{Rbac: b.rbac(*h.Authorization)}),
 			}
 		}
 		for _, r := range h.Routes {

@@ -6,6 +6,15 @@ package ir
 type Authorization struct {
 	// Callers is sorted. A caller obeys its own exact pattern, else the longest prefix.
 	Callers []Caller `json:"callers,omitempty"`
+	// Shadow is what would hold if policies in shadow mode decided, which is counted and logged; empty where there are none.
+	Shadow []Caller `json:"shadow,omitempty"`
+}
+
+// Audit notes which requests a policy is about, allowed or not.
+type Audit struct {
+	Policy string `json:"policy"`
+	// Callers as those of an Authorization; what their decisions allow is noted.
+	Callers []Caller `json:"callers"`
 }
 
 // Caller is what the callers of a pattern may do.
@@ -32,8 +41,30 @@ type Decision struct {
 
 // RequestMatch is met when all that is set is met, each by one of its values.
 type RequestMatch struct {
-	Methods []string    `json:"methods,omitempty"`
-	Paths   []PathMatch `json:"paths,omitempty"`
+	Methods []string       `json:"methods,omitempty"`
+	Paths   []PathMatch    `json:"paths,omitempty"`
+	Headers []HeaderValues `json:"headers,omitempty"` // all of them
+	Claims  []ClaimValues  `json:"claims,omitempty"`  // all of them
 	// AmbiguousPath is met by paths with an escaped slash, of which applications make different things.
 	AmbiguousPath bool `json:"ambiguousPath,omitempty"`
+}
+
+// HeaderValues is met by a request whose header has one of the values.
+type HeaderValues struct {
+	Name   string      `json:"name"` // lower case
+	Values []TextMatch `json:"values"`
+	// AmongOthers is met by one of several values of a header too, not only by the header as a whole.
+	AmongOthers bool `json:"amongOthers,omitempty"`
+}
+
+// TextMatch compares a text; an empty prefix takes any.
+type TextMatch struct {
+	Prefix bool   `json:"prefix,omitempty"`
+	Value  string `json:"value"`
+}
+
+// ClaimValues is met by a request whose verified token has one of the values, or a list with one of them, where the path leads.
+type ClaimValues struct {
+	Path   []string `json:"path"`
+	Values []string `json:"values"`
 }

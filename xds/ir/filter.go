@@ -4,6 +4,7 @@ package ir
 // is set. Filters come with the routes, so that they hold from the next request of a live connection, and
 // a request of which no policy asks anything meets none.
 type Filter struct {
+	Audit                 *Audit                 `json:"audit,omitempty"`
 	Fault                 *Fault                 `json:"fault,omitempty"`
 	Session               *Session               `json:"session,omitempty"`
 	Lua                   *Lua                   `json:"lua,omitempty"`

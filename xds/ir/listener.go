@@ -52,6 +52,8 @@ type HTTP struct {
 	// Authorize refuses every request that the virtual host's Authorization does not allow, those of a
 	// host without one included.
 	Authorize bool `json:"authorize,omitempty"`
+	// Explain tells who is refused by which policy, and who it is taken for.
+	Explain bool `json:"explain,omitempty"`
 	// ForwardIdentity tells the application the caller's SPIFFE ID (x-forwarded-client-cert, URI=) and
 	// drops what the caller wrote there itself.
 	ForwardIdentity bool `json:"forwardIdentity,omitempty"`

@@ -91,13 +91,9 @@ func (b *builder) attachPolicies() {
 }
 
 func (b *builder) checkPolicy(r mesh.Resource, spec *policy.AuthorizationPolicy) {
+	b.checkTarget(r, spec.TargetRef)
 	if t := spec.TargetRef; t != nil {
-		n := ServiceName{r.Namespace, t.Name}
-		s, ok := b.t.services[n]
-		switch {
-		case !ok:
-			b.issue(r.Key, "it targets service %s, which is not here", n)
-		case s.Local != nil:
+		if s, ok := b.t.services[ServiceName{r.Namespace, t.Name}]; ok && s.Local != nil {
 			b.checkOperations(r.Key, s, spec)
 		}
 	}
@@ -112,25 +108,32 @@ func (b *builder) checkPolicy(r mesh.Resource, spec *policy.AuthorizationPolicy)
 	}
 }
 
-// checkOperations warns of methods and paths on ports where no request is understood.
+// checkOperations warns of what has no effect, or more than is meant, on ports where no request is understood.
 func (b *builder) checkOperations(k mesh.Key, s *Service, spec *policy.AuthorizationPolicy) {
 	for _, p := range s.Ports {
-		if p.Protocol.IsHTTP() {
+		if p.Protocol.IsHTTP() || spec.TargetRef.SectionName != "" && spec.TargetRef.SectionName != p.Name {
 			continue
 		}
-		for _, rule := range spec.Rules {
-			for _, op := range rule.To {
-				if len(op.Methods)+len(op.Paths) == 0 || len(op.Ports) > 0 && !slices.Contains(op.Ports, p.Number) {
-					continue
-				}
-				effect := "an Allow rule with them allows nothing there"
-				if spec.Action == policy.Deny {
-					effect = "a Deny rule with them denies everything there"
-				}
-				b.issue(k, "port %d of %s is TCP, where there are no methods and paths: %s", p.Number, s.ServiceName, effect)
+		if spec.Action == policy.Audit || spec.Mode == policy.Shadow {
+			b.issue(k, "port %d of %s is TCP, where who calls is decided in the handshake and nothing is noted beside it: the policy has no effect there", p.Number, s.ServiceName)
+			continue
+		}
+		if slices.ContainsFunc(spec.Rules, func(rule policy.Rule) bool { return looksAtRequests(rule, p.Number) }) {
+			effect := "an Allow rule with them allows nothing there"
+			if spec.Action == policy.Deny {
+				effect = "a Deny rule with them denies everything there"
 			}
+			b.issue(k, "port %d of %s is TCP, where there are no methods, paths, headers and claims: %s", p.Number, s.ServiceName, effect)
 		}
 	}
+}
+
+// looksAtRequests reports whether a rule depends on more than the caller, at a port.
+func looksAtRequests(rule policy.Rule, port uint16) bool {
+	return len(rule.To) == 0 && rule.When != nil || slices.ContainsFunc(rule.To, func(op policy.Operation) bool {
+		here := len(op.Ports) == 0 || slices.Contains(op.Ports, port)
+		return here && (rule.When != nil || len(op.Methods)+len(op.Paths)+len(op.Headers) > 0)
+	})
 }
 
 // TrustDomainOf returns a zone's trust domain, also of a zone that is away.

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -28,21 +29,50 @@ type verdict struct {
 	decision ir.Decision
 }
 
-// callers resolves the policies of a service port for the callers of one zone. Everything about the
+// authorization resolves the policies of a service port for the callers of one zone: what is decided, and what would be if those
+// in shadow mode decided too.
+func (tr *Translator) authorization(s *topology.Service, p topology.Port, from topology.Zone) *ir.Authorization {
+	policies := s.Policies.OfPort(p.Name)
+	out := &ir.Authorization{Callers: tr.callers(policies.Enforced(), p, from)}
+	if policies.Shadowed() {
+		out.Shadow = tr.callers(policies, p, from)
+	}
+	return out
+}
+
+// audits are the policies that only watch, one filter each, so that each counts all that it is about. The first comes
+// last: in the access log it is the one that stays.
+func (tr *Translator) audits(s *topology.Service, p topology.Port, from topology.Zone) []ir.Filter {
+	var out []ir.Filter
+	for _, a := range slices.Backward(s.Policies.OfPort(p.Name).Audit) {
+		verdicts := tr.verdicts(a, p, from)
+		name := PolicyName(a.Resource.Key)
+		callers := callersOf(verdicts, from, ir.Decision{})
+		callers = slices.DeleteFunc(callers, func(c ir.Caller) bool { return len(c.Decisions) == 0 })
+		if len(callers) > 0 {
+			out = append(out, ir.Filter{Audit: &ir.Audit{Policy: name, Callers: callers}})
+		}
+	}
+	return out
+}
+
+// callers resolves policies of a service port for the callers of one zone. Everything about the
 // caller is decided here, down to a table of SPIFFE IDs and prefixes, so that a proxy looks up the
 // caller once and then tries only the rules that concern it.
-func (tr *Translator) callers(s *topology.Service, p topology.Port, from topology.Zone) []ir.Caller {
+func (tr *Translator) callers(policies policy.Policies, p topology.Port, from topology.Zone) []ir.Caller {
 	var verdicts []verdict
-	for _, a := range s.Policies.Deny {
-		verdicts = append(verdicts, tr.verdicts(a, p, from, false)...)
-	}
-	for _, a := range s.Policies.Allow {
-		verdicts = append(verdicts, tr.verdicts(a, p, from, true)...)
+	for _, a := range slices.Concat(policies.Deny, policies.Allow) {
+		verdicts = append(verdicts, tr.verdicts(a, p, from)...)
 	}
 	last := ir.Decision{Policy: DefaultDenyName}
-	if len(s.Policies.Allow) == 0 && tr.t.Config.DefaultAuthorization == policy.DefaultAllow {
+	if len(policies.Allow) == 0 && tr.t.Config.DefaultAuthorization == policy.DefaultAllow {
 		last = ir.Decision{Policy: DefaultAllowName, Allow: true}
 	}
+	return callersOf(verdicts, from, last)
+}
+
+// callersOf is the table of who is concerned by which verdicts; last is for what none of them decides.
+func callersOf(verdicts []verdict, from topology.Zone, last ir.Decision) []ir.Caller {
 	everybody := ir.Pattern(from.TrustDomain.ID("/"))
 	patterns := []ir.Pattern{everybody}
 	for _, v := range verdicts {
@@ -59,7 +89,7 @@ func (tr *Translator) callers(s *topology.Service, p topology.Port, from topolog
 // decisionsFor lists what concerns the callers of a pattern: denials, allowances, the default.
 func decisionsFor(pattern ir.Pattern, verdicts []verdict, last ir.Decision) []ir.Decision {
 	var out []ir.Decision
-	ambiguous := false
+	decides, ambiguous := last.Policy != "", false
 	for _, v := range verdicts {
 		if !slices.ContainsFunc(v.from, func(by ir.Pattern) bool { return covers(by, pattern) }) {
 			continue
@@ -74,7 +104,7 @@ func decisionsFor(pattern ir.Pattern, verdicts []verdict, last ir.Decision) []ir
 	if last.Policy != "" {
 		out = append(out, last)
 	}
-	if ambiguous {
+	if decides && ambiguous {
 		out = append([]ir.Decision{{Policy: AmbiguousName, Requests: []ir.RequestMatch{{AmbiguousPath: true}}}}, out...)
 	}
 	return out
@@ -98,59 +128,53 @@ func dropRedundant(callers []ir.Caller) []ir.Caller {
 	return out
 }
 
-func sameDecision(a, b ir.Decision) bool {
-	return a.Policy == b.Policy && a.Allow == b.Allow && slices.EqualFunc(a.Requests, b.Requests, func(x, y ir.RequestMatch) bool {
-		return x.AmbiguousPath == y.AmbiguousPath && slices.Equal(x.Methods, y.Methods) && slices.Equal(x.Paths, y.Paths)
-	})
-}
+func sameDecision(a, b ir.Decision) bool { return reflect.DeepEqual(a, b) }
 
-// verdicts resolves the rules of one policy that concern the port and the zone.
-func (tr *Translator) verdicts(a policy.Authorization, p topology.Port, from topology.Zone, allow bool) []verdict {
-	name := PolicyName(a.Resource.Key)
-	if !allow && len(a.Spec.Rules) == 0 {
-		return []verdict{{[]ir.Pattern{ir.Pattern(from.TrustDomain.ID("/"))}, ir.Decision{Policy: name}}}
+// verdicts resolves the rules of one policy that concern the port and the zone. Those of an Audit allow, so to speak.
+func (tr *Translator) verdicts(a policy.Authorization, p topology.Port, from topology.Zone) []verdict {
+	name, action := PolicyName(a.Resource.Key), a.Spec.Action
+	if action != policy.Allow && len(a.Spec.Rules) == 0 {
+		return []verdict{{[]ir.Pattern{ir.Pattern(from.TrustDomain.ID("/"))}, ir.Decision{Policy: name, Allow: action == policy.Audit}}}
 	}
 	var out []verdict
 	for _, rule := range a.Spec.Rules {
 		patterns := tr.patterns(rule.From, from)
-		requests, applies := requestsOf(rule.To, p, allow)
+		requests, applies := requestsOf(rule, p, action)
 		if applies && len(patterns) > 0 {
-			out = append(out, verdict{patterns, ir.Decision{Policy: name, Allow: allow, Requests: requests}})
+			out = append(out, verdict{patterns, ir.Decision{Policy: name, Allow: action != policy.Deny, Requests: requests}})
 		}
 	}
 	return out
 }
 
-// requestsOf resolves operations for one port. applies is false if none of them concerns it; no
+// requestsOf resolves what a rule says of requests for one port. applies is false if it does not concern the port; no
 // requests then means all of them. Where requests are not understood, what depends on them fails
 // closed: it never allows and always denies.
-func requestsOf(ops []policy.Operation, p topology.Port, allow bool) (requests []ir.RequestMatch, applies bool) {
+func requestsOf(rule policy.Rule, p topology.Port, action policy.Action) (requests []ir.RequestMatch, applies bool) {
+	ops := rule.To
 	if len(ops) == 0 {
-		return nil, true
+		ops = []policy.Operation{{}}
 	}
-	everything := false
 	for _, op := range ops {
 		if len(op.Ports) > 0 && !slices.Contains(op.Ports, p.Number) {
 			continue
 		}
-		looks := len(op.Methods)+len(op.Paths) > 0
-		if looks && !p.Protocol.IsHTTP() && allow {
+		m := requestMatch(op, rule.When, action != policy.Allow)
+		looks := !reflect.DeepEqual(m, ir.RequestMatch{})
+		if looks && !p.Protocol.IsHTTP() && action == policy.Allow {
 			continue
 		}
-		applies = true
 		if !looks || !p.Protocol.IsHTTP() {
-			everything = true
-			continue
+			return nil, true
 		}
-		requests = append(requests, requestMatch(op))
-	}
-	if everything {
-		return nil, true
+		requests, applies = append(requests, m), true
 	}
 	return requests, applies
 }
 
-func requestMatch(op policy.Operation) ir.RequestMatch {
+// requestMatch is met by the requests of an operation under a condition, which may be nil. A wide one is for what must not be
+// escaped by saying more than one thing.
+func requestMatch(op policy.Operation, when *policy.Condition, wide bool) ir.RequestMatch {
 	m := ir.RequestMatch{Methods: slices.Sorted(slices.Values(op.Methods))}
 	for _, path := range op.Paths {
 		if prefix, ok := strings.CutSuffix(path, "*"); ok {
@@ -162,6 +186,19 @@ func requestMatch(op policy.Operation) ir.RequestMatch {
 	slices.SortFunc(m.Paths, func(x, y ir.PathMatch) int {
 		return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Value, y.Value))
 	})
+	for _, h := range op.Headers {
+		values := ir.HeaderValues{Name: strings.ToLower(h.Name), AmongOthers: wide}
+		for _, v := range slices.Sorted(slices.Values(h.Values)) {
+			prefix, isPrefix := strings.CutSuffix(v, "*")
+			values.Values = append(values.Values, ir.TextMatch{Prefix: isPrefix, Value: prefix})
+		}
+		m.Headers = append(m.Headers, values)
+	}
+	if when != nil {
+		for _, c := range when.Claims {
+			m.Claims = append(m.Claims, ir.ClaimValues{Path: c.Path(), Values: slices.Sorted(slices.Values(c.Values))})
+		}
+	}
 	return m
 }
 

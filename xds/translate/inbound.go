@@ -49,25 +49,25 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 		ServerNames: []string{servicePort(in.tr.t.Zone, s.ServiceName, p.Number).SNI(from.Name)},
 	}
 	target := s.Local.Targets[p.Number]
-	callers := in.tr.callers(s, p, from)
-	sources := unique(slices.Concat(policySources(s, in.tr.t.ConfigSources), in.tr.extensionSources(s, p, mesh.Key{}, "")))
+	authorization := in.tr.authorization(s, p, from)
+	sources := unique(slices.Concat(policySources(s, p, in.tr.t.ConfigSources), in.tr.extensionSources(s, p, mesh.Key{}, "")))
 	if p.Protocol.IsHTTP() {
 		c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
 		c.HTTP = &ir.HTTP{
 			StatPrefix: "inbound", Codec: ir.CodecHTTP2, RouteTable: name,
-			Authorize: true, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
+			Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
 		}
 		in.routes = append(in.routes, ir.RouteTable{
 			Name: name, Sources: sources,
 			Hosts: []ir.VirtualHost{{
-				Name: name, Domains: []string{"*"}, Authorization: &ir.Authorization{Callers: callers},
-				Filters: ir.Filters{After: in.tr.extensions(policy.SideServer, s, p, mesh.Key{}, "")},
+				Name: name, Domains: []string{"*"}, Authorization: authorization,
+				Filters: ir.Filters{Before: in.tr.audits(s, p, from), After: in.tr.extensions(policy.SideServer, s, p, mesh.Key{}, "")},
 				Routes:  []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: appName(target), Weight: 1}}}},
 			}},
 		})
 		in.peers = append(in.peers, from)
 	} else {
-		accepted, refused := handshake(callers)
+		accepted, refused := handshake(authorization.Callers)
 		c.TLS = &ir.ServerTLS{Peers: tcpPeersName(from.TrustDomain, s.ServiceName, p.Number)}
 		c.RefusePeers = refused
 		c.TCP = &ir.TCP{StatPrefix: "inbound", Cluster: appName(target), MaxDuration: tcpMaxDuration, AccessLog: in.tr.accessLog()}
@@ -135,13 +135,10 @@ func (tr *Translator) trustSecret(name string, z topology.Zone) ir.Secret {
 	return ir.Secret{Name: name, TrustDomain: string(z.TrustDomain), Roots: tr.t.Roots[z.TrustDomain], Sources: z.Sources}
 }
 
-func policySources(s *topology.Service, config []mesh.Key) ir.Sources {
+func policySources(s *topology.Service, p topology.Port, config []mesh.Key) ir.Sources {
 	var out ir.Sources
-	for _, p := range s.Policies.Deny {
-		out = append(out, p.Resource.Key)
-	}
-	for _, p := range s.Policies.Allow {
-		out = append(out, p.Resource.Key)
+	for _, a := range s.Policies.OfPort(p.Name).All() {
+		out = append(out, a.Resource.Key)
 	}
 	return unique(append(append(out, s.Sources...), config...))
 }

@@ -1,0 +1,179 @@
+package envoy
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// counted sums up a counter of the sidecars that serve echo.
+func (w *world) counted(t *testing.T, counter string) int {
+	t.Helper()
+	n := 0
+	for _, name := range []string{"echo-1", "echo-2"} {
+		n += int(w.sidecar(t, name).stat(t, counter))
+	}
+	return n
+}
+
+// TestAuthorization: who may call is decided by what the rules say, deny wins, and a 403 is explained where that is wanted.
+func TestAuthorization(t *testing.T) {
+	w := newWorld(t)
+	const refusedBy = "Comity-Refused-By"
+	w.table(t, []feature{
+		{
+			name: "a refusal tells strangers nothing by default",
+			yaml: `
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec: {targetRef: {kind: Service, name: echo}, action: Deny}
+`,
+			expect: []expectation{{want: want{status: 403, header: map[string]string{refusedBy: ""}, body: []string{"NOT-ALLOWED"}}}},
+		},
+		{
+			name: "one caller may GET and not POST",
+			yaml: `
+kind: AuthorizationPolicy
+metadata: {name: readers}
+spec: {targetRef: {kind: Service, name: echo, sectionName: http}, action: Deny, rules: [{from: [{namespaces: [shop], serviceAccounts: [web]}], to: [{methods: [POST, DELETE]}]}]}
+`,
+			expect: []expectation{
+				{want: want{}}, {call{method: "POST"}, want{status: 403}}, {call{method: "DELETE"}, want{status: 403}},
+				{call{method: "POST", to: "echo-v1.shop.svc.clusterset.local"}, want{}},
+			},
+		},
+		{
+			name: "a denial by header is not escaped by saying more",
+			yaml: `
+kind: AuthorizationPolicy
+metadata: {name: no-debug}
+spec: {action: Deny, rules: [{to: [{headers: [{name: X-Debug, values: ["on", "trace*"]}]}]}]}
+`,
+			expect: []expectation{
+				{want: want{}},
+				{call{header: map[string]string{"x-debug": "off"}}, want{}},
+				{call{header: map[string]string{"x-debug": "on"}}, want{status: 403}},
+				{call{header: map[string]string{"x-debug": "trace-7"}}, want{status: 403}},
+				{call{header: map[string]string{"x-debug": "off, on"}}, want{status: 403}},
+				{call{header: map[string]string{"x-debug": "on ,off"}}, want{status: 403}},
+				{call{header: map[string]string{"x-debug": "off,trace"}}, want{status: 403}},
+				{call{header: map[string]string{"x-debug": "one"}}, want{}},
+			},
+		},
+		{
+			name: "the same account of two zones: only the one named",
+			yaml: `
+kind: AuthorizationPolicy
+metadata: {name: not-from-one}
+spec: {targetRef: {kind: Service, name: pay}, action: Deny, rules: [{from: [{zones: [one]}]}]}
+`,
+			expect: []expectation{{call{to: payHost}, want{status: 403}}, {call{from: "pay-1", to: payHost}, want{app: "pay-1"}}},
+		},
+	})
+
+	t.Run("explained where that is configured", func(t *testing.T) {
+		w.apply(t, `
+kind: MeshConfig
+metadata: {name: default}
+spec: {explainRefusals: true}
+---
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec: {targetRef: {kind: Service, name: echo}, action: Deny}
+`)
+		eventually(t, "explain", func() error { // connections from before go on as they began, until they are drained
+			return want{
+				status: 403, header: map[string]string{refusedBy: "rbac_access_denied_matched_policy[global/shop/nobody]"},
+				body: []string{"global/shop/nobody", "spiffe://one.example/ns/shop/sa/web"},
+			}.check(w.call(t, call{}))
+		})
+	})
+
+	t.Run("of one port, gRPC too", func(t *testing.T) {
+		w.apply(t, `
+kind: AuthorizationPolicy
+metadata: {name: not-grpc}
+spec: {targetRef: {kind: Service, name: echo-v1}, action: Deny, rules: [{to: [{headers: [{name: x-team, values: ["*"]}], ports: [9090]}]}]}
+`)
+		if err := (want{}).check(w.call(t, call{to: "echo-v1.shop.svc.clusterset.local", header: map[string]string{"x-team": "a"}})); err != nil {
+			t.Error(err) // of another port
+		}
+		if _, err := w.callGRPC(t, "web", "echo-v1.shop.svc.clusterset.local:9090", "/test.Echo/Say", map[string]string{"x-team": "a"}); err == nil || !strings.Contains(err.Error(), "PermissionDenied") {
+			t.Errorf("gRPC: %v", err)
+		}
+	})
+}
+
+// TestShadowAndAudit: policies that don't decide change no answer; counters and logs say what they saw.
+func TestShadowAndAudit(t *testing.T) {
+	w := newWorld(t)
+	log := filepath.Join(t.TempDir(), "access.log")
+	w.apply(t, fmt.Sprintf(`
+kind: MeshConfig
+metadata: {name: default}
+spec: {accessLog: {path: %s}}
+`, log))
+	listeners := w.sidecar(t, "echo-1").stat(t, "listener_manager.listener_in_place_updated") + w.sidecar(t, "echo-1").stat(t, "listener_manager.listener_modified")
+	w.apply(t, fmt.Sprintf(`
+kind: MeshConfig
+metadata: {name: default}
+spec: {accessLog: {path: %s}}
+---
+kind: AuthorizationPolicy
+metadata: {name: no-delete}
+spec: {targetRef: {kind: Service, name: echo}, mode: Shadow, action: Deny, rules: [{to: [{methods: [DELETE]}]}]}
+---
+kind: AuthorizationPolicy
+metadata: {name: watch-all}
+spec: {targetRef: {kind: Service, name: echo}, action: Audit}
+---
+kind: AuthorizationPolicy
+metadata: {name: watch-admin}
+spec: {targetRef: {kind: Service, name: echo}, action: Audit, rules: [{to: [{paths: ["/admin*"]}]}]}
+---
+kind: AuthorizationPolicy
+metadata: {name: no-put}
+spec: {targetRef: {kind: Service, name: echo}, action: Deny, rules: [{to: [{methods: [PUT]}]}]}
+`, log))
+	for _, c := range []struct {
+		call
+		status int
+	}{{call{}, 200}, {call{method: "DELETE"}, 200}, {call{method: "DELETE", path: "/admin/x"}, 200}, {call{method: "PUT"}, 403}} {
+		if r := w.call(t, c.call); r.status != c.status {
+			t.Errorf("%s %s: %d, not %d", c.method, c.path, r.status, c.status)
+		}
+	}
+	for counter, n := range map[string]int{
+		"http.inbound.rbac.policy.global/shop/no-delete.shadow_denied":           2,
+		"http.inbound.rbac.policy.global/shop/no-put.shadow_denied":              1,
+		"http.inbound.rbac.policy.global/shop/no-put.denied":                     1,
+		"http.inbound.rbac.policy.global/shop/no-delete.denied":                  0,
+		"filter_chain.rbac.audit_.policy.global/shop/watch-all.shadow_allowed":   4,
+		"filter_chain.rbac.audit_.policy.global/shop/watch-admin.shadow_allowed": 1,
+		"http.inbound.rbac.shadow_denied":                                        3,
+	} {
+		if got := w.counted(t, counter); got != n {
+			t.Errorf("%s is %d, not %d", counter, got, n)
+		}
+	}
+	if n := w.sidecar(t, "echo-1").stat(t, "listener_manager.listener_in_place_updated") + w.sidecar(t, "echo-1").stat(t, "listener_manager.listener_modified"); n != listeners {
+		t.Error("a policy changed a listener")
+	}
+	eventually(t, "log them", func() error {
+		out, err := os.ReadFile(log)
+		if err != nil {
+			return err
+		}
+		for _, line := range []string{
+			`"method":"DELETE"`, `"shadow":"denied"`, `"shadowPolicy":"global/shop/no-delete"`, `"audit":"global/shop/watch-all"`, `"audit":"global/shop/watch-admin"`,
+			"rbac_access_denied_matched_policy[global/shop/no-put]",
+		} {
+			if !strings.Contains(string(out), line) {
+				return fmt.Errorf("%s is not in\n%s", line, out)
+			}
+		}
+		return nil
+	})
+}
