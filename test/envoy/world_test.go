@@ -56,6 +56,8 @@ type world struct {
 	hosts   int
 	taken   map[uint16]bool
 	keys    *keyCounts
+	names   *nameServer // that Envoys ask
+	secrets string      // folder of certificates on their machines
 	// base is what every world has; extra what the test asked for last.
 	base, extra []mesh.Resource
 }
@@ -79,7 +81,7 @@ func newWorld(t *testing.T) *world {
 		t: t, control: newControl(t), proxies: map[mesh.ProxyID]*proxy{}, apps: map[string]*app{}, keys: &keyCounts{n: map[string]int{}},
 		taken: map[uint16]bool{},
 		net:   fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256)), // several worlds on one machine don't meet
-		hosts: 1,
+		hosts: 1, names: startNameServer(t), secrets: t.TempDir(),
 	}
 	w.ports = appPorts{w.port(), w.port(), w.port()}
 	for i, name := range []string{"one", "two"} {
@@ -308,7 +310,7 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	if err := secrets.SetIdentity(chain, cert.PrivateKey.(*ecdsa.PrivateKey)); err != nil {
 		t.Fatal(err)
 	}
-	agent, err := sds.NewServer(secrets, "", slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	agent, err := sds.NewServer(secrets, w.secrets, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,8 +341,9 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	}
 	ads := object{"ads": object{}, "resource_api_version": "V3"}
 	boot := object{
-		"node":  object{"id": id.String(), "cluster": z.Zone, "locality": object{"zone": z.Zone}},
-		"admin": object{"address": object{"socket_address": object{"address": "127.0.0.1", "port_value": 0}}},
+		"node":                      object{"id": id.String(), "cluster": z.Zone, "locality": object{"zone": z.Zone}},
+		"admin":                     object{"address": object{"socket_address": object{"address": "127.0.0.1", "port_value": 0}}},
+		"typed_dns_resolver_config": w.names.resolver(),
 		"dynamic_resources": object{
 			"ads_config": object{
 				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,

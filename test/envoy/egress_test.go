@@ -1,0 +1,351 @@
+package envoy
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// outsider is a server that is not of the mesh.
+type outsider struct {
+	*httptest.Server
+	name, host string
+	port       uint16
+
+	mu   sync.Mutex
+	from []string // addresses of who asked
+	told []*http.Request
+}
+
+// startOutsider listens on an address of the machine; with a certificate it speaks TLS, and looks at that of its clients. It
+// answers with its name, the host it was asked for, and who its client says to be.
+func startOutsider(t *testing.T, name, host string, port uint16, cert *tls.Certificate) *outsider {
+	t.Helper()
+	o := &outsider{name: name, host: host, port: port}
+	o.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o.mu.Lock()
+		o.from, o.told = append(o.from, r.RemoteAddr), append(o.told, r)
+		o.mu.Unlock()
+		client := ""
+		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+			client = r.TLS.PeerCertificates[0].Subject.CommonName
+		}
+		fmt.Fprintf(w, "I am %s, asked for %s%s by %q", name, r.Host, r.URL.Path, client)
+	}))
+	l, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = o.Listener.Close() // httptest's own
+	o.Listener = l
+	o.port = portOf(l.Addr())
+	if cert == nil {
+		o.Start()
+	} else {
+		o.TLS = &tls.Config{Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequestClientCert}
+		o.StartTLS()
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+// callers are the addresses of who asked until now, without ports.
+func (o *outsider) callers() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []string
+	for _, a := range o.from {
+		host, _, _ := net.SplitHostPort(a)
+		out = append(out, host)
+	}
+	return out
+}
+
+// publicCA is an authority of the world outside.
+type publicCA struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newPublicCA(t *testing.T) publicCA {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "outside authority"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return publicCA{cert, key}
+}
+
+func (c publicCA) issue(t *testing.T, name string) *tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, c.cert, key.Public(), c.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func (c publicCA) pem() []byte { return pemOf("CERTIFICATE", c.cert.Raw) }
+
+func pemOf(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
+
+// quoted makes text a value of YAML in flow style.
+func quoted(text []byte) string { return fmt.Sprintf("%q", text) }
+
+// putSecret puts a certificate into the folder of the machines of a world.
+func (w *world) putSecret(t *testing.T, name string, c *tls.Certificate, authority []byte) {
+	t.Helper()
+	dir := filepath.Join(w.secrets, "shop", name)
+	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err := errors.Join(err, os.MkdirAll(dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for file, raw := range map[string][]byte{"tls.crt": pemOf("CERTIFICATE", c.Certificate[0]), "tls.key": pemOf("PRIVATE KEY", key), "ca.crt": authority} {
+		if err := os.WriteFile(filepath.Join(dir, file), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// proxied is a client that uses web's sidecar as its proxy, as applications do that are told by HTTP_PROXY and HTTPS_PROXY.
+func (w *world) proxied(t *testing.T, roots publicCA) *http.Client {
+	t.Helper()
+	pool := x509.NewCertPool()
+	pool.AddCert(roots.cert)
+	sidecar := &url.URL{Scheme: "http", Host: local(w.spec(t, "web").Spec.OutboundPort)}
+	tr := &http.Transport{Proxy: http.ProxyURL(sidecar), TLSClientConfig: &tls.Config{RootCAs: pool}}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func fetch(t *testing.T, h *http.Client, target string) (int, string) {
+	t.Helper()
+	resp, err := h.Get(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// asks is an expectation of what a host answers; of what is resolved by name it may take a moment.
+func (w *world) asks(t *testing.T, to string, x want) reply {
+	t.Helper()
+	var r reply
+	eventually(t, to, func() error {
+		var err error
+		if r, err = w.try(t, call{to: to}); err != nil {
+			return err
+		}
+		return x.check(r)
+	})
+	return r
+}
+
+func TestExternalService(t *testing.T) {
+	ca, stranger := newPublicCA(t), newPublicCA(t)
+	w := newWorld(t)
+	port, tlsPort := w.port(), w.port()
+	at := func() string { return w.host() }
+	plain := startOutsider(t, "plain", at(), port, nil)
+	spare := startOutsider(t, "spare", at(), port, nil)
+	bank := startOutsider(t, "bank", at(), tlsPort, ca.issue(t, "api.bank.example"))
+	liar := startOutsider(t, "liar", at(), tlsPort, stranger.issue(t, "api.bank.example"))
+	w.names.set("api.plain.example", plain.host)
+	w.names.set("api.bank.example", bank.host)
+	w.putSecret(t, "bank", ca.issue(t, "shop's own"), ca.pem())
+	web := w.sidecar(t, "web")
+
+	t.Run("by name", func(t *testing.T) {
+		w.apply(t, fmt.Sprintf(`
+kind: ExternalService
+metadata: {name: plain}
+spec: {hosts: [api.plain.example], ports: [{port: %d, protocol: http}]}
+`, port))
+		w.asks(t, "api.plain.example", want{body: []string{"I am plain, asked for api.plain.example/"}})
+		if n := web.stat(t, fmt.Sprintf("cluster.external/plain.shop:%d.upstream_rq_200", port)); n != 1 {
+			t.Errorf("%d requests counted by the service's name", n)
+		}
+		full := fmt.Sprintf("api.plain.example:%d", port)
+		w.asks(t, full, want{body: []string{"asked for " + full}})
+		// Another port of the host is nobody's.
+		w.asks(t, "api.plain.example:1", want{status: http.StatusNotFound})
+		// As a proxy, with an absolute target.
+		if status, body := fetch(t, w.proxied(t, ca), "http://"+full+"/x"); status != http.StatusOK || !strings.Contains(body, "asked for "+full+"/x") {
+			t.Errorf("%d %s", status, body)
+		}
+		// The name moves, and the sidecar follows.
+		w.names.set("api.plain.example", spare.host)
+		w.asks(t, "api.plain.example", want{body: []string{"I am spare"}})
+		w.names.set("api.plain.example", plain.host)
+	})
+
+	t.Run("priorities", func(t *testing.T) {
+		w.apply(t, fmt.Sprintf(`
+kind: ExternalService
+metadata: {name: plain}
+spec:
+  hosts: [api.plain.example]
+  ports: [{port: 80, protocol: http}]
+  endpoints: [{address: %s, port: %d}, {address: %s, port: %d, priority: 1}]
+`, plain.host, w.port(), spare.host, port))
+		w.asks(t, "api.plain.example", want{body: []string{"I am spare"}}) // nobody listens at the first
+	})
+
+	t.Run("TLS by the proxy", func(t *testing.T) {
+		service := func(address, tls string) string {
+			return fmt.Sprintf(`
+kind: ExternalService
+metadata: {name: bank}
+spec:
+  hosts: [api.bank.example]
+  ports: [{name: web, port: 80, targetPort: %d, protocol: http, tls: %s}, {name: tls, port: %d, protocol: tls}]
+  endpoints: [{address: %s}]
+`, tlsPort, tls, tlsPort, address)
+		}
+		w.apply(t, service("api.bank.example", fmt.Sprintf(`{ca: {pem: %s}}`, quoted(ca.pem()))))
+		w.asks(t, "api.bank.example", want{body: []string{`I am bank, asked for api.bank.example/ by ""`}})
+		// Its own certificate, and authorities, from the machine.
+		w.apply(t, service("api.bank.example", `{ca: {secret: bank}, clientCertificate: {secret: bank}, minVersion: "1.3"}`))
+		w.asks(t, "api.bank.example", want{body: []string{`by "shop's own"`}})
+		// The authorities of the machine itself.
+		own := filepath.Join(t.TempDir(), "roots")
+		if err := os.WriteFile(own, ca.pem(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("SSL_CERT_FILE", own)
+		w.apply(t, service("api.bank.example", `{}`))
+		w.asks(t, "api.bank.example", want{body: []string{"I am bank"}})
+
+		// Who can't prove to be the bank is told nothing: another authority's certificate, another name's, a secret that is missing.
+		w.apply(t, service(liar.host, fmt.Sprintf(`{ca: {pem: %s}}`, quoted(ca.pem()))))
+		w.asks(t, "api.bank.example", want{status: http.StatusServiceUnavailable})
+		w.apply(t, service("api.bank.example", fmt.Sprintf(`{serverName: other.example, ca: {pem: %s}}`, quoted(ca.pem()))))
+		w.asks(t, "api.bank.example", want{status: http.StatusServiceUnavailable})
+		asked := len(bank.callers())
+		w.apply(t, service("api.bank.example", fmt.Sprintf(`{ca: {pem: %s}, clientCertificate: {secret: missing}}`, quoted(ca.pem()))))
+		w.asks(t, "api.bank.example", want{status: http.StatusServiceUnavailable})
+		if n := len(liar.callers()) + len(bank.callers()) - asked; n != 0 {
+			t.Errorf("%d requests arrived", n)
+		}
+
+		// Applications that speak TLS themselves ask the sidecar for a connection.
+		status, body := fetch(t, w.proxied(t, ca), fmt.Sprintf("https://api.bank.example:%d/y", tlsPort))
+		if status != http.StatusOK || !strings.Contains(body, "I am bank") || !strings.Contains(body, "/y") {
+			t.Errorf("%d %s", status, body)
+		}
+		w.asks(t, fmt.Sprintf("api.bank.example:%d", tlsPort), want{status: http.StatusMisdirectedRequest, body: []string{"NOT-HTTP"}})
+		if _, err := w.proxied(t, ca).Get("https://undeclared.example/"); err == nil {
+			t.Error("a connection to a host that nobody declared")
+		}
+	})
+
+	t.Run("TCP", func(t *testing.T) {
+		raw := tcpApp(t)
+		w.apply(t, fmt.Sprintf(`
+kind: ExternalService
+metadata: {name: queue}
+spec: {hosts: [queue.example], ports: [{port: 5672, targetPort: %d, protocol: tcp}], endpoints: [{address: 127.0.0.1}]}
+`, raw))
+		localPort := w.port()
+		for i := range w.zones[0].Workloads {
+			if wl := &w.zones[0].Workloads[i]; wl.Name == "web" {
+				wl.Spec.Upstreams = append(wl.Spec.Upstreams, policy.Upstream{Kind: mesh.KindExternalService, Service: "queue", Port: 5672, LocalPort: localPort})
+			}
+		}
+		w.publish(t)
+		if line, err := readLine(dial(t, local(localPort))); err != nil || line != "secret banner\n" {
+			t.Errorf("%q %v", line, err)
+		}
+	})
+
+	// A name server that says nothing, or that there is no such name, harms nobody else.
+	t.Run("names in trouble", func(t *testing.T) {
+		w.names.hush("slow.example")
+		w.apply(t, fmt.Sprintf(`
+kind: ExternalService
+metadata: {name: slow}
+spec: {hosts: [slow.example], ports: [{port: %[1]d, protocol: http}]}
+---
+kind: ExternalService
+metadata: {name: none}
+spec: {hosts: [none.example], ports: [{port: %[1]d, protocol: http}]}
+---
+kind: ExternalService
+metadata: {name: plain}
+spec: {hosts: [api.plain.example], ports: [{port: %[1]d, protocol: http}]}
+`, port))
+		for _, host := range []string{"slow.example", "none.example"} {
+			if r := w.call(t, call{to: host}); r.status != http.StatusServiceUnavailable {
+				t.Errorf("%s: %d %s", host, r.status, r.body)
+			}
+		}
+		w.asks(t, "api.plain.example", want{body: []string{"I am plain"}})
+		// What was known stays, while there is no answer.
+		before := w.names.count("api.plain.example")
+		w.names.hush("api.plain.example")
+		eventually(t, "ask again", func() error {
+			if w.names.count("api.plain.example") < before+3 {
+				return errors.New("the name is not asked for again")
+			}
+			return nil
+		})
+		if r := w.call(t, call{to: "api.plain.example"}); r.status != http.StatusOK {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+		// And goes when it is said not to exist.
+		w.names.set("api.plain.example")
+		w.asks(t, "api.plain.example", want{status: http.StatusServiceUnavailable})
+		// A name that comes to be is found.
+		w.names.set("none.example", plain.host)
+		w.asks(t, "none.example", want{body: []string{"I am plain"}})
+	})
+}
