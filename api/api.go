@@ -44,6 +44,8 @@ type Config struct {
 	Version    string // of the program, for the OpenAPI document
 	// OnApply, when not nil, is told of every write that was committed, in the request's goroutine.
 	OnApply func(ctx context.Context, r store.Result)
+	// Check, when not nil, says what else is wrong with a resource that policy.Validate finds valid.
+	Check func(r mesh.Resource) []policy.FieldError
 	// Admit, when not nil, has the last word on a write that is valid by itself: what it finds wrong refuses the
 	// request, as a wrong field does.
 	Admit func(ctx context.Context, w store.Write) ([]policy.FieldError, error)

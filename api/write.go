@@ -77,6 +77,14 @@ func notOwner(k mesh.Key) *problem {
 	return fail(http.StatusForbidden, CodeNotOwner, "change it at "+where, "%s %s belongs to %s; here is a copy", k.Kind, k.Name, where)
 }
 
+// validate says what is wrong with a resource by itself.
+func (s *server) validate(r mesh.Resource) []policy.FieldError {
+	if bad := policy.Validate(r); bad != nil || s.cfg.Check == nil {
+		return bad
+	}
+	return s.cfg.Check(r)
+}
+
 // prepare checks documents and makes them the writes of a batch.
 func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, error) {
 	var wrong []client.ProblemField
@@ -87,7 +95,7 @@ func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, e
 		if err := s.mayWrite(&res); err != nil {
 			return nil, err
 		}
-		if bad := policy.Validate(res); bad != nil {
+		if bad := s.validate(res); bad != nil {
 			if len(wrong) < 100 {
 				wrong = append(wrong, fieldsAt(d.at, bad)...)
 			}

@@ -28,6 +28,7 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store/ready"
 	"github.com/comity-mesh/comity/store/retain"
+	"github.com/comity-mesh/comity/xds/check"
 )
 
 // grace is what all parts together have to stop in.
@@ -158,7 +159,7 @@ func (p *parts) assemble(at addresses) error {
 			joinTokenRoutes(h, authz, p.fed)
 			zoneRoutes(h, authz, p.fed)
 		},
-		Admit: p.fed.Admit, Stopping: p.stopping,
+		Check: check.Resource, Admit: p.fed.Admit, Stopping: p.stopping,
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/internal/version"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/xds/check"
 )
 
 // handler is everything that listen.api serves.
@@ -25,7 +26,7 @@ func (z *zone) handler(ctx context.Context) (http.Handler, error) {
 	rest, err := api.New(api.Config{
 		Store: z.store, Mode: api.ModeZone, ZoneName: z.Zone, Tokens: tokens,
 		Log: z.part("api"), Registerer: z.metrics, Version: version.Version, Routes: z.routes, Stopping: z.stopping,
-		Uplink: z.uplink, LeafTTL: z.cfg.LeafTTL,
+		Uplink: z.uplink, LeafTTL: z.cfg.LeafTTL, Check: check.Resource,
 	})
 	if err != nil {
 		return nil, err

@@ -63,6 +63,8 @@ var rooms = []room{
 		"pure: no clock, environment, logger or transport, so that golden pairs prove it"},
 	{"xds/envoy", []string{"mesh", "xds/ir"}, anyLib,
 		"the only builder of Envoy messages sees the IR and nothing of where it came from"},
+	{"xds/check", []string{"mesh", "policy", "xds/envoy"}, nil,
+		"what Envoy's messages say of a resource at apply time, the same at global and in zones"},
 	{"xds/snapshot", []string{"mesh", "xds/envoy"}, anyLib,
 		"views, versions and deltas of finished resources; what they mean is not its business"},
 

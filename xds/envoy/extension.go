@@ -1,7 +1,9 @@
 package envoy
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
@@ -67,4 +69,18 @@ func (b *messages) patched(m proto.Message, patches ir.Patches) proto.Message {
 		proto.Merge(m, more)
 	}
 	return m
+}
+
+// CheckPatch reports why a patch is no part of a message of the type. Rules that only the whole message can keep are not
+// looked at.
+func CheckPatch(typeURL string, patch []byte) error {
+	m, err := emptyMessage(typeURL)
+	if err != nil {
+		return err
+	}
+	if err := protojson.Unmarshal(patch, m); err != nil {
+		// The library writes a non-breaking space at random, so that nobody depends on its words.
+		return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "proto:"), "\u00a0", " "))
+	}
+	return nil
 }
