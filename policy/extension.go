@@ -131,6 +131,9 @@ func validateExtension(r *report, res mesh.Resource, e *Extension) {
 	if e.Enforced {
 		r.add(FieldError{Pointer: "/spec/enforced", Code: CodeInvalid, Message: "extensions add up, so that none wins over another", Hint: "leave it out"})
 	}
+	if t := e.TargetRef; t != nil && t.Kind != "Service" && e.Side != SideClient && e.Patch == nil {
+		r.add(FieldError{Pointer: "/spec/side", Code: CodeInvalid, Message: "routes are taken by clients: an extension of a " + clip(t.Kind) + " must run there", Hint: "write side: Client, or target the Service", Choices: []string{string(SideClient)}})
+	}
 	given := 0
 	if e.Lua != nil {
 		given++

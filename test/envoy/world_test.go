@@ -92,6 +92,7 @@ func newWorld(t *testing.T) *world {
 		resource(mesh.KindZone, "", "one", `{"namespaces":["*"]}`), resource(mesh.KindZone, "", "two", `{"namespaces":["*"]}`),
 		resource(mesh.KindServiceExport, "shop", "pay", `{}`), allow("everybody-may", everybodyMay),
 	}
+	w.service("web", `{"app":"web"}`, "one")
 	w.service("echo", `{"echo":"yes"}`, "one")
 	w.service("echo-v1", `{"app":"echo-1"}`, "one")
 	w.service("echo-v2", `{"app":"echo-2"}`, "one")
