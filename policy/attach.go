@@ -115,6 +115,17 @@ type Merged[T Attachable] struct {
 	Sources []mesh.Key
 	// Overridden are those of which something was left out for another one of the same level, by whom.
 	Overridden map[mesh.Key][]mesh.Key
+
+	by []mesh.Key // who said a field, by its index
+}
+
+// By is the policy that said a top-level field of the spec, by its name in Go; the zero Key if none did.
+func (m Merged[T]) By(field string) mesh.Key {
+	f, ok := reflect.TypeFor[T]().FieldByName(field)
+	if !ok || m.by == nil {
+		return mesh.Key{}
+	}
+	return m.by[f.Index[0]]
 }
 
 // Merge takes each field of the spec whole from the first policy, in the order of InOrder, that has it. Fields
@@ -134,6 +145,10 @@ func Merge[T Attachable](policies []Attached[T], s Subject) Merged[T] {
 			if w == nil {
 				into.Field(i).Set(from.Field(i))
 				winner[i], used = &p, true
+				if out.by == nil {
+					out.by = make([]mesh.Key, into.NumField())
+				}
+				out.by[i] = p.Resource.Key
 				continue
 			}
 			if (*w.Spec).attachment().LevelOf(w.Resource.Namespace, s) != (*p.Spec).attachment().LevelOf(p.Resource.Namespace, s) {

@@ -14,6 +14,8 @@ type TrafficPolicy struct {
 	Attachment
 	// Fault spoils a share of the requests on purpose, at the caller's side. Default none.
 	Fault *Fault `json:"fault,omitempty"`
+	// RateLimit bounds what each workload of the service takes, at the server's side. Default no bound.
+	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 }
 
 // Fault spoils requests on purpose, to see what callers do then.
@@ -44,6 +46,9 @@ func validateTrafficPolicy(r *report, res mesh.Resource, p *TrafficPolicy) {
 	validateAttachment(r, res, p.Attachment, "Service", "HTTPRoute", "GRPCRoute")
 	if p.Fault != nil {
 		validateFault(r, *p.Fault)
+	}
+	if p.RateLimit != nil {
+		validateRateLimit(r, *p.RateLimit, p.TargetRef)
 	}
 }
 

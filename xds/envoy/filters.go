@@ -64,6 +64,8 @@ func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error
 		return b.extension("envoy.filters.http.lua", lua(*f.Lua)), nil
 	case f.ExternalAuthorization != nil:
 		return b.extension("envoy.filters.http.ext_authz", b.externalAuthorization(*f.ExternalAuthorization)), nil
+	case f.RateLimit != nil:
+		return b.extension("envoy.filters.http.local_ratelimit", b.rateLimit(*f.RateLimit)), nil
 	default:
 		return nil, errors.New("a filter must be something")
 	}

@@ -55,7 +55,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		// Allow rules without policies refuse everything. The policies come with the routes, so that they
 		// hold from the next request of a live connection; a route without them stays closed.
 		m.HttpFilters = append(m.HttpFilters, b.httpFilter(rbacFilter, &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}))
-		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{deniedReply(h.Explain), noAnswerReply()}}
+		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{deniedReply(h.Explain), b.limitedReply(), noAnswerReply()}}
 	}
 	m.HttpFilters = append(m.HttpFilters, b.filterPlace(afterFilters))
 	router := &routerv3.Router{SuppressEnvoyHeaders: true} // which no application reads

@@ -53,6 +53,9 @@ func (b *messages) chain(c ir.Chain, inspect bool) (*listenerv3.FilterChain, err
 		// Who begins a handshake must end it.
 		fc.TransportSocketConnectTimeout = seconds(5)
 	}
+	if l := c.Connections; l != nil {
+		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.local_ratelimit", connectionLimit(*l)))
+	}
 	if len(c.RefusePeers) > 0 {
 		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.rbac", &networkrbacv3.RBAC{
 			StatPrefix: "refused_peers", Matcher: b.refuse(c.RefusePeers),

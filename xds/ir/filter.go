@@ -5,6 +5,7 @@ package ir
 // a request of which no policy asks anything meets none.
 type Filter struct {
 	Audit                 *Audit                 `json:"audit,omitempty"`
+	RateLimit             *RateLimit             `json:"rateLimit,omitempty"`
 	Fault                 *Fault                 `json:"fault,omitempty"`
 	Session               *Session               `json:"session,omitempty"`
 	Lua                   *Lua                   `json:"lua,omitempty"`

@@ -24,6 +24,8 @@ type Chain struct {
 	TLS *ServerTLS `json:"tls,omitempty"`
 	// RefusePeers lists SPIFFE IDs that the handshake can't refuse and the first byte must.
 	RefusePeers []RefusedPeer `json:"refusePeers,omitempty"`
+	// Connections bounds how fast new ones are taken; nil does not.
+	Connections *ConnectionLimit `json:"connections,omitempty"`
 	// Exactly one of HTTP and TCP is set.
 	HTTP *HTTP `json:"http,omitempty"`
 	TCP  *TCP  `json:"tcp,omitempty"`

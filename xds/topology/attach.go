@@ -16,6 +16,7 @@ func (b *builder) attachTraffic() {
 	b.t.traffic = attached[policy.TrafficPolicy](b, mesh.KindTrafficPolicy)
 	for _, p := range b.t.traffic {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
+		b.checkLimits(p.Resource.Key, *p.Spec)
 	}
 	lost := map[mesh.Key][]mesh.Key{}
 	for _, s := range b.t.Services {

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/comity-mesh/comity/mesh"
-	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
@@ -50,26 +49,23 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 	}
 	target := s.Local.Targets[p.Number]
 	authorization := in.tr.authorization(s, p, from)
-	sources := unique(slices.Concat(policySources(s, p, in.tr.t.ConfigSources), in.tr.extensionSources(s, p, mesh.Key{}, "")))
+	sources := policySources(s, p, in.tr.t.ConfigSources)
 	if p.Protocol.IsHTTP() {
 		c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
 		c.HTTP = &ir.HTTP{
 			StatPrefix: "inbound", Codec: ir.CodecHTTP2, RouteTable: name,
 			Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
 		}
-		in.routes = append(in.routes, ir.RouteTable{
-			Name: name, Sources: sources,
-			Hosts: []ir.VirtualHost{{
-				Name: name, Domains: []string{"*"}, Authorization: authorization,
-				Filters: ir.Filters{Before: in.tr.audits(s, p, from), After: in.tr.extensions(policy.SideServer, s, p, mesh.Key{}, "")},
-				Routes:  []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: appName(target), Weight: 1}}}},
-			}},
+		hosts, more := in.hosts(s, p, ir.VirtualHost{
+			Name: name, Authorization: authorization, Filters: ir.Filters{Before: in.tr.audits(s, p, from)},
 		})
+		in.routes = append(in.routes, ir.RouteTable{Name: name, Hosts: hosts, Sources: unique(slices.Concat(sources, more))})
 		in.peers = append(in.peers, from)
 	} else {
 		accepted, refused := handshake(authorization.Callers)
 		c.TLS = &ir.ServerTLS{Peers: tcpPeersName(from.TrustDomain, s.ServiceName, p.Number)}
 		c.RefusePeers = refused
+		c.Connections = in.connectionLimit(s, p)
 		c.TCP = &ir.TCP{StatPrefix: "inbound", Cluster: appName(target), MaxDuration: tcpMaxDuration, AccessLog: in.tr.accessLog()}
 		in.secrets = append(in.secrets, ir.Secret{
 			Name: c.TLS.Peers, TrustDomain: string(from.TrustDomain), Roots: in.tr.t.Roots[from.TrustDomain],

@@ -32,6 +32,8 @@ type Translator struct {
 	proxyless func() *ir.Proxy
 	// The endpoints of the above.
 	outboundEnds, ingressEnds func() *ir.Proxy
+	// By which routes requests come to a port.
+	routedTo func() map[topology.ServicePort][]routed
 }
 
 // Plans say what zones can carry of services now, where somebody knows it better than the topology, which has no
@@ -41,6 +43,7 @@ type Plans map[topology.ServiceName]failover.Plan
 // New makes a translator of a topology; plans may be nil.
 func New(t *topology.Topology, plans Plans) *Translator {
 	tr := &Translator{t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{}, outbound: map[string]*ir.Proxy{}}
+	tr.routedTo = sync.OnceValue(tr.findRouted)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
 	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.ingressEndpoints()} })
 	tr.bare = sync.OnceValue(tr.sharedOutbound)

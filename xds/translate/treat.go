@@ -3,6 +3,7 @@ package translate
 import (
 	"math"
 
+	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
@@ -15,6 +16,25 @@ func (tr *Translator) treatOutbound(p topology.Port, routes []ir.Route, t policy
 	for _, r := range routes {
 		injectFault(&r, t.Fault)
 		out = append(out, tr.withRetries(p, r)...)
+	}
+	return out
+}
+
+// treatInbound is what a server does with the requests that are allowed, by what TrafficPolicies say of them; each line is one
+// feature, in the order in which requests meet them.
+func treatInbound(t policy.Merged[policy.TrafficPolicy]) []ir.Filter {
+	var out []ir.Filter
+	out = append(out, requestLimits(t.Spec.RateLimit, t.By("RateLimit"))...)
+	return out
+}
+
+// inboundSources are the policies that said any of what treatInbound does.
+func inboundSources(t policy.Merged[policy.TrafficPolicy]) ir.Sources {
+	var out ir.Sources
+	for _, field := range []string{"RateLimit"} {
+		if k := t.By(field); k != (mesh.Key{}) {
+			out = append(out, k)
+		}
 	}
 	return out
 }

@@ -1,0 +1,34 @@
+package policy_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// TestValidateServerSide: what is said wrongly about limits, faults, shedding and layers is refused with the place.
+func TestValidateServerSide(t *testing.T) {
+	const toRule = `"targetRef":{"group":"gateway.networking.k8s.io","kind":"HTTPRoute","name":"web"},`
+	for name, c := range map[string]struct {
+		spec string
+		want []string
+	}{
+		"limits":           {`{"rateLimit":{"requests":[{"limit":{"count":10}},{"name":"fair","limit":{"count":10,"per":"1m","burst":20},"each":{"caller":true},"overrides":[{"caller":"spiffe://a.example/ns/shop/sa/web","limit":{"count":1}}]},{"limit":{"count":1},"each":{"header":"X-Tenant"},"match":{"method":"GET","path":{"value":"/a"},"headers":[{"name":"x","value":"y"}]}}],"connections":{"limit":{"count":5}}}}`, nil},
+		"limit of nothing": {`{"rateLimit":{}}`, []string{"/spec/rateLimit required"}},
+		"limit bounds":     {`{"rateLimit":{"requests":[{"name":"A b","limit":{"count":0,"per":"10ms","burst":2000000000}}]}}`, []string{"/spec/rateLimit/requests/0/name invalid", "/spec/rateLimit/requests/0/limit/count out_of_range", "/spec/rateLimit/requests/0/limit/per out_of_range", "/spec/rateLimit/requests/0/limit/burst out_of_range"}},
+		"limit each":       {`{"rateLimit":{"requests":[{"limit":{"count":1},"each":{"caller":true,"header":"x"}},{"limit":{"count":1},"each":{}},{"limit":{"count":1},"each":{"header":"a b"}}]}}`, []string{"/spec/rateLimit/requests/0/each invalid", "/spec/rateLimit/requests/1/each invalid", "/spec/rateLimit/requests/2/each/header invalid"}},
+		"limit overrides":  {`{"rateLimit":{"requests":[{"limit":{"count":1},"overrides":[{"caller":"web","limit":{"count":1}}]},{"limit":{"count":1},"each":{"caller":true},"overrides":[{"caller":"spiffe://a.example/ns/","limit":{"count":1}},{"caller":"spiffe://a.example/x","limit":{"count":1}},{"caller":"spiffe://a.example/x","limit":{"count":1}}]}]}}`, []string{"/spec/rateLimit/requests/0/overrides invalid", "/spec/rateLimit/requests/0/overrides/0/caller invalid", "/spec/rateLimit/requests/1/overrides/0/caller invalid", "/spec/rateLimit/requests/1/overrides/2/caller duplicate"}},
+		"limit match":      {`{"rateLimit":{"requests":[{"limit":{"count":1},"match":{"queryParams":[{"name":"a","value":"b"}]}}]}}`, []string{"/spec/rateLimit/requests/0/match/queryParams unsupported"}},
+		"limit of a route": {`{` + toRule + `"rateLimit":{"connections":{"limit":{"count":1}}}}`, []string{"/spec/rateLimit/connections invalid"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := policy.Validate(resource(t, mesh.KindTrafficPolicy, "shop", "p", c.spec))
+			if diff := cmp.Diff(c.want, found(got)); diff != "" {
+				t.Errorf("field errors (-want +got):\n%s%+v", diff, got)
+			}
+		})
+	}
+}

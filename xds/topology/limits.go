@@ -1,0 +1,31 @@
+package topology
+
+import (
+	"slices"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// checkLimits says which limits can never hold, because the service speaks something else.
+func (b *builder) checkLimits(k mesh.Key, p policy.TrafficPolicy) {
+	t, l := p.TargetRef, p.RateLimit
+	if t == nil || t.Kind != "Service" || l == nil {
+		return
+	}
+	s, ok := b.t.services[ServiceName{k.Namespace, t.Name}]
+	if !ok {
+		return
+	}
+	has := func(http bool) bool {
+		return slices.ContainsFunc(s.Ports, func(p Port) bool {
+			return p.Protocol.IsHTTP() == http && (t.SectionName == "" || t.SectionName == p.Name)
+		})
+	}
+	if len(l.Requests) > 0 && !has(true) {
+		b.issue(k, "rateLimit.requests: service %s has no port there whose requests are understood (appProtocol http, http2 or grpc)", s.ServiceName)
+	}
+	if l.Connections != nil && !has(false) {
+		b.issue(k, "rateLimit.connections: service %s has no TCP port there", s.ServiceName)
+	}
+}
