@@ -36,6 +36,7 @@ const (
 	maxCertificates = 64
 	maxAddresses    = 16
 	maxTrustedHops  = 16
+	maxHostnames    = 16
 )
 
 func validateGatewayClass(r *report, _ mesh.Resource, c *GatewayClass) {
@@ -320,6 +321,40 @@ func validateClients(r *report, at string, res mesh.Resource, v *gatewayv1.Front
 			r.unsupported(cat+"/kind", "authorities that are no Secret or ConfigMap", `write group: "" and kind: Secret`)
 		}
 		validateSecretName(r, cat, res, string(ref.Name), ref.Namespace)
+	}
+}
+
+// validateGatewayParent checks a parent of a route that is a Gateway.
+func validateGatewayParent(r *report, at string, p gatewayv1.ParentReference) {
+	r.checked(at+"/name", string(p.Name), mesh.CheckSubdomain)
+	if p.Namespace != nil {
+		r.checked(at+"/namespace", string(*p.Namespace), mesh.CheckLabel)
+	}
+	if p.SectionName != nil {
+		r.checked(at+"/sectionName", string(*p.SectionName), mesh.CheckSubdomain)
+	}
+	if p.Port != nil && (*p.Port < 1 || *p.Port > 65535) {
+		r.add(FieldError{Pointer: at + "/port", Code: CodeOutOfRange, Message: "must be a port from 1 to 65535"})
+	}
+}
+
+// validateHostnames checks the host names of a route, which are for its Gateways alone.
+func validateHostnames(r *report, hosts []gatewayv1.Hostname, parents []gatewayv1.ParentReference) {
+	if len(hosts) == 0 {
+		return
+	}
+	if !slices.ContainsFunc(parents, isGateway) {
+		r.add(FieldError{Pointer: "/spec/hostnames", Code: CodeUnsupported, Message: "a route of a Service matches all of its host names", Hint: "remove hostnames, or name a Gateway in parentRefs"})
+	}
+	r.atMost("/spec/hostnames", len(hosts), maxHostnames)
+	seen := map[string]bool{}
+	for i, h := range hosts {
+		at := ptr("/spec/hostnames", i)
+		r.checked(at, string(h), checkHostname)
+		if seen[string(h)] {
+			r.add(FieldError{Pointer: at, Code: CodeDuplicate, Message: fmt.Sprintf("%q is listed twice", clip(string(h)))})
+		}
+		seen[string(h)] = true
 	}
 }
 

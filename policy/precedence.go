@@ -60,19 +60,26 @@ func RoutesFor(routes []Route, service ServiceRef) (matches []RouteMatch, overri
 		if !attached {
 			continue
 		}
-		t := tie{port: port, global: rt.Resource.Origin == mesh.OriginGlobal, created: rt.Resource.Created, key: rt.Resource.Key}
-		for i, rule := range rt.Spec.Rules {
-			ms := rule.Matches
-			if len(ms) == 0 {
-				ms = []gatewayv1.HTTPRouteMatch{{}}
-			}
-			for _, m := range ms {
-				matches = append(matches, RouteMatch{Route: rt.Resource.Key, Rule: i, RuleName: string(orZero(rule.Name)), Match: withDefaults(m), BackendRefs: rule.BackendRefs, tie: t})
-			}
-		}
+		matches = append(matches, matchesOf(rt, port)...)
 	}
 	slices.SortStableFunc(matches, compareMatches)
 	return dropUnreachable(matches)
+}
+
+// matchesOf are the matches of a route in the order of its rules; byPort says that its parent names the port.
+func matchesOf(rt Route, byPort bool) []RouteMatch {
+	var out []RouteMatch
+	t := tie{port: byPort, global: rt.Resource.Origin == mesh.OriginGlobal, created: rt.Resource.Created, key: rt.Resource.Key}
+	for i, rule := range rt.Spec.Rules {
+		ms := rule.Matches
+		if len(ms) == 0 {
+			ms = []gatewayv1.HTTPRouteMatch{{}}
+		}
+		for _, m := range ms {
+			out = append(out, RouteMatch{Route: rt.Resource.Key, Rule: i, RuleName: string(orZero(rule.Name)), Match: withDefaults(m), BackendRefs: rule.BackendRefs, tie: t})
+		}
+	}
+	return out
 }
 
 func attaches(rt Route, service ServiceRef) (attached, byPort bool) {

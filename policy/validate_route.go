@@ -26,9 +26,7 @@ func validateHTTPRoute(r *report, res mesh.Resource, h *HTTPRoute) {
 	if h.UseDefaultGateways != "" && h.UseDefaultGateways != gatewayv1.GatewayDefaultScopeNone {
 		r.unsupported("/spec/useDefaultGateways", "attaching to default gateways", "name Services in parentRefs")
 	}
-	if len(h.Hostnames) > 0 {
-		r.add(FieldError{Pointer: "/spec/hostnames", Code: CodeUnsupported, Message: "a route of a Service matches all of its host names", Hint: "remove hostnames"})
-	}
+	validateHostnames(r, h.Hostnames, h.ParentRefs)
 	if len(h.ParentRefs) == 0 {
 		r.required("/spec/parentRefs")
 	}
@@ -58,6 +56,10 @@ func validateHTTPRoute(r *report, res mesh.Resource, h *HTTPRoute) {
 }
 
 func validateParent(r *report, at string, res mesh.Resource, p gatewayv1.ParentReference) {
+	if isGateway(p) {
+		validateGatewayParent(r, at, p)
+		return
+	}
 	kind, group := "Gateway", gatewayv1.GroupName // the Gateway API's defaults
 	if p.Kind != nil {
 		kind = string(*p.Kind)

@@ -109,14 +109,14 @@ func newPublicCA(t *testing.T) publicCA {
 	return publicCA{cert, key}
 }
 
-func (c publicCA) issue(t *testing.T, name string) *tls.Certificate {
+func (c publicCA) issue(t *testing.T, name string, more ...string) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: append([]string{name}, more...),
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -125,6 +125,12 @@ func (c publicCA) issue(t *testing.T, name string) *tls.Certificate {
 		t.Fatal(err)
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func (c publicCA) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(c.cert)
+	return pool
 }
 
 func (c publicCA) pem() []byte { return pemOf("CERTIFICATE", c.cert.Raw) }
@@ -154,10 +160,8 @@ func (w *world) putSecret(t *testing.T, name string, c *tls.Certificate, authori
 // proxied is a client that uses web's sidecar as its proxy, as applications do that are told by HTTP_PROXY and HTTPS_PROXY.
 func (w *world) proxied(t *testing.T, roots publicCA) *http.Client {
 	t.Helper()
-	pool := x509.NewCertPool()
-	pool.AddCert(roots.cert)
 	sidecar := &url.URL{Scheme: "http", Host: local(w.spec(t, "web").Spec.OutboundPort)}
-	tr := &http.Transport{Proxy: http.ProxyURL(sidecar), TLSClientConfig: &tls.Config{RootCAs: pool}}
+	tr := &http.Transport{Proxy: http.ProxyURL(sidecar), TLSClientConfig: &tls.Config{RootCAs: roots.pool()}}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
 }

@@ -3,6 +3,7 @@ package envoy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -323,6 +324,7 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
+		go func() { _ = agent.KeepFiles(ctx) }() // ends with ctx
 		_ = agent.Serve(ctx, l, nil)
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
@@ -429,6 +431,8 @@ type reply struct {
 	app     string // who answered, empty if a proxy did
 	echoed  echoed // what it was asked
 	took    time.Duration
+	tls     *tls.ConnectionState // of who asked over TLS
+	proto   string
 }
 
 const echoHost = "echo.shop.svc.clusterset.local"

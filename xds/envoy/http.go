@@ -50,6 +50,9 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 	}
+	if h.Edge != nil {
+		guardRequests(m, *h.Edge)
+	}
 	m.HttpFilters = append(m.HttpFilters, b.filterPlace(beforeFilters))
 	if h.Authorize {
 		// Allow rules without policies refuse everything. The policies come with the routes, so that they

@@ -29,6 +29,9 @@ func listenerMessage(b *messages, l ir.Listener) (proto.Message, error) {
 		// Who connects and is silent is gone after this; nobody honest needs it.
 		m.ListenerFiltersTimeout = seconds(5)
 	}
+	if l.Public {
+		guardListener(m)
+	}
 	for _, c := range l.Chains {
 		fc, err := b.chain(c, l.Inspect)
 		if err != nil {
@@ -48,8 +51,13 @@ func (b *messages) chain(c ir.Chain, inspect bool) (*listenerv3.FilterChain, err
 	case len(c.ServerNames) > 0:
 		return nil, errors.New("chain " + c.Name + " chooses by server name on a listener that does not look at it")
 	}
-	if c.TLS != nil {
+	switch {
+	case c.TLS != nil:
 		fc.TransportSocket = b.tlsSocket(b.serverTLS(*c.TLS))
+	case c.PublicTLS != nil:
+		fc.TransportSocket = b.tlsSocket(b.publicTLS(*c.PublicTLS))
+	}
+	if fc.TransportSocket != nil {
 		// Who begins a handshake must end it.
 		fc.TransportSocketConnectTimeout = seconds(5)
 	}

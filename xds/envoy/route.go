@@ -33,6 +33,9 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 		return proxylessRoutesMessage(b, t)
 	}
 	m := &routev3.RouteConfiguration{Name: t.Name}
+	if t.Edge != nil {
+		guardRoutes(m, *t.Edge)
+	}
 	for _, h := range t.Hosts {
 		v := &routev3.VirtualHost{Name: h.Name, Domains: h.Domains, RetryPolicy: b.retry(h.Retry)}
 		if h.Authorization == nil {

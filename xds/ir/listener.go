@@ -7,8 +7,10 @@ type Listener struct {
 	Port    uint16 `json:"port"`
 	// Inspect reads the TLS client hello first: chains are chosen by server name, and what is not TLS
 	// is refused.
-	Inspect bool    `json:"inspect,omitempty"`
-	Chains  []Chain `json:"chains"`
+	Inspect bool `json:"inspect,omitempty"`
+	// Public: whoever connects is not of the mesh, so that a connection may take little memory.
+	Public bool    `json:"public,omitempty"`
+	Chains []Chain `json:"chains"`
 
 	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`
@@ -22,6 +24,8 @@ type Chain struct {
 	ServerNames []string `json:"serverNames,omitempty"`
 	// TLS ends TLS here; nil leaves the bytes as they are.
 	TLS *ServerTLS `json:"tls,omitempty"`
+	// PublicTLS ends it for clients that are not of the mesh; at most one of it and TLS is set.
+	PublicTLS *PublicTLS `json:"publicTLS,omitempty"`
 	// RefusePeers lists SPIFFE IDs that the handshake can't refuse and the first byte must.
 	RefusePeers []RefusedPeer `json:"refusePeers,omitempty"`
 	// Connections bounds how fast new ones are taken; nil does not.
@@ -59,6 +63,8 @@ type HTTP struct {
 	// ForwardIdentity tells the application the caller's SPIFFE ID (x-forwarded-client-cert, URI=) and
 	// drops what the caller wrote there itself.
 	ForwardIdentity bool `json:"forwardIdentity,omitempty"`
+	// Edge is set where clients are not of the mesh.
+	Edge *Edge `json:"edge,omitempty"`
 	// AccessLog is the file to which requests are logged; empty for none.
 	AccessLog string `json:"accessLog,omitempty"`
 }

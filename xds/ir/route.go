@@ -7,6 +7,8 @@ type RouteTable struct {
 	Hosts []VirtualHost `json:"hosts"`
 	// Proxyless is read by a gRPC client.
 	Proxyless bool `json:"proxyless,omitempty"`
+	// Edge is set where the requests are of clients that are not of the mesh.
+	Edge *EdgeRoutes `json:"edge,omitempty"`
 
 	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`

@@ -44,6 +44,7 @@ func Build(in Input) (*Topology, []Issue) {
 			workloads:    map[mesh.ProxyID]*Workload{},
 			serves:       map[mesh.ProxyID][]*Service{},
 			trustDomains: map[string]mesh.TrustDomain{in.Zone: in.TrustDomain},
+			edges:        map[string][]EdgePort{},
 		},
 		specs: map[mesh.Key]any{}, byKind: map[mesh.Kind][]mesh.Resource{}, zones: map[string]*policy.Zone{},
 		accepted: map[string]Remote{}, routes: map[string][]policy.Route{}, authz: map[string][]policy.Authorization{},
@@ -59,6 +60,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.findExternals()
 	b.attachRoutes()
 	b.attachTraffic()
+	b.attachGateways()
 	b.attachExtensions()
 	b.attachPolicies()
 	b.attachFailover()

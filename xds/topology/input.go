@@ -48,6 +48,10 @@ type IngressProxy struct {
 	Name        string
 	BindAddress string
 	BindPorts   []uint16 // lanes
+	// Host is how it is reached from elsewhere: an address or a name.
+	Host string `json:",omitempty"`
+	// Gateways that it serves, as namespace/name; none means all.
+	Gateways []string `json:",omitempty"`
 }
 
 // Remote is another zone as it describes itself.

@@ -45,6 +45,9 @@ func (b *builder) attachRoutes() {
 // its share (Gateway API, HTTPRouteRule.BackendRefs).
 func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 	for _, p := range spec.ParentRefs {
+		if p.Kind == nil || *p.Kind != "Service" {
+			continue // attachGateways looks at it
+		}
 		n := ServiceName{r.Namespace, string(p.Name)}
 		s, ok := b.t.services[n]
 		switch {

@@ -34,6 +34,7 @@ type viewBits struct {
 	Upstreams []policy.Upstream `json:",omitempty"`
 	Proxyless bool              `json:",omitempty"`
 	Scope     string            `json:",omitempty"`
+	Gateways  []mesh.Key        `json:",omitempty"`
 }
 
 func (v viewBits) key() string {
@@ -71,6 +72,9 @@ func (t *Topology) Proxies() []Proxy {
 	}
 	for _, g := range t.Ingresses {
 		bits := viewBits{Role: mesh.RoleIngress, Bind: g.BindAddress, Ports: g.BindPorts}
+		for _, p := range t.edges[g.Name] {
+			bits.Gateways = append(bits.Gateways, p.Sources...)
+		}
 		out = append(out, Proxy{ID: mesh.ProxyID{Role: mesh.RoleIngress, Name: g.Name}, ViewKey: bits.key()})
 	}
 	return out

@@ -39,7 +39,9 @@ type Topology struct {
 	serves              map[mesh.ProxyID][]*Service
 	traffic             []policy.Attached[policy.TrafficPolicy]
 	extensions, patches []policy.Attached[policy.Extension]
-	scopes              map[string]bool // namespaces whose sidecars know other hosts than the rest
+	scopes              map[string]bool       // namespaces whose sidecars know other hosts than the rest
+	edges               map[string][]EdgePort // by ingress
+	edged               []ServicePort
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }

@@ -115,7 +115,9 @@ func (b *builder) findIngresses() {
 		}
 		ports := slices.DeleteFunc(slices.Clone(g.BindPorts), func(p uint16) bool { return p == 0 })
 		slices.Sort(ports)
-		b.t.Ingresses = append(b.t.Ingresses, IngressProxy{Name: g.Name, BindAddress: ip.String(), BindPorts: slices.Compact(ports)})
+		b.t.Ingresses = append(b.t.Ingresses, IngressProxy{
+			Name: g.Name, BindAddress: ip.String(), BindPorts: slices.Compact(ports), Host: g.Host, Gateways: g.Gateways,
+		})
 	}
 	slices.SortStableFunc(b.t.Ingresses, func(x, y IngressProxy) int {
 		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.BindAddress, y.BindAddress), slices.Compare(x.BindPorts, y.BindPorts))

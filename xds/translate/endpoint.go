@@ -59,6 +59,8 @@ func (tr *Translator) prioritiesOf(s *topology.Service, p topology.Port) [][]fai
 			}
 		}
 	}
+	tr.deciding.Lock()
+	defer tr.deciding.Unlock()
 	d, ok := tr.decisions[s.ServiceName]
 	if !ok {
 		d = plan.Decide()

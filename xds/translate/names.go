@@ -51,3 +51,7 @@ func tcpPeersName(td mesh.TrustDomain, n topology.ServiceName, port uint16) stri
 func servicePort(zone string, n topology.ServiceName, port uint16) mesh.ServicePort {
 	return mesh.ServicePort{Zone: zone, Namespace: n.Namespace, Service: n.Name, Port: port}
 }
+
+// certificateName and authorityName are secrets that lie on the proxy's machine; its agent knows them by these names.
+func certificateName(n topology.SecretName) string { return "secret/" + n.String() }
+func authorityName(n topology.SecretName) string   { return "authority/" + n.String() }

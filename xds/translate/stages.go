@@ -18,8 +18,9 @@ import (
 type Translator struct {
 	t        *topology.Topology
 	settings policy.DetectionSettings
-	// Of services: what was handed in, and what was decided by it (of outboundEnds alone).
+	// Of services: what was handed in, and what was decided by it.
 	plans     Plans
+	deciding  sync.Mutex
 	decisions map[topology.ServiceName]failover.Decision
 
 	bare    func() *ir.Proxy // of a sidecar that does not take the application's HTTP
@@ -45,7 +46,7 @@ func New(t *topology.Topology, plans Plans) *Translator {
 	tr := &Translator{t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{}, outbound: map[string]*ir.Proxy{}}
 	tr.routedTo = sync.OnceValue(tr.findRouted)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
-	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.ingressEndpoints()} })
+	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: join(tr.ingressEndpoints(), tr.edgeEndpoints())} })
 	tr.bare = sync.OnceValue(tr.sharedOutbound)
 	tr.hosts = sync.OnceValues(tr.meshHosts)
 	tr.ingress = sync.OnceValue(tr.sharedIngress)
@@ -89,6 +90,8 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 	case mesh.RoleIngress:
 		if g, ok := tr.t.Ingress(p.ID); ok {
 			own := ir.Proxy{Listeners: tr.lanes(g)} // one listener per lane, all with the same chains
+			own.Listeners = append(own.Listeners, tr.gatewayListeners(g)...)
+			own.Routes = tr.gatewayRoutes(g)
 			tr.patch(&own)
 			return own, tr.ingress()
 		}
@@ -158,7 +161,9 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Pr
 
 // sharedIngress is what every ingress of the zone has in common.
 func (tr *Translator) sharedIngress() *ir.Proxy {
-	p := &ir.Proxy{Clusters: tr.ingressClusters(), Endpoints: tr.ingressEnds().Endpoints}
+	p := &ir.Proxy{
+		Clusters: join(tr.ingressClusters(), tr.edgeClusters()), Endpoints: tr.ingressEnds().Endpoints, Secrets: tr.edgeSecrets(),
+	}
 	tr.patch(p)
 	return p
 }

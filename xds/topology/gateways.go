@@ -1,0 +1,362 @@
+package topology
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// EdgePort is a port on which an ingress takes traffic that is not of the mesh. Either all of its listeners are over TLS
+// or none.
+type EdgePort struct {
+	Number    uint16
+	Listeners []EdgeListener // the more specific host first
+	// Sources are the Gateways.
+	Sources []mesh.Key
+}
+
+// TLS reports whether the port is with TLS.
+func (p EdgePort) TLS() bool {
+	return p.Listeners[0].Protocol == gatewayv1.HTTPSProtocolType || p.Listeners[0].Protocol == gatewayv1.TLSProtocolType
+}
+
+// EdgeListener is a listener of a Gateway, with what is attached to it.
+type EdgeListener struct {
+	Gateway  mesh.Key
+	Name     string
+	Protocol gatewayv1.ProtocolType
+	// Host in lower case, perhaps "*.suffix", or "" for all.
+	Host string
+	// TrustedHops are the proxies in front that are believed.
+	TrustedHops uint32
+
+	// Of what ends TLS: names of secrets that lie on the machines of ingresses.
+	Certificates []SecretName
+	// Minimum13 refuses TLS 1.2.
+	Minimum13 bool
+	// Clients, when not nil, must show a certificate under an authority.
+	Clients *EdgeClients
+
+	// Hosts of HTTP and HTTPS, the more specific first.
+	Hosts []EdgeHost
+}
+
+// EdgeClients are the clients that a Gateway believes.
+type EdgeClients struct {
+	Authorities SecretName
+	// Optional lets in those who show none, or one that proves nothing.
+	Optional bool
+}
+
+// SecretName names a secret on the machine of a proxy.
+type SecretName struct{ Namespace, Name string }
+
+func (n SecretName) String() string { return n.Namespace + "/" + n.Name }
+
+// EdgeHost is a host of a listener with its routes in the order in which to try them.
+type EdgeHost struct {
+	Host   string // as a listener's
+	Routes []policy.RouteMatch
+}
+
+// gateway is a Gateway that this zone serves.
+type gateway struct {
+	res  mesh.Resource
+	spec *policy.Gateway
+	hops uint32
+}
+
+// Edge is what an ingress serves besides its lanes, by port.
+func (t *Topology) Edge(ingress string) []EdgePort { return t.edges[ingress] }
+
+// Edged are the services to which Gateways of this zone lead, with their ports; in the order of Services.
+func (t *Topology) Edged() []ServicePort { return t.edged }
+
+// attachGateways gives every ingress the Gateways that it serves.
+func (b *builder) attachGateways() {
+	gateways := b.gateways()
+	routes := b.gatewayRoutes(gateways)
+	served := map[mesh.Key]bool{}
+	leads := map[ServicePort]bool{}
+	for _, g := range b.t.Ingresses {
+		e := &edge{b: b, ingress: g, routes: routes}
+		for _, gw := range gateways {
+			if g.serves(gw) {
+				served[gw.res.Key] = true
+				e.add(gw)
+			}
+		}
+		b.t.edges[g.Name] = e.finish(leads)
+	}
+	for _, gw := range gateways {
+		switch {
+		case served[gw.res.Key]:
+		case len(gw.spec.Addresses) > 0 && len(b.t.Ingresses) > 0:
+			b.issue(gw.res.Key, "no ingress of the zone has one of its addresses and serves it: nothing is programmed (AddressNotUsable)")
+		default:
+			b.issue(gw.res.Key, "no ingress of the zone serves it: nothing is programmed (AddressNotAssigned)")
+		}
+	}
+	b.t.edged = slices.SortedFunc(maps.Keys(leads), func(x, y ServicePort) int {
+		return cmp.Or(x.compare(y.ServiceName), cmp.Compare(x.Port, y.Port))
+	})
+}
+
+// serves reports whether the Gateway is one for this ingress.
+func (g IngressProxy) serves(gw gateway) bool {
+	if len(g.Gateways) > 0 && !slices.Contains(g.Gateways, gw.res.Namespace+"/"+gw.res.Name) {
+		return false
+	}
+	return len(gw.spec.Addresses) == 0 || slices.ContainsFunc(gw.spec.Addresses, func(a gatewayv1.GatewaySpecAddress) bool {
+		return a.Value == g.BindAddress || strings.EqualFold(a.Value, g.Host)
+	})
+}
+
+// gateways are those that could be served here, those that win first: a zone's own, the older, namespace and name.
+func (b *builder) gateways() []gateway {
+	classes := map[string]bool{policy.GatewayClassName: true}
+	for _, r := range b.preferred(mesh.KindGatewayClass) {
+		classes[r.Name] = true // of another controller none is taken
+	}
+	var out []gateway
+	for _, r := range b.preferred(mesh.KindGateway) {
+		spec, ok := b.specs[r.Key].(*policy.Gateway)
+		if !ok {
+			continue
+		}
+		hops, err := policy.TrustedHops(r)
+		switch {
+		case err != nil:
+			b.issue(r.Key, "%s: %v", policy.AnnotationTrustedHops, err)
+		case !classes[string(spec.GatewayClassName)]:
+			b.issue(r.Key, "there is no GatewayClass %s here: nothing is programmed (NotReconciled)", spec.GatewayClassName)
+		default:
+			out = append(out, gateway{r, spec, hops})
+		}
+	}
+	slices.SortStableFunc(out, func(x, y gateway) int {
+		return cmp.Or(
+			compareBools(x.res.Origin == mesh.OriginGlobal, y.res.Origin == mesh.OriginGlobal),
+			cmp.Compare(x.res.Created, y.res.Created), x.res.Compare(y.res.Key),
+		)
+	})
+	return out
+}
+
+// gatewayRoutes are the routes with a Gateway for a parent. Of parents that are not here it says so.
+func (b *builder) gatewayRoutes(gateways []gateway) []policy.Route {
+	var out []policy.Route
+	for _, r := range b.byKind[mesh.KindHTTPRoute] {
+		spec, ok := b.specs[r.Key].(*policy.HTTPRoute)
+		if !ok {
+			continue
+		}
+		attached := false
+		for _, p := range spec.ParentRefs {
+			if p.Kind != nil && *p.Kind != "Gateway" {
+				continue
+			}
+			if why := parentProblem(gateways, r, mesh.KindHTTPRoute, p, spec.Hostnames); why != "" {
+				b.issue(r.Key, "parent %s: %s", p.Name, why)
+			} else {
+				attached = true
+			}
+		}
+		if attached {
+			out = append(out, policy.Route{Resource: r, Spec: spec})
+		}
+	}
+	return out
+}
+
+// parentProblem says why no listener takes a route by one of its parents, empty if one does. The words in parentheses are
+// the reasons of the Gateway API.
+func parentProblem(gateways []gateway, route mesh.Resource, kind mesh.Kind, p gatewayv1.ParentReference, hosts []gatewayv1.Hostname) string {
+	problem := "there is no such Gateway here"
+	for _, gw := range gateways {
+		for _, l := range gw.spec.Listeners {
+			whole := p
+			whole.SectionName, whole.Port = nil, nil
+			ref := gw.listener(l)
+			if !ref.Means(whole, route.Namespace) {
+				continue
+			}
+			if problem == "there is no such Gateway here" {
+				problem = "it has no such listener (NoMatchingParent)"
+			}
+			switch {
+			case !ref.Means(p, route.Namespace):
+			case !admits(gw, l, route.Namespace, kind):
+				problem = "its listeners do not allow it (NotAllowedByListeners)"
+			case len(policy.CommonHosts(policy.ListenerHost(l), hosts)) == 0:
+				problem = "no listener has one of its hostnames (NoMatchingListenerHostname)"
+			default:
+				return ""
+			}
+		}
+	}
+	return problem
+}
+
+func (g gateway) listener(l gatewayv1.Listener) policy.ListenerRef {
+	return policy.ListenerRef{Namespace: g.res.Namespace, Gateway: g.res.Name, Listener: string(l.Name), Port: uint16(l.Port)}
+}
+
+// admits reports whether a listener allows routes of a kind and namespace.
+func admits(gw gateway, l gatewayv1.Listener, namespace string, kind mesh.Kind) bool {
+	all, kinds := false, policy.RouteKinds(l)
+	if a := l.AllowedRoutes; a != nil {
+		all = a.Namespaces != nil && a.Namespaces.From != nil && *a.Namespaces.From == gatewayv1.NamespacesFromAll
+		if len(a.Kinds) > 0 {
+			kinds = nil
+			for _, k := range a.Kinds {
+				kinds = append(kinds, string(k.Kind))
+			}
+		}
+	}
+	return (all || namespace == gw.res.Namespace) && slices.Contains(kinds, string(kind))
+}
+
+// edge collects what one ingress serves.
+type edge struct {
+	b       *builder
+	ingress IngressProxy
+	routes  []policy.Route
+	taken   []taken
+}
+
+type taken struct {
+	gateway
+	l gatewayv1.Listener
+}
+
+// add takes the listeners of a Gateway that are free and can be told from those before.
+func (e *edge) add(gw gateway) {
+	for _, l := range gw.spec.Listeners {
+		if slices.Contains(e.ingress.BindPorts, uint16(l.Port)) {
+			e.b.issue(gw.res.Key, "listener %s: port %d is a lane of ingress %s: not programmed (PortUnavailable)", l.Name, l.Port, e.ingress.Name)
+			continue
+		}
+		if other, why := e.conflict(gw, l); why != "" {
+			e.b.issue(gw.res.Key, "listener %s: it can't be told apart from listener %s of Gateway %s, which is first: %s (Conflicted)", l.Name, other.l.Name, other.res.Key, why)
+			continue
+		}
+		e.taken = append(e.taken, taken{gw, l})
+	}
+}
+
+func (e *edge) conflict(gw gateway, l gatewayv1.Listener) (with taken, why string) {
+	for _, o := range e.taken {
+		why := policy.Indistinct(l, o.l)
+		if why == "" && l.Port == o.l.Port && l.Protocol == gatewayv1.HTTPProtocolType && gw.hops != o.hops {
+			why = fmt.Sprintf("it believes %d proxies in front of it, not %d", o.hops, gw.hops)
+		}
+		if why != "" {
+			return o, why
+		}
+	}
+	return taken{}, ""
+}
+
+// finish makes the ports, and notes where they lead.
+func (e *edge) finish(leads map[ServicePort]bool) []EdgePort {
+	slices.SortStableFunc(e.taken, func(x, y taken) int {
+		return cmp.Or(cmp.Compare(x.l.Port, y.l.Port), policy.CompareHosts(policy.ListenerHost(x.l), policy.ListenerHost(y.l)))
+	})
+	var out []EdgePort
+	for _, x := range e.taken {
+		if len(out) == 0 || out[len(out)-1].Number != uint16(x.l.Port) {
+			out = append(out, EdgePort{Number: uint16(x.l.Port)})
+		}
+		p := &out[len(out)-1]
+		p.Sources = append(p.Sources, x.res.Key)
+		p.Listeners = append(p.Listeners, e.listener(x, leads))
+	}
+	return out
+}
+
+func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
+	l := EdgeListener{
+		Gateway: x.res.Key, Name: string(x.l.Name), Protocol: x.l.Protocol, Host: policy.ListenerHost(x.l), TrustedHops: x.hops,
+	}
+	if t := x.l.TLS; t != nil && len(t.CertificateRefs) > 0 {
+		l.Minimum13 = t.Options[policy.TLSMinimum] == "1.3"
+		for _, ref := range t.CertificateRefs {
+			l.Certificates = append(l.Certificates, SecretName{x.res.Namespace, string(ref.Name)})
+		}
+		l.Clients = x.clients(x.l.Port)
+	}
+	if x.l.Protocol == gatewayv1.HTTPProtocolType || x.l.Protocol == gatewayv1.HTTPSProtocolType {
+		l.Hosts = e.hosts(x)
+	}
+	for _, h := range l.Hosts {
+		for _, m := range h.Routes {
+			for _, ref := range m.BackendRefs {
+				if to, err := e.b.t.Backend(m.Route.Namespace, ref); err == nil {
+					leads[to] = true
+				}
+			}
+		}
+	}
+	return l
+}
+
+// clients are those that the Gateway believes on a port; nil if it asks for no certificate.
+func (g gateway) clients(port gatewayv1.PortNumber) *EdgeClients {
+	if g.spec.TLS == nil || g.spec.TLS.Frontend == nil {
+		return nil
+	}
+	v := g.spec.TLS.Frontend.Default.Validation
+	for _, p := range g.spec.TLS.Frontend.PerPort {
+		if p.Port == port {
+			v = p.TLS.Validation
+		}
+	}
+	if v == nil || len(v.CACertificateRefs) == 0 {
+		return nil
+	}
+	return &EdgeClients{SecretName{g.res.Namespace, string(v.CACertificateRefs[0].Name)}, v.Mode == gatewayv1.AllowInsecureFallback}
+}
+
+// hosts are those of the routes of a listener. A host that a more specific listener of the port has is that one's alone.
+func (e *edge) hosts(x taken) []EdgeHost {
+	own := policy.ListenerHost(x.l)
+	var routes []policy.Route
+	names := map[string]bool{}
+	for _, r := range e.routes {
+		ref := x.listener(x.l)
+		means := func(p gatewayv1.ParentReference) bool { return ref.Means(p, r.Resource.Namespace) }
+		if !slices.ContainsFunc(r.Spec.ParentRefs, means) || !admits(x.gateway, x.l, r.Resource.Namespace, r.Resource.Kind) {
+			continue
+		}
+		common := policy.CommonHosts(own, r.Spec.Hostnames)
+		for _, h := range common {
+			names[h] = true
+		}
+		if len(common) > 0 {
+			routes = append(routes, r)
+		}
+	}
+	var out []EdgeHost
+	for _, name := range slices.SortedFunc(maps.Keys(names), policy.CompareHosts) {
+		if slices.ContainsFunc(e.taken, func(o taken) bool {
+			other := policy.ListenerHost(o.l)
+			return o.l.Port == x.l.Port && other != own && policy.HostCovers(own, other) && policy.HostCovers(other, name)
+		}) {
+			continue
+		}
+		matches, lost := policy.HostMatches(routes, name)
+		for _, k := range slices.SortedFunc(maps.Keys(lost), mesh.Key.Compare) {
+			e.b.overridden(k, lost[k]...)
+		}
+		out = append(out, EdgeHost{name, matches})
+	}
+	return out
+}

@@ -1,0 +1,200 @@
+package translate
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// gatewayStats groups the counters of what Gateways take.
+const gatewayStats = "gateway"
+
+// gatewayListeners are those of the Gateways that an ingress serves, one per port, beside its lanes: adding a Gateway
+// changes none of the others.
+func (tr *Translator) gatewayListeners(g topology.IngressProxy) []ir.Listener {
+	var out []ir.Listener
+	for _, p := range tr.t.Edge(g.Name) {
+		l := ir.Listener{
+			Name: gatewayName(p.Number, ""), Address: g.BindAddress, Port: p.Number, Inspect: p.TLS(), Public: true,
+			Sources: unique(slices.Concat(p.Sources, tr.t.ConfigSources)),
+		}
+		if l.Inspect {
+			for _, e := range p.Listeners {
+				l.Chains = append(l.Chains, tr.secureChain(p, e))
+			}
+		} else {
+			l.Chains = []ir.Chain{{Name: l.Name, HTTP: tr.edgeHTTP(l.Name, p.Listeners[0].TrustedHops)}}
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// secureChain takes the connections whose server name is a listener's.
+func (tr *Translator) secureChain(p topology.EdgePort, e topology.EdgeListener) ir.Chain {
+	name := gatewayName(p.Number, e.Host)
+	c := ir.Chain{Name: name, HTTP: tr.edgeHTTP(name, e.TrustedHops), PublicTLS: publicTLS(e)}
+	c.PublicTLS.HTTP = true
+	if e.Host != "" {
+		c.ServerNames = []string{e.Host}
+	}
+	return c
+}
+
+func publicTLS(e topology.EdgeListener) *ir.PublicTLS {
+	t := &ir.PublicTLS{Minimum13: e.Minimum13}
+	for _, n := range e.Certificates {
+		t.Certificates = append(t.Certificates, certificateName(n))
+	}
+	if e.Clients != nil {
+		t.Clients, t.Optional = authorityName(e.Clients.Authorities), e.Clients.Optional
+	}
+	return t
+}
+
+func (tr *Translator) edgeHTTP(table string, hops uint32) *ir.HTTP {
+	return &ir.HTTP{
+		StatPrefix: gatewayStats, Codec: ir.CodecAuto, RouteTable: table, AccessLog: tr.accessLog(), Edge: &ir.Edge{TrustedHops: hops},
+	}
+}
+
+// gatewayRoutes are the route tables of the same: one for a port without TLS, one for each listener of a port with it, since
+// a client there may ask for no other host than the one by whose name it came.
+func (tr *Translator) gatewayRoutes(g topology.IngressProxy) []ir.RouteTable {
+	var out []ir.RouteTable
+	for _, p := range tr.t.Edge(g.Name) {
+		if !p.TLS() {
+			out = append(out, tr.edgeTable(gatewayName(p.Number, ""), p, p.Listeners))
+			continue
+		}
+		for _, e := range p.Listeners {
+			t := tr.edgeTable(gatewayName(p.Number, e.Host), p, []topology.EdgeListener{e})
+			// Nobody proved anything to a listener that lets in everybody.
+			t.Edge.TellClient = e.Clients != nil && !e.Clients.Optional
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func (tr *Translator) edgeTable(name string, p topology.EdgePort, listeners []topology.EdgeListener) ir.RouteTable {
+	t := ir.RouteTable{Name: name, Edge: &ir.EdgeRoutes{}, Sources: slices.Concat(p.Sources, tr.t.ConfigSources)}
+	taken := map[string]bool{}
+	for _, e := range listeners {
+		for _, h := range e.Hosts {
+			taken[h.Host] = true
+			host, sources := tr.edgeHost(h)
+			t.Hosts, t.Sources = append(t.Hosts, host), append(t.Sources, sources...)
+		}
+	}
+	for _, e := range p.Listeners {
+		mine := slices.ContainsFunc(listeners, func(l topology.EdgeListener) bool { return l.Host == e.Host })
+		switch {
+		case taken[e.Host]:
+		case mine:
+			t.Hosts = append(t.Hosts, replying(e.Host, noRoute()))
+		case e.Host != "":
+			t.Hosts = append(t.Hosts, replying(e.Host, misdirected()))
+		}
+		taken[e.Host] = true
+	}
+	if !slices.ContainsFunc(t.Hosts, func(h ir.VirtualHost) bool { return h.Domains[0] == "*" }) {
+		t.Hosts = append(t.Hosts, replying("", noRoute()))
+	}
+	t.Sources = unique(t.Sources)
+	return t
+}
+
+// edgeHost are the routes of a host of a Gateway, and what shaped them.
+func (tr *Translator) edgeHost(h topology.EdgeHost) (ir.VirtualHost, ir.Sources) {
+	out := replying(h.Host, noRoute())
+	end := out.Routes
+	out.Routes, out.Retry = nil, tr.safeRetry()
+	var sources ir.Sources
+	for _, m := range h.Routes {
+		// What is asked from outside is of the namespace of its route, and of no service.
+		of := &topology.Service{ServiceName: topology.ServiceName{Namespace: m.Route.Namespace}}
+		traffic := tr.t.Traffic(of, topology.Port{}, m.Route, m.RuleName)
+		out.Routes = append(out.Routes, tr.treatOutbound(topology.Port{Protocol: topology.HTTP}, tr.ruleRoutes(m), traffic.Spec)...)
+		sources = append(append(sources, m.Route), traffic.Sources...)
+	}
+	out.Routes = append(out.Routes, end...)
+	return out, sources
+}
+
+// replying is a host that answers every request itself.
+func replying(host string, r ir.Reply) ir.VirtualHost {
+	domain := host
+	if domain == "" {
+		domain = "*"
+	}
+	return ir.VirtualHost{Name: domain, Domains: []string{domain}, Routes: []ir.Route{{Match: anyPath(), Reply: &r}}}
+}
+
+func noRoute() ir.Reply {
+	return ir.Reply{
+		Status: http.StatusNotFound, Code: "NO-ROUTE", Title: "No route of the Gateway matches",
+		Detail: "The Gateway has no route for the host, path, method and headers of the request.",
+		Try:    "Ask for what it has routes for.",
+	}
+}
+
+// misdirected is for a host that another listener has, reached over a connection that was made to this one (RFC 9110, 15.5.20):
+// clients then make a connection of their own.
+func misdirected() ir.Reply {
+	return ir.Reply{
+		Status: http.StatusMisdirectedRequest, Code: "MISDIRECTED", Title: "The host is served over other connections",
+		Detail: "The connection was made with another server name than that of the host.",
+		Try:    "Make a connection for the host.",
+	}
+}
+
+// edgedReaches are the ways to the services to which Gateways lead.
+func (tr *Translator) edgedReaches() []reach {
+	var out []reach
+	for _, to := range tr.t.Edged() {
+		if s, ok := tr.t.Service(to.ServiceName); ok {
+			if p, ok := s.Port(to.Port); ok {
+				out = append(out, reach{s, p, ""})
+			}
+		}
+	}
+	return out
+}
+
+// edgeClusters and edgeEndpoints are what ingresses need of the above: they call services as sidecars do, as who they are.
+func (tr *Translator) edgeClusters() []ir.Cluster {
+	var out []ir.Cluster
+	for _, r := range tr.edgedReaches() {
+		out = append(out, tr.outboundCluster(r))
+	}
+	return out
+}
+
+func (tr *Translator) edgeEndpoints() []ir.Endpoints {
+	var out []ir.Endpoints
+	for _, r := range tr.edgedReaches() {
+		out = append(out, tr.endpointsOf(r))
+	}
+	return out
+}
+
+// edgeSecrets are those by which the services are recognised.
+func (tr *Translator) edgeSecrets() []ir.Secret {
+	if len(tr.t.Edged()) == 0 {
+		return nil
+	}
+	return tr.trustSecrets()
+}
+
+// gatewayName is `gateway:<port>`, of what is with TLS `gateway:<port>/<host>` as well.
+func gatewayName(port uint16, host string) string {
+	name := "gateway:" + strconv.Itoa(int(port))
+	if host != "" {
+		name += "/" + host
+	}
+	return name
+}
