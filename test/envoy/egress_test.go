@@ -221,7 +221,7 @@ spec: {hosts: [api.plain.example], ports: [{port: %d, protocol: http}]}
 		full := fmt.Sprintf("api.plain.example:%d", port)
 		w.asks(t, full, want{body: []string{"asked for " + full}})
 		// Another port of the host is nobody's.
-		w.asks(t, "api.plain.example:1", want{status: http.StatusNotFound})
+		w.asks(t, "api.plain.example:1", want{status: http.StatusForbidden})
 		// As a proxy, with an absolute target.
 		if status, body := fetch(t, w.proxied(t, ca), "http://"+full+"/x"); status != http.StatusOK || !strings.Contains(body, "asked for "+full+"/x") {
 			t.Errorf("%d %s", status, body)
@@ -351,5 +351,117 @@ spec: {hosts: [api.plain.example], ports: [{port: %[1]d, protocol: http}]}
 		// A name that comes to be is found.
 		w.names.set("none.example", plain.host)
 		w.asks(t, "none.example", want{body: []string{"I am plain"}})
+	})
+}
+
+// outsideAddress is an address of the machine that is neither loopback nor link-local.
+func outsideAddress(t *testing.T) string {
+	t.Helper()
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return n.IP.String()
+		}
+	}
+	t.Skip("this machine has no address but its own loopback")
+	return ""
+}
+
+func TestUndeclaredHosts(t *testing.T) {
+	ca := newPublicCA(t)
+	w := newWorld(t)
+	web := w.sidecar(t, "web")
+	refused := func(class string) int { return web.stat(t, "filter_chain.rbac."+class+".shadow_denied") }
+	out := outsideAddress(t)
+	plain := startOutsider(t, "plain", out, 0, nil)
+	secure := startOutsider(t, "secure", out, 0, ca.issue(t, "secure.example"))
+	inside := startOutsider(t, "inside", w.host(), plain.port, nil) // as a service of the machine that trusts who is on it
+	for host, at := range map[string]string{"plain.example": out, "secure.example": out, "rebound.example": inside.host, "metadata.example": "169.254.169.254"} {
+		w.names.set(host, at)
+	}
+	w.names.set("both.example", inside.host, out)
+	port := func(host string, o *outsider) string { return fmt.Sprintf("%s:%d", host, o.port) }
+
+	t.Run("Deny", func(t *testing.T) {
+		problem := want{status: http.StatusForbidden, header: map[string]string{"Content-Type": "application/problem+json"}, body: []string{"HOST-NOT-DECLARED"}}
+		for _, to := range []string{"plain.example", port("plain.example", plain), port(out, plain), "[::1]:80"} {
+			if err := problem.check(w.call(t, call{to: to})); err != nil {
+				t.Errorf("%s: %v", to, err)
+			}
+		}
+		for _, to := range []string{"nothing", "nothing.shop", "nothing.shop:81", "x.shop.svc.clusterset.local", "x.shop.one.mesh:80"} {
+			if err := (want{status: http.StatusNotFound, body: []string{"NO-SUCH-SERVICE"}}).check(w.call(t, call{to: to})); err != nil {
+				t.Errorf("%s: %v", to, err)
+			}
+		}
+		if _, err := w.proxied(t, ca).Get("https://" + port("secure.example", secure)); err == nil || !strings.Contains(err.Error(), "Forbidden") {
+			t.Errorf("a tunnel: %v", err)
+		}
+		if names, addresses := refused("undeclared_name"), refused("undeclared_address"); names != 2 || addresses != 2 {
+			t.Errorf("%d names and %d addresses counted", names, addresses)
+		}
+	})
+
+	t.Run("Allow", func(t *testing.T) {
+		allowed := func(private string) {
+			w.apply(t, `
+kind: MeshConfig
+metadata: {name: default}
+spec: {egress: {namespaces: {shop: Allow}, privateAddresses: `+private+`}}
+`)
+		}
+		allowed("Allow")
+		w.asks(t, port("plain.example", plain), want{body: []string{"I am plain"}})
+		w.asks(t, port(out, plain), want{body: []string{"I am plain"}})
+		status, body := fetch(t, w.proxied(t, ca), "https://"+port("secure.example", secure)+"/z")
+		if status != http.StatusOK || !strings.Contains(body, "I am secure") {
+			t.Errorf("%d %s", status, body)
+		}
+		// Of two addresses only the one that is outside is ever used.
+		for range 5 {
+			w.asks(t, port("both.example", plain), want{body: []string{"I am plain"}})
+		}
+		w.asks(t, "nothing.shop", want{status: http.StatusNotFound})
+
+		// The machine itself, by address, by name, by a name that moves there later, in a tunnel.
+		for _, to := range []string{port(inside.host, inside), port("[::ffff:"+inside.host+"]", inside), port("0.0.0.0", inside), "169.254.169.254", "[::1]:80", "[fe80::1]:80"} {
+			if r := w.call(t, call{to: to}); r.status != http.StatusServiceUnavailable {
+				t.Errorf("%s: %d %s", to, r.status, r.body)
+			}
+		}
+		for _, to := range []string{port("rebound.example", inside), "metadata.example", port("2130706433", inside), port("0x7f.1", inside)} {
+			if r := w.call(t, call{to: to}); r.status < 400 {
+				t.Errorf("%s: %d %s", to, r.status, r.body)
+			}
+		}
+		w.names.set("plain.example", inside.host)
+		before := w.names.count("plain.example")
+		eventually(t, "ask again", func() error {
+			if w.names.count("plain.example") == before {
+				return errors.New("the name is not asked for again")
+			}
+			return nil
+		})
+		if r := w.call(t, call{to: port("plain.example", plain)}); strings.Contains(r.body, "inside") {
+			t.Error(r.body)
+		}
+		if _, err := w.proxied(t, ca).Get("https://" + port(inside.host, inside)); err == nil || !strings.Contains(err.Error(), "Service Unavailable") {
+			t.Errorf("a tunnel to the machine: %v", err)
+		}
+		if who := inside.callers(); len(who) != 0 {
+			t.Errorf("the machine was reached from %v", who)
+		}
+
+		// Private addresses are refused unless they are allowed.
+		if !net.ParseIP(out).IsPrivate() {
+			return
+		}
+		allowed("Deny")
+		if r := w.call(t, call{to: port(out, plain)}); r.status != http.StatusServiceUnavailable {
+			t.Errorf("%d %s", r.status, r.body)
+		}
 	})
 }

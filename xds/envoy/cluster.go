@@ -33,6 +33,8 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 	switch {
 	case c.Outside != nil:
 		b.outside(m, c)
+	case c.Forward != nil:
+		b.forwardCluster(m, *c.Forward)
 	case c.Fixed != nil:
 		m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		m.LoadAssignment = fixedEndpoint(c.Name, *c.Fixed)
@@ -96,6 +98,10 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 	o := &httpv3.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: duration(c.IdleTimeout), MaxConnectionDuration: duration(c.MaxAge)},
 		UpstreamProtocolOptions:   &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
+	}
+	if c.Forward != nil {
+		// Envoy demands it of clusters that lead anywhere, for TLS, which this one does not speak.
+		o.UpstreamHttpProtocolOptions = &corev3.UpstreamHttpProtocolOptions{AutoSni: true, AutoSanValidation: true}
 	}
 	if c.Detection != nil {
 		o.OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: noAnswer()}

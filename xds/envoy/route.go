@@ -125,6 +125,14 @@ func (b *messages) match(m ir.Match) *routev3.RouteMatch {
 	if m.Connect {
 		out.PathSpecifier = &routev3.RouteMatch_ConnectMatcher_{ConnectMatcher: &routev3.RouteMatch_ConnectMatcher{}}
 	}
+	if m.Host != "" {
+		out.Headers = append(out.Headers, headerMatcher(":authority", matching(m.Host)))
+	}
+	if m.NotHost != "" {
+		not := headerMatcher(":authority", matching(m.NotHost))
+		not.InvertMatch = true
+		out.Headers = append(out.Headers, not)
+	}
 	if len(m.Methods) > 0 {
 		out.Headers = append(out.Headers, headerMatcher(":method", methodMatcher(m.Methods)))
 	}
@@ -151,9 +159,12 @@ func methodMatcher(methods []string) *matcherv3.StringMatcher {
 	if len(methods) == 1 {
 		return exactly(methods[0])
 	}
-	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{
-		SafeRegex: &matcherv3.RegexMatcher{Regex: strings.Join(methods, "|")},
-	}}
+	return matching(strings.Join(methods, "|"))
+}
+
+// matching takes what a regular expression matches as a whole.
+func matching(pattern string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: pattern}}}
 }
 
 // retry goes to another endpoint each time, and away from a priority that failed twice: against the

@@ -8,6 +8,8 @@ type Cluster struct {
 	Fixed *HostPort `json:"fixed,omitempty"`
 	// Outside leads out of the mesh. A cluster with it has neither Endpoints nor MTLS.
 	Outside *Outside `json:"outside,omitempty"`
+	// Forward leads wherever requests say; it has nothing of the others either.
+	Forward *Forward `json:"forward,omitempty"`
 	// MTLS is spoken as Peers says for an endpoint's zone; an endpoint whose zone is not among them
 	// can't be reached. Off: bytes as they come.
 	MTLS  bool   `json:"mtls,omitempty"`

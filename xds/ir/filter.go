@@ -4,11 +4,14 @@ package ir
 // is set. Filters come with the routes, so that they hold from the next request of a live connection, and
 // a request of which no policy asks anything meets none.
 type Filter struct {
-	Audit                 *Audit                 `json:"audit,omitempty"`
-	RateLimit             *RateLimit             `json:"rateLimit,omitempty"`
-	Fault                 *Fault                 `json:"fault,omitempty"`
-	Session               *Session               `json:"session,omitempty"`
-	Lua                   *Lua                   `json:"lua,omitempty"`
+	Audit     *Audit     `json:"audit,omitempty"`
+	RateLimit *RateLimit `json:"rateLimit,omitempty"`
+	Fault     *Fault     `json:"fault,omitempty"`
+	Session   *Session   `json:"session,omitempty"`
+	Lua       *Lua       `json:"lua,omitempty"`
+	Count     *Count     `json:"count,omitempty"`
+	// Resolve finds the address of the request's host, for a cluster with the same Forward.
+	Resolve               *Forward               `json:"resolve,omitempty"`
 	ExternalAuthorization *ExternalAuthorization `json:"externalAuthorization,omitempty"`
 }
 

@@ -46,6 +46,9 @@ type Match struct {
 	// Methods: one of them. Empty means all.
 	Methods []string      `json:"methods,omitempty"`
 	Headers []HeaderMatch `json:"headers,omitempty"`
+	// Host and NotHost are regular expressions (RE2) that the whole of the request's host, with its port, does and does not match.
+	Host    string `json:"host,omitempty"`
+	NotHost string `json:"notHost,omitempty"`
 	// Connect takes CONNECT, which has no path, and makes a connection to the backend.
 	Connect bool `json:"connect,omitempty"`
 	// PerMillion of the requests that match otherwise, chosen at random; 0 means all.

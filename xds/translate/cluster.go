@@ -80,7 +80,7 @@ func (tr *Translator) outboundClusters() []ir.Cluster {
 			}
 		}
 	}
-	return append(out, tr.externalClusters()...)
+	return slices.Concat(out, tr.externalClusters(), tr.undeclaredClusters())
 }
 
 func (tr *Translator) outboundCluster(r reach) ir.Cluster {

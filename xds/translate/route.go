@@ -25,7 +25,7 @@ func (tr *Translator) outboundRoutes(scope string) ir.RouteTable {
 	external, externalSources := tr.externalHosts(scope)
 	return ir.RouteTable{
 		Name:    OutboundRouteTable,
-		Hosts:   append(join(mesh, external), tr.unknownHost()),
+		Hosts:   append(join(mesh, external), tr.undeclaredHost(scope)),
 		Sources: unique(slices.Concat(meshSources, externalSources, tr.t.ConfigSources)),
 	}
 }
