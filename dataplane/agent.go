@@ -265,7 +265,7 @@ func (a *agent) describeIngress(ctx context.Context) (*enrolpb.AgentReport, erro
 	a.info.Address, a.info.Ports = i.BindAddress, ports
 	raw, err := jsonOf(adv)
 	return &enrolpb.AgentReport{Report: &enrolpb.AgentReport_Ingress{Ingress: &enrolpb.IngressSpec{
-		Ingress: raw, BindAddress: i.BindAddress, BindPorts: lanes, Peers: true,
+		Ingress: raw, BindAddress: i.BindAddress, BindPorts: lanes, Peers: true, Gateways: i.Gateways,
 	}}}, err
 }
 

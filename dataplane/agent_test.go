@@ -371,7 +371,7 @@ func TestIngress(t *testing.T) {
 	c := Config{
 		Name: "in1", Token: z.token("", "", 1), RunDir: filepath.Join(dir, strings.Repeat("deep/", 30)+"run"), InfoFile: filepath.Join(dir, "info.json"),
 		DrainTime: 50 * time.Millisecond, Envoy: Envoy{Path: must(envoybin.Path())(t), Concurrency: 1},
-		Ingress: &IngressSpec{BindAddress: "127.0.0.1", BindPorts: []uint16{0, 0}},
+		Ingress: &IngressSpec{BindAddress: "127.0.0.1", BindPorts: []uint16{0, 0}, Gateways: []string{"shop/edge"}},
 	}
 	a := start(t, c)
 	i := a.ready()
@@ -382,7 +382,7 @@ func TestIngress(t *testing.T) {
 	defer z.mu.Unlock()
 	for _, r := range z.reports {
 		if s := r.GetIngress(); s != nil {
-			if s.GetBindAddress() != "127.0.0.1" || len(s.GetBindPorts()) != 2 || !strings.Contains(string(s.GetIngress()), `"host":"127.0.0.1"`) {
+			if s.GetBindAddress() != "127.0.0.1" || len(s.GetBindPorts()) != 2 || len(s.GetGateways()) != 1 || !strings.Contains(string(s.GetIngress()), `"host":"127.0.0.1"`) {
 				t.Errorf("registered %v", s)
 			}
 			return

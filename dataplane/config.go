@@ -92,6 +92,8 @@ type IngressSpec struct {
 	BindPorts   []uint16
 	// Advertised is how other zones reach it; an empty Host means BindAddress, no Ports BindPorts.
 	Advertised mesh.Ingress
+	// Gateways that it serves, as namespace/name; none means all.
+	Gateways []string
 }
 
 // Info describes a running agent to whoever started it. It holds no secret.
@@ -213,6 +215,12 @@ func (i *IngressSpec) check() error {
 	}
 	if n := len(i.Advertised.Ports); n > maxLanes {
 		return fmt.Errorf("%d advertised ports, more than %d", n, maxLanes)
+	}
+	for _, g := range i.Gateways {
+		namespace, name, _ := strings.Cut(g, "/")
+		if errors.Join(mesh.CheckLabel(namespace), mesh.CheckSubdomain(name)) != nil {
+			return fmt.Errorf("gateway %q is not namespace/name", g)
+		}
 	}
 	if ip, err := netip.ParseAddr(i.BindAddress); err == nil && ip.IsUnspecified() && i.Advertised.Host == "" {
 		return errors.New("an ingress that listens on every address must say by which advertise.host other zones reach it")

@@ -20,6 +20,7 @@ type settings struct {
 	BindAddress string              `json:"bindAddress" usage:"IP address on which to listen"`
 	Lanes       []uint16            `json:"lanes" usage:"ports on which to listen; several, because HTTP/2 through passthrough ties a connection to one server; 0: any free one"`
 	Advertise   advertise           `json:"advertise"`
+	Gateways    []string            `json:"gateways" usage:"Gateways to serve, as namespace/name; empty: every one of the zone"`
 	Locality    mesh.Locality       `json:"locality"`
 	DataDir     string              `json:"dataDir" usage:"folder that keeps the instance key over a restart; empty: memory only"`
 	RunDir      string              `json:"runDir" usage:"folder for sockets while running, this ingress's alone"`
@@ -54,7 +55,7 @@ func common(s settings) program.Common {
 			Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir, SecretsDir: s.SecretsDir,
 			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
 			Ingress: &dataplane.IngressSpec{
-				BindAddress: s.BindAddress, BindPorts: s.Lanes,
+				BindAddress: s.BindAddress, BindPorts: s.Lanes, Gateways: s.Gateways,
 				Advertised: mesh.Ingress{ID: s.Advertise.ID, Network: s.Advertise.Network, Host: s.Advertise.Host, Ports: s.Advertise.Ports},
 			},
 		},

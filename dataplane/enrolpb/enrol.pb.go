@@ -723,7 +723,8 @@ type IngressSpec struct {
 	Ingress       []byte                 `protobuf:"bytes,1,opt,name=ingress,proto3" json:"ingress,omitempty"`                            // JSON mesh.Ingress as others reach it
 	BindAddress   string                 `protobuf:"bytes,2,opt,name=bind_address,json=bindAddress,proto3" json:"bind_address,omitempty"` // where Envoy listens
 	BindPorts     []uint32               `protobuf:"varint,3,rep,packed,name=bind_ports,json=bindPorts,proto3" json:"bind_ports,omitempty"`
-	Peers         bool                   `protobuf:"varint,4,opt,name=peers,proto3" json:"peers,omitempty"` // this agent understands Peers
+	Peers         bool                   `protobuf:"varint,4,opt,name=peers,proto3" json:"peers,omitempty"`      // this agent understands Peers
+	Gateways      []string               `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"` // namespace/name of those that it serves; none: all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -784,6 +785,13 @@ func (x *IngressSpec) GetPeers() bool {
 		return x.Peers
 	}
 	return false
+}
+
+func (x *IngressSpec) GetGateways() []string {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
 }
 
 type Health struct {
@@ -1802,13 +1810,14 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x06labels\x18\x02 \x03(\v2).comity.enrol.v1.WorkloadSpec.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x7f\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
 	"\vIngressSpec\x12\x18\n" +
 	"\aingress\x18\x01 \x01(\fR\aingress\x12!\n" +
 	"\fbind_address\x18\x02 \x01(\tR\vbindAddress\x12\x1d\n" +
 	"\n" +
 	"bind_ports\x18\x03 \x03(\rR\tbindPorts\x12\x14\n" +
-	"\x05peers\x18\x04 \x01(\bR\x05peers\"\x9e\x01\n" +
+	"\x05peers\x18\x04 \x01(\bR\x05peers\x12\x1a\n" +
+	"\bgateways\x18\x05 \x03(\tR\bgateways\"\x9e\x01\n" +
 	"\x06Health\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +

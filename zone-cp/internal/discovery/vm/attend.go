@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/mesh"
@@ -21,6 +22,7 @@ const (
 	maxSpecBytes = 64 << 10
 	maxText      = 256
 	maxLanes     = 16
+	maxGateways  = 256
 )
 
 // Codes of refusals, in Refused.code.
@@ -249,7 +251,18 @@ func readIngress(peer Peer, in *enrolpb.IngressSpec) (discovery.Ingress, error) 
 	if n := len(in.GetBindPorts()); n == 0 || n > maxLanes {
 		return out, fmt.Errorf("%d bind ports; 1 to %d are possible", n, maxLanes)
 	}
-	out.IngressProxy = topology.IngressProxy{Name: peer.Proxy.Name, BindAddress: in.GetBindAddress()}
+	if n := len(in.GetGateways()); n > maxGateways {
+		return out, fmt.Errorf("%d gateways, more than %d", n, maxGateways)
+	}
+	for _, g := range in.GetGateways() {
+		namespace, name, _ := strings.Cut(g, "/")
+		if err := errors.Join(mesh.CheckLabel(namespace), mesh.CheckSubdomain(name)); err != nil {
+			return out, fmt.Errorf("gateway %.64q is not namespace/name: %w", g, err)
+		}
+	}
+	out.IngressProxy = topology.IngressProxy{
+		Name: peer.Proxy.Name, BindAddress: in.GetBindAddress(), Host: out.Advertised.Host, Gateways: in.GetGateways(),
+	}
 	for _, p := range in.GetBindPorts() {
 		if p == 0 || p > 65535 {
 			return out, fmt.Errorf("bind port %d is not 1 to 65535", p)
