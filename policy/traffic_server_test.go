@@ -16,13 +16,20 @@ func TestValidateServerSide(t *testing.T) {
 		spec string
 		want []string
 	}{
-		"limits":           {`{"rateLimit":{"requests":[{"limit":{"count":10}},{"name":"fair","limit":{"count":10,"per":"1m","burst":20},"each":{"caller":true},"overrides":[{"caller":"spiffe://a.example/ns/shop/sa/web","limit":{"count":1}}]},{"limit":{"count":1},"each":{"header":"X-Tenant"},"match":{"method":"GET","path":{"value":"/a"},"headers":[{"name":"x","value":"y"}]}}],"connections":{"limit":{"count":5}}}}`, nil},
-		"limit of nothing": {`{"rateLimit":{}}`, []string{"/spec/rateLimit required"}},
-		"limit bounds":     {`{"rateLimit":{"requests":[{"name":"A b","limit":{"count":0,"per":"10ms","burst":2000000000}}]}}`, []string{"/spec/rateLimit/requests/0/name invalid", "/spec/rateLimit/requests/0/limit/count out_of_range", "/spec/rateLimit/requests/0/limit/per out_of_range", "/spec/rateLimit/requests/0/limit/burst out_of_range"}},
-		"limit each":       {`{"rateLimit":{"requests":[{"limit":{"count":1},"each":{"caller":true,"header":"x"}},{"limit":{"count":1},"each":{}},{"limit":{"count":1},"each":{"header":"a b"}}]}}`, []string{"/spec/rateLimit/requests/0/each invalid", "/spec/rateLimit/requests/1/each invalid", "/spec/rateLimit/requests/2/each/header invalid"}},
-		"limit overrides":  {`{"rateLimit":{"requests":[{"limit":{"count":1},"overrides":[{"caller":"web","limit":{"count":1}}]},{"limit":{"count":1},"each":{"caller":true},"overrides":[{"caller":"spiffe://a.example/ns/","limit":{"count":1}},{"caller":"spiffe://a.example/x","limit":{"count":1}},{"caller":"spiffe://a.example/x","limit":{"count":1}}]}]}}`, []string{"/spec/rateLimit/requests/0/overrides invalid", "/spec/rateLimit/requests/0/overrides/0/caller invalid", "/spec/rateLimit/requests/1/overrides/0/caller invalid", "/spec/rateLimit/requests/1/overrides/2/caller duplicate"}},
-		"limit match":      {`{"rateLimit":{"requests":[{"limit":{"count":1},"match":{"queryParams":[{"name":"a","value":"b"}]}}]}}`, []string{"/spec/rateLimit/requests/0/match/queryParams unsupported"}},
-		"limit of a route": {`{` + toRule + `"rateLimit":{"connections":{"limit":{"count":1}}}}`, []string{"/spec/rateLimit/connections invalid"}},
+		"limits":             {`{"rateLimit":{"requests":[{"limit":{"count":10}},{"name":"fair","limit":{"count":10,"per":"1m","burst":20},"each":{"caller":true},"overrides":[{"caller":"spiffe://a.example/ns/shop/sa/web","limit":{"count":1}}]},{"limit":{"count":1},"each":{"header":"X-Tenant"},"match":{"method":"GET","path":{"value":"/a"},"headers":[{"name":"x","value":"y"}]}}],"connections":{"limit":{"count":5}}}}`, nil},
+		"limit of nothing":   {`{"rateLimit":{}}`, []string{"/spec/rateLimit required"}},
+		"limit bounds":       {`{"rateLimit":{"requests":[{"name":"A b","limit":{"count":0,"per":"10ms","burst":2000000000}}]}}`, []string{"/spec/rateLimit/requests/0/name invalid", "/spec/rateLimit/requests/0/limit/count out_of_range", "/spec/rateLimit/requests/0/limit/per out_of_range", "/spec/rateLimit/requests/0/limit/burst out_of_range"}},
+		"limit each":         {`{"rateLimit":{"requests":[{"limit":{"count":1},"each":{"caller":true,"header":"x"}},{"limit":{"count":1},"each":{}},{"limit":{"count":1},"each":{"header":"a b"}}]}}`, []string{"/spec/rateLimit/requests/0/each invalid", "/spec/rateLimit/requests/1/each invalid", "/spec/rateLimit/requests/2/each/header invalid"}},
+		"limit overrides":    {`{"rateLimit":{"requests":[{"limit":{"count":1},"overrides":[{"caller":"web","limit":{"count":1}}]},{"limit":{"count":1},"each":{"caller":true},"overrides":[{"caller":"spiffe://a.example/ns/","limit":{"count":1}},{"caller":"spiffe://a.example/x","limit":{"count":1}},{"caller":"spiffe://a.example/x","limit":{"count":1}}]}]}}`, []string{"/spec/rateLimit/requests/0/overrides invalid", "/spec/rateLimit/requests/0/overrides/0/caller invalid", "/spec/rateLimit/requests/1/overrides/0/caller invalid", "/spec/rateLimit/requests/1/overrides/2/caller duplicate"}},
+		"limit match":        {`{"rateLimit":{"requests":[{"limit":{"count":1},"match":{"queryParams":[{"name":"a","value":"b"}]}}]}}`, []string{"/spec/rateLimit/requests/0/match/queryParams unsupported"}},
+		"limit of a route":   {`{` + toRule + `"rateLimit":{"connections":{"limit":{"count":1}}}}`, []string{"/spec/rateLimit/connections invalid"}},
+		"fault":              {`{"fault":{"match":{"method":"POST","headers":[{"name":"x","value":"y"}]},"delay":{"percent":20,"for":"1s"},"abort":{"percent":10,"grpcStatus":14},"bandwidth":{"response":64,"percent":50}}}`, nil},
+		"fault of nothing":   {`{"fault":{"match":{"method":"POST"}}}`, []string{"/spec/fault required"}},
+		"fault abort":        {`{"fault":{"abort":{"percent":101,"status":200}}}`, []string{"/spec/fault/abort/percent out_of_range", "/spec/fault/abort/status out_of_range"}},
+		"fault both":         {`{"fault":{"abort":{"percent":1,"status":500,"grpcStatus":3}}}`, []string{"/spec/fault/abort invalid"}},
+		"fault grpc":         {`{"fault":{"abort":{"percent":1,"grpcStatus":17}}}`, []string{"/spec/fault/abort/grpcStatus out_of_range"}},
+		"fault bandwidth":    {`{"fault":{"match":{"method":"POST"},"bandwidth":{"request":64}}}`, []string{"/spec/fault/bandwidth/request unsupported"}},
+		"fault no bandwidth": {`{"fault":{"bandwidth":{"percent":200}}}`, []string{"/spec/fault/bandwidth required", "/spec/fault/bandwidth/percent out_of_range"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := policy.Validate(resource(t, mesh.KindTrafficPolicy, "shop", "p", c.spec))

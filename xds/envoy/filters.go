@@ -58,6 +58,8 @@ func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error
 		return b.extension("comity.audit", b.audit(*f.Audit)), nil
 	case f.Fault != nil:
 		return b.extension("envoy.filters.http.fault", b.fault(*f.Fault)), nil
+	case f.SlowRequests != nil:
+		return b.extension("envoy.filters.http.bandwidth_limit", slowRequests(*f.SlowRequests)), nil
 	case f.Session != nil:
 		return b.extension("envoy.filters.http.stateful_session", b.session(*f.Session)), nil
 	case f.Lua != nil:

@@ -3,6 +3,7 @@ package envoy
 import (
 	"fmt"
 	"regexp"
+	"slices"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -66,7 +67,7 @@ func (b *messages) rateLimit(l ir.RateLimit) proto.Message {
 		}
 		m.Descriptors = append(m.Descriptors, d)
 		if action != nil {
-			m.RateLimits = append(m.RateLimits, &routev3.RateLimit{Actions: append(counts[:len(counts):len(counts)], action)})
+			m.RateLimits = append(m.RateLimits, &routev3.RateLimit{Actions: append(slices.Clip(counts), action)})
 		}
 	}
 	switch {

@@ -12,6 +12,7 @@ type Filter struct {
 	Count     *Count     `json:"count,omitempty"`
 	// Resolve finds the address of the request's host, for a cluster with the same Forward.
 	Resolve               *Forward               `json:"resolve,omitempty"`
+	SlowRequests          *SlowRequests          `json:"slowRequests,omitempty"`
 	ExternalAuthorization *ExternalAuthorization `json:"externalAuthorization,omitempty"`
 }
 
