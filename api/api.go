@@ -49,6 +49,8 @@ type Config struct {
 	// Admit, when not nil, has the last word on a write that is valid by itself: what it finds wrong refuses the
 	// request, as a wrong field does.
 	Admit func(ctx context.Context, w store.Write) ([]policy.FieldError, error)
+	// Inspect, when not nil, asks a proxy of a zone what it runs: what is "config", "stats" or "clusters".
+	Inspect func(ctx context.Context, zone string, proxy mesh.ProxyID, what string) ([]byte, error)
 	// Routes, when not nil, adds operations below /api/v1. They are authenticated like all others: a viewer
 	// may GET, an admin may do everything.
 	Routes func(huma.API, Authorizer)

@@ -193,6 +193,11 @@ func (s *server) registerRest() {
 	}) (*huma.StreamResponse, error) {
 		return s.proxies(ctx, in.Zone)
 	}))
+	huma.Register(s.api, op("inspect", http.MethodGet, "/proxies/{proxy}/{what}", "What a proxy runs now: its configuration, counters or endpoints, in Envoy's own words"), handle(s, func(ctx context.Context, in *struct {
+		InspectInput
+	}) (*huma.StreamResponse, error) {
+		return s.inspect(ctx, in.InspectInput)
+	}))
 	huma.Register(s.api, op("failover", http.MethodGet, "/failover", "Where the traffic of services goes from each zone, and why"), handle(s, func(ctx context.Context, in *struct {
 		Namespace string `query:"namespace" maxLength:"63"`
 		Service   string `query:"service" maxLength:"63"`

@@ -40,6 +40,7 @@ type attendant struct {
 	drain   time.Duration // how long leaving may take
 	peers   *peer.Peers   // of an ingress; else nil
 	sever   func([]*enrolpb.Address)
+	inspect func(ctx context.Context, what string, w io.Writer) error
 
 	mu       sync.Mutex
 	health   *enrolpb.Health
@@ -48,6 +49,8 @@ type attendant struct {
 
 	wake  chan struct{} // health has changed; one slot
 	loads *loads
+
+	answers sync.WaitGroup // questions that are being answered
 }
 
 func newAttendant(spec *enrolpb.AgentReport) *attendant {
@@ -160,6 +163,7 @@ func (a *attendant) connected(ctx context.Context, connect func() (*grpc.ClientC
 func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient) error {
 	// The stream outlives ctx by the time it takes to leave.
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer a.answers.Wait()
 	defer cancel()
 	opening := context.AfterFunc(ctx, cancel)
 	stream, err := client.Attend(own, grpc.WaitForReady(true))
@@ -185,6 +189,10 @@ func (a *attendant) session(ctx context.Context, client enrolpb.EnrolmentClient)
 		report := a.present
 		select {
 		case n := <-notices:
+			if ask := n.GetAsk(); ask != nil {
+				a.answers.Go(func() { a.answer(own, client, ask) })
+				continue
+			}
 			d, err := a.notice(n)
 			if err != nil {
 				return err

@@ -159,7 +159,10 @@ func (p *parts) assemble(at addresses) error {
 			joinTokenRoutes(h, authz, p.fed)
 			zoneRoutes(h, authz, p.fed)
 		},
-		Check: check.Resource, Admit: p.fed.Admit, Stopping: p.stopping,
+		Check: check.Resource, Inspect: func(ctx context.Context, zone string, proxy mesh.ProxyID, what string) ([]byte, error) {
+			return p.fed.Ask(ctx, zone, what, proxy.String())
+		},
+		Admit: p.fed.Admit, Stopping: p.stopping,
 	})
 	if err != nil {
 		return err

@@ -27,6 +27,9 @@ func (z *zone) handler(ctx context.Context) (http.Handler, error) {
 		Store: z.store, Mode: api.ModeZone, ZoneName: z.Zone, Tokens: tokens,
 		Log: z.part("api"), Registerer: z.metrics, Version: version.Version, Routes: z.routes, Stopping: z.stopping,
 		Uplink: z.uplink, LeafTTL: z.cfg.LeafTTL, Check: check.Resource,
+		Inspect: func(ctx context.Context, _ string, proxy mesh.ProxyID, what string) ([]byte, error) {
+			return z.desk.Ask(ctx, proxy, what)
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -40,6 +40,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/exports"
 	"github.com/comity-mesh/comity/zone-cp/internal/fedclient"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
+	"github.com/comity-mesh/comity/zone-cp/internal/inspect"
 	"github.com/comity-mesh/comity/zone-cp/internal/loads"
 	"github.com/comity-mesh/comity/zone-cp/internal/peering"
 	"github.com/comity-mesh/comity/zone-cp/internal/publish"
@@ -61,6 +62,7 @@ type zone struct {
 	store     *ready.Store
 	ca        *ca.CA
 	table     *vm.Table
+	desk      *inspect.Desk
 	book      *imports.Book
 	resolver  *imports.Resolver
 	lease     *imports.Lease
@@ -102,7 +104,7 @@ func serve(ctx context.Context, s settings, logTo io.Writer, ready func(apiAddre
 	creds := handshake.Counted(credentials.NewTLS(z.ca.ServerTLS(true)), refused.WithLabelValues("proxies"))
 	server := grpc.NewServer(append(ads.ServerOptions(), grpc.Creds(creds))...)
 	z.xds.Register(server)
-	enrolpb.RegisterEnrolmentServer(server, z.ca.Service(z.attend))
+	enrolpb.RegisterEnrolmentServer(server, z.ca.Service(z.attend, z.takeAnswer))
 
 	web := &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
@@ -183,6 +185,7 @@ func (z *zone) open(ctx context.Context) error {
 			Try: "put back what the cause names; a zone without its keys is another zone"}
 	}
 	z.table = vm.NewTable(z.cfg.Lease, z.cfg.ForgetAfter)
+	z.desk = inspect.NewDesk(z.table.Ask)
 	if err := z.table.Restore(ctx, z.store); err != nil {
 		return err
 	}
@@ -247,7 +250,7 @@ func (z *zone) openFederation(ctx context.Context) error {
 	z.fed = fedclient.New(fedclient.Config{
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Incarnation: z.Incarnation, Endpoints: z.cfg.Global.Endpoints,
 		Store: z.store, Book: z.book, Statuses: statuses, Refused: z.publisher.Refused, Log: z.part("federation"),
-		Statements: z.ledger.All, BundleStatement: z.bundleStatement, Heard: func() { z.lease.Heard(time.Now()) },
+		Ask: z.ask, Statements: z.ledger.All, BundleStatement: z.bundleStatement, Heard: func() { z.lease.Heard(time.Now()) },
 	}, cred)
 	z.xds, err = ads.NewServer(ads.Config{
 		Authorize: publish.Authorize(z.ca.Lookup), Observer: z.publisher.Observer(), Log: z.part("xds"), Metrics: z.metrics,
@@ -327,6 +330,27 @@ func (z *zone) attend(caller ca.Caller, stream enrolpb.Enrolment_AttendServer) e
 		peer.Peers = &vm.Peers{Wake: agent.Wake(), Notices: agent.Notices, Links: agent.Links, Word: agent.Word}
 	}
 	return z.table.Attend(peer, stream, z.checkWorkload, z.part("discovery"))
+}
+
+// ask asks one of the zone's proxies, for a person at the zone or at global.
+func (z *zone) ask(ctx context.Context, what, subject string) ([]byte, error) {
+	id, err := mesh.ParseProxyID(subject)
+	if err != nil {
+		return nil, err
+	}
+	return z.desk.Ask(ctx, id, what)
+}
+
+// takeAnswer takes what a proxy answers.
+func (z *zone) takeAnswer(caller ca.Caller, stream enrolpb.Enrolment_AnswerServer) error {
+	err := z.desk.Answer(caller.Proxy, stream)
+	if errors.Is(err, inspect.ErrUnasked) {
+		return status.Error(codes.NotFound, err.Error())
+	}
+	if err != nil {
+		return err
+	}
+	return stream.SendAndClose(&enrolpb.AnswerTaken{})
 }
 
 func (z *zone) checkWorkload(key mesh.Key, labels map[string]string, spec []byte) (policy.Workload, error) {

@@ -192,6 +192,24 @@ func (c *Client) Proxies(ctx context.Context, zone string) ([]mesh.ProxyStatus, 
 	return out.Items, err
 }
 
+// Inspect answers what a proxy runs now: what is "config", "stats" or "clusters", the answer Envoy's own words.
+func (c *Client) Inspect(ctx context.Context, zone string, proxy mesh.ProxyID, what string) ([]byte, error) {
+	q := url.Values{}
+	if zone != "" {
+		q.Set("zone", zone)
+	}
+	res, err := c.send(ctx, request{method: http.MethodGet, path: "/api/v1/proxies/" + url.PathEscape(proxy.String()) + "/" + what, query: q})
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	out, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	return out, nil
+}
+
 // Failover says where the traffic of services goes.
 func (c *Client) Failover(ctx context.Context, q FailoverQuery) ([]mesh.FailoverStatus, error) {
 	values := url.Values{}

@@ -70,7 +70,7 @@ func (x PeerLink_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PeerLink_State.Descriptor instead.
 func (PeerLink_State) EnumDescriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20, 0}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type EnrolRequest struct {
@@ -384,6 +384,7 @@ type AgentReport struct {
 	//	*AgentReport_PeerLinks
 	//	*AgentReport_PeerWord
 	Report        isAgentReport_Report `protobuf_oneof:"report"`
+	Answers       bool                 `protobuf:"varint,9,opt,name=answers,proto3" json:"answers,omitempty"` // in the first frame: this agent answers Ask
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -486,6 +487,13 @@ func (x *AgentReport) GetPeerWord() *PeerWord {
 		}
 	}
 	return nil
+}
+
+func (x *AgentReport) GetAnswers() bool {
+	if x != nil {
+		return x.Answers
+	}
+	return false
 }
 
 type isAgentReport_Report interface {
@@ -881,6 +889,7 @@ type ZoneNotice struct {
 	//	*ZoneNotice_Peers
 	//	*ZoneNotice_PeerWord
 	//	*ZoneNotice_Sever
+	//	*ZoneNotice_Ask
 	Notice        isZoneNotice_Notice `protobuf_oneof:"notice"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -986,6 +995,15 @@ func (x *ZoneNotice) GetSever() *Sever {
 	return nil
 }
 
+func (x *ZoneNotice) GetAsk() *Ask {
+	if x != nil {
+		if x, ok := x.Notice.(*ZoneNotice_Ask); ok {
+			return x.Ask
+		}
+	}
+	return nil
+}
+
 type isZoneNotice_Notice interface {
 	isZoneNotice_Notice()
 }
@@ -1019,6 +1037,10 @@ type ZoneNotice_Sever struct {
 	Sever *Sever `protobuf:"bytes,7,opt,name=sever,proto3,oneof"` // older agents pass it over
 }
 
+type ZoneNotice_Ask struct {
+	Ask *Ask `protobuf:"bytes,8,opt,name=ask,proto3,oneof"` // to an agent that said that it answers
+}
+
 func (*ZoneNotice_Accepted) isZoneNotice_Notice() {}
 
 func (*ZoneNotice_Refused) isZoneNotice_Notice() {}
@@ -1033,6 +1055,157 @@ func (*ZoneNotice_PeerWord) isZoneNotice_Notice() {}
 
 func (*ZoneNotice_Sever) isZoneNotice_Notice() {}
 
+func (*ZoneNotice_Ask) isZoneNotice_Notice() {}
+
+// Ask is a question about the live state of the proxy, answered with Enrolment.Answer.
+type Ask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // "config", "stats", "clusters"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ask) Reset() {
+	*x = Ask{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ask) ProtoMessage() {}
+
+func (x *Ask) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ask.ProtoReflect.Descriptor instead.
+func (*Ask) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Ask) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Ask) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+type AnswerPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`      // in the first part
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`   // at most 64 KiB
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // why there is no answer, or no more of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerPart) Reset() {
+	*x = AnswerPart{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerPart) ProtoMessage() {}
+
+func (x *AnswerPart) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerPart.ProtoReflect.Descriptor instead.
+func (*AnswerPart) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AnswerPart) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *AnswerPart) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *AnswerPart) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type AnswerTaken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerTaken) Reset() {
+	*x = AnswerTaken{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerTaken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerTaken) ProtoMessage() {}
+
+func (x *AnswerTaken) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerTaken.ProtoReflect.Descriptor instead.
+func (*AnswerTaken) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
+}
+
 // Sever is to what this proxy may not be connected any more: ingresses of revoked zones. It replaces what was said
 // before.
 type Sever struct {
@@ -1044,7 +1217,7 @@ type Sever struct {
 
 func (x *Sever) Reset() {
 	*x = Sever{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1229,7 @@ func (x *Sever) String() string {
 func (*Sever) ProtoMessage() {}
 
 func (x *Sever) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1242,7 @@ func (x *Sever) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sever.ProtoReflect.Descriptor instead.
 func (*Sever) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Sever) GetAddresses() []*Address {
@@ -1089,7 +1262,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1274,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1287,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Address) GetIp() string {
@@ -1141,7 +1314,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1326,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1339,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Accepted) GetLeaseMs() uint32 {
@@ -1193,7 +1366,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1378,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1391,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Refused) GetCode() string {
@@ -1244,7 +1417,7 @@ type Roots struct {
 
 func (x *Roots) Reset() {
 	*x = Roots{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1429,7 @@ func (x *Roots) String() string {
 func (*Roots) ProtoMessage() {}
 
 func (x *Roots) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1442,7 @@ func (x *Roots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roots.ProtoReflect.Descriptor instead.
 func (*Roots) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Roots) GetZoneRoots() [][]byte {
@@ -1293,7 +1466,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1478,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1491,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Peers) GetZones() []*PeerZone {
@@ -1361,7 +1534,7 @@ type PeerZone struct {
 
 func (x *PeerZone) Reset() {
 	*x = PeerZone{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1546,7 @@ func (x *PeerZone) String() string {
 func (*PeerZone) ProtoMessage() {}
 
 func (x *PeerZone) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1559,7 @@ func (x *PeerZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerZone.ProtoReflect.Descriptor instead.
 func (*PeerZone) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PeerZone) GetZone() string {
@@ -1428,7 +1601,7 @@ type PeerIngress struct {
 
 func (x *PeerIngress) Reset() {
 	*x = PeerIngress{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1613,7 @@ func (x *PeerIngress) String() string {
 func (*PeerIngress) ProtoMessage() {}
 
 func (x *PeerIngress) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1626,7 @@ func (x *PeerIngress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerIngress.ProtoReflect.Descriptor instead.
 func (*PeerIngress) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PeerIngress) GetId() string {
@@ -1488,7 +1661,7 @@ type PeerLinks struct {
 
 func (x *PeerLinks) Reset() {
 	*x = PeerLinks{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1673,7 @@ func (x *PeerLinks) String() string {
 func (*PeerLinks) ProtoMessage() {}
 
 func (x *PeerLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1686,7 @@ func (x *PeerLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLinks.ProtoReflect.Descriptor instead.
 func (*PeerLinks) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PeerLinks) GetLinks() []*PeerLink {
@@ -1547,7 +1720,7 @@ type PeerLink struct {
 
 func (x *PeerLink) Reset() {
 	*x = PeerLink{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1732,7 @@ func (x *PeerLink) String() string {
 func (*PeerLink) ProtoMessage() {}
 
 func (x *PeerLink) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1745,7 @@ func (x *PeerLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLink.ProtoReflect.Descriptor instead.
 func (*PeerLink) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PeerLink) GetZone() string {
@@ -1643,7 +1816,7 @@ type PeerSession struct {
 
 func (x *PeerSession) Reset() {
 	*x = PeerSession{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1828,7 @@ func (x *PeerSession) String() string {
 func (*PeerSession) ProtoMessage() {}
 
 func (x *PeerSession) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1841,7 @@ func (x *PeerSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerSession.ProtoReflect.Descriptor instead.
 func (*PeerSession) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PeerSession) GetSession() uint64 {
@@ -1705,7 +1878,7 @@ type PeerWord struct {
 
 func (x *PeerWord) Reset() {
 	*x = PeerWord{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1890,7 @@ func (x *PeerWord) String() string {
 func (*PeerWord) ProtoMessage() {}
 
 func (x *PeerWord) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1903,7 @@ func (x *PeerWord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerWord.ProtoReflect.Descriptor instead.
 func (*PeerWord) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PeerWord) GetSession() uint64 {
@@ -1784,7 +1957,7 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\rRenewResponse\x12+\n" +
 	"\x11certificate_chain\x18\x01 \x03(\fR\x10certificateChain\x12\x1d\n" +
 	"\n" +
-	"zone_roots\x18\x02 \x03(\fR\tzoneRoots\"\x87\x03\n" +
+	"zone_roots\x18\x02 \x03(\fR\tzoneRoots\"\xa1\x03\n" +
 	"\vAgentReport\x12;\n" +
 	"\bworkload\x18\x01 \x01(\v2\x1d.comity.enrol.v1.WorkloadSpecH\x00R\bworkload\x128\n" +
 	"\aingress\x18\x02 \x01(\v2\x1c.comity.enrol.v1.IngressSpecH\x00R\aingress\x121\n" +
@@ -1793,7 +1966,8 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x04load\x18\b \x01(\v2\x1b.comity.enrol.v1.LoadReportH\x00R\x04load\x12;\n" +
 	"\n" +
 	"peer_links\x18\x05 \x01(\v2\x1a.comity.enrol.v1.PeerLinksH\x00R\tpeerLinks\x128\n" +
-	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWordB\b\n" +
+	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWord\x12\x18\n" +
+	"\aanswers\x18\t \x01(\bR\aanswersB\b\n" +
 	"\x06report\"V\n" +
 	"\n" +
 	"LoadReport\x12\x1b\n" +
@@ -1824,7 +1998,7 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\renvoy_version\x18\x03 \x01(\tR\fenvoyVersion\x12\x1f\n" +
 	"\venvoy_ready\x18\x04 \x01(\bR\n" +
 	"envoyReady\x12\x1c\n" +
-	"\tunsevered\x18\x05 \x01(\tR\tunsevered\"\xe7\x02\n" +
+	"\tunsevered\x18\x05 \x01(\tR\tunsevered\"\x91\x03\n" +
 	"\n" +
 	"ZoneNotice\x127\n" +
 	"\baccepted\x18\x01 \x01(\v2\x19.comity.enrol.v1.AcceptedH\x00R\baccepted\x124\n" +
@@ -1833,8 +2007,18 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x05drain\x18\x04 \x01(\bH\x00R\x05drain\x12.\n" +
 	"\x05peers\x18\x05 \x01(\v2\x16.comity.enrol.v1.PeersH\x00R\x05peers\x128\n" +
 	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWord\x12.\n" +
-	"\x05sever\x18\a \x01(\v2\x16.comity.enrol.v1.SeverH\x00R\x05severB\b\n" +
-	"\x06notice\"?\n" +
+	"\x05sever\x18\a \x01(\v2\x16.comity.enrol.v1.SeverH\x00R\x05sever\x12(\n" +
+	"\x03ask\x18\b \x01(\v2\x14.comity.enrol.v1.AskH\x00R\x03askB\b\n" +
+	"\x06notice\")\n" +
+	"\x03Ask\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"F\n" +
+	"\n" +
+	"AnswerPart\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\r\n" +
+	"\vAnswerTaken\"?\n" +
 	"\x05Sever\x126\n" +
 	"\taddresses\x18\x01 \x03(\v2\x18.comity.enrol.v1.AddressR\taddresses\"-\n" +
 	"\aAddress\x12\x0e\n" +
@@ -1889,11 +2073,12 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\bPeerWord\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
 	"\x04word\x18\x02 \x01(\fR\x04word\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\bR\x03end2\xe4\x01\n" +
+	"\x03end\x18\x03 \x01(\bR\x03end2\xab\x02\n" +
 	"\tEnrolment\x12F\n" +
 	"\x05Enrol\x12\x1d.comity.enrol.v1.EnrolRequest\x1a\x1e.comity.enrol.v1.EnrolResponse\x12F\n" +
 	"\x05Renew\x12\x1d.comity.enrol.v1.RenewRequest\x1a\x1e.comity.enrol.v1.RenewResponse\x12G\n" +
-	"\x06Attend\x12\x1c.comity.enrol.v1.AgentReport\x1a\x1b.comity.enrol.v1.ZoneNotice(\x010\x01B1Z/github.com/comity-mesh/comity/dataplane/enrolpbb\x06proto3"
+	"\x06Attend\x12\x1c.comity.enrol.v1.AgentReport\x1a\x1b.comity.enrol.v1.ZoneNotice(\x010\x01\x12E\n" +
+	"\x06Answer\x12\x1b.comity.enrol.v1.AnswerPart\x1a\x1c.comity.enrol.v1.AnswerTaken(\x01B1Z/github.com/comity-mesh/comity/dataplane/enrolpbb\x06proto3"
 
 var (
 	file_dataplane_enrolpb_enrol_proto_rawDescOnce sync.Once
@@ -1908,7 +2093,7 @@ func file_dataplane_enrolpb_enrol_proto_rawDescGZIP() []byte {
 }
 
 var file_dataplane_enrolpb_enrol_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(PeerLink_State)(0),   // 0: comity.enrol.v1.PeerLink.State
 	(*EnrolRequest)(nil),  // 1: comity.enrol.v1.EnrolRequest
@@ -1922,52 +2107,58 @@ var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(*IngressSpec)(nil),   // 9: comity.enrol.v1.IngressSpec
 	(*Health)(nil),        // 10: comity.enrol.v1.Health
 	(*ZoneNotice)(nil),    // 11: comity.enrol.v1.ZoneNotice
-	(*Sever)(nil),         // 12: comity.enrol.v1.Sever
-	(*Address)(nil),       // 13: comity.enrol.v1.Address
-	(*Accepted)(nil),      // 14: comity.enrol.v1.Accepted
-	(*Refused)(nil),       // 15: comity.enrol.v1.Refused
-	(*Roots)(nil),         // 16: comity.enrol.v1.Roots
-	(*Peers)(nil),         // 17: comity.enrol.v1.Peers
-	(*PeerZone)(nil),      // 18: comity.enrol.v1.PeerZone
-	(*PeerIngress)(nil),   // 19: comity.enrol.v1.PeerIngress
-	(*PeerLinks)(nil),     // 20: comity.enrol.v1.PeerLinks
-	(*PeerLink)(nil),      // 21: comity.enrol.v1.PeerLink
-	(*PeerSession)(nil),   // 22: comity.enrol.v1.PeerSession
-	(*PeerWord)(nil),      // 23: comity.enrol.v1.PeerWord
-	nil,                   // 24: comity.enrol.v1.WorkloadSpec.LabelsEntry
+	(*Ask)(nil),           // 12: comity.enrol.v1.Ask
+	(*AnswerPart)(nil),    // 13: comity.enrol.v1.AnswerPart
+	(*AnswerTaken)(nil),   // 14: comity.enrol.v1.AnswerTaken
+	(*Sever)(nil),         // 15: comity.enrol.v1.Sever
+	(*Address)(nil),       // 16: comity.enrol.v1.Address
+	(*Accepted)(nil),      // 17: comity.enrol.v1.Accepted
+	(*Refused)(nil),       // 18: comity.enrol.v1.Refused
+	(*Roots)(nil),         // 19: comity.enrol.v1.Roots
+	(*Peers)(nil),         // 20: comity.enrol.v1.Peers
+	(*PeerZone)(nil),      // 21: comity.enrol.v1.PeerZone
+	(*PeerIngress)(nil),   // 22: comity.enrol.v1.PeerIngress
+	(*PeerLinks)(nil),     // 23: comity.enrol.v1.PeerLinks
+	(*PeerLink)(nil),      // 24: comity.enrol.v1.PeerLink
+	(*PeerSession)(nil),   // 25: comity.enrol.v1.PeerSession
+	(*PeerWord)(nil),      // 26: comity.enrol.v1.PeerWord
+	nil,                   // 27: comity.enrol.v1.WorkloadSpec.LabelsEntry
 }
 var file_dataplane_enrolpb_enrol_proto_depIdxs = []int32{
 	8,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
 	9,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
 	10, // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
 	6,  // 3: comity.enrol.v1.AgentReport.load:type_name -> comity.enrol.v1.LoadReport
-	20, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
-	23, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
+	23, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
+	26, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
 	7,  // 6: comity.enrol.v1.LoadReport.loads:type_name -> comity.enrol.v1.Load
-	24, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
-	14, // 8: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
-	15, // 9: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
-	16, // 10: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
-	17, // 11: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
-	23, // 12: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
-	12, // 13: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
-	13, // 14: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
-	18, // 15: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
-	19, // 16: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
-	21, // 17: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
-	22, // 18: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
-	0,  // 19: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
-	1,  // 20: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
-	3,  // 21: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
-	5,  // 22: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
-	2,  // 23: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
-	4,  // 24: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
-	11, // 25: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
-	23, // [23:26] is the sub-list for method output_type
-	20, // [20:23] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	27, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
+	17, // 8: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
+	18, // 9: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
+	19, // 10: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
+	20, // 11: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
+	26, // 12: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
+	15, // 13: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
+	12, // 14: comity.enrol.v1.ZoneNotice.ask:type_name -> comity.enrol.v1.Ask
+	16, // 15: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
+	21, // 16: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
+	22, // 17: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
+	24, // 18: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
+	25, // 19: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
+	0,  // 20: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
+	1,  // 21: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
+	3,  // 22: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
+	5,  // 23: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
+	13, // 24: comity.enrol.v1.Enrolment.Answer:input_type -> comity.enrol.v1.AnswerPart
+	2,  // 25: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
+	4,  // 26: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
+	11, // 27: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
+	14, // 28: comity.enrol.v1.Enrolment.Answer:output_type -> comity.enrol.v1.AnswerTaken
+	25, // [25:29] is the sub-list for method output_type
+	21, // [21:25] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_enrolpb_enrol_proto_init() }
@@ -1992,6 +2183,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 		(*ZoneNotice_Peers)(nil),
 		(*ZoneNotice_PeerWord)(nil),
 		(*ZoneNotice_Sever)(nil),
+		(*ZoneNotice_Ask)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1999,7 +2191,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_enrolpb_enrol_proto_rawDesc), len(file_dataplane_enrolpb_enrol_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

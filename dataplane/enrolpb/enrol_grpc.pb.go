@@ -25,6 +25,7 @@ const (
 	Enrolment_Enrol_FullMethodName  = "/comity.enrol.v1.Enrolment/Enrol"
 	Enrolment_Renew_FullMethodName  = "/comity.enrol.v1.Enrolment/Renew"
 	Enrolment_Attend_FullMethodName = "/comity.enrol.v1.Enrolment/Attend"
+	Enrolment_Answer_FullMethodName = "/comity.enrol.v1.Enrolment/Answer"
 )
 
 // EnrolmentClient is the client API for Enrolment service.
@@ -39,6 +40,8 @@ type EnrolmentClient interface {
 	// Attend holds the proxy's lease: the agent reports what it is and how its application does, the
 	// zone answers with what it must know. Over mTLS. When the stream is gone the lease runs out.
 	Attend(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AgentReport, ZoneNotice], error)
+	// Answer is the agent's answer to an Ask: the parts of one answer, in order. Over mTLS. The zone may end it early.
+	Answer(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[AnswerPart, AnswerTaken], error)
 }
 
 type enrolmentClient struct {
@@ -82,6 +85,19 @@ func (c *enrolmentClient) Attend(ctx context.Context, opts ...grpc.CallOption) (
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Enrolment_AttendClient = grpc.BidiStreamingClient[AgentReport, ZoneNotice]
 
+func (c *enrolmentClient) Answer(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[AnswerPart, AnswerTaken], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Enrolment_ServiceDesc.Streams[1], Enrolment_Answer_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AnswerPart, AnswerTaken]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enrolment_AnswerClient = grpc.ClientStreamingClient[AnswerPart, AnswerTaken]
+
 // EnrolmentServer is the server API for Enrolment service.
 // All implementations must embed UnimplementedEnrolmentServer
 // for forward compatibility.
@@ -94,6 +110,8 @@ type EnrolmentServer interface {
 	// Attend holds the proxy's lease: the agent reports what it is and how its application does, the
 	// zone answers with what it must know. Over mTLS. When the stream is gone the lease runs out.
 	Attend(grpc.BidiStreamingServer[AgentReport, ZoneNotice]) error
+	// Answer is the agent's answer to an Ask: the parts of one answer, in order. Over mTLS. The zone may end it early.
+	Answer(grpc.ClientStreamingServer[AnswerPart, AnswerTaken]) error
 	mustEmbedUnimplementedEnrolmentServer()
 }
 
@@ -112,6 +130,9 @@ func (UnimplementedEnrolmentServer) Renew(context.Context, *RenewRequest) (*Rene
 }
 func (UnimplementedEnrolmentServer) Attend(grpc.BidiStreamingServer[AgentReport, ZoneNotice]) error {
 	return status.Error(codes.Unimplemented, "method Attend not implemented")
+}
+func (UnimplementedEnrolmentServer) Answer(grpc.ClientStreamingServer[AnswerPart, AnswerTaken]) error {
+	return status.Error(codes.Unimplemented, "method Answer not implemented")
 }
 func (UnimplementedEnrolmentServer) mustEmbedUnimplementedEnrolmentServer() {}
 func (UnimplementedEnrolmentServer) testEmbeddedByValue()                   {}
@@ -177,6 +198,13 @@ func _Enrolment_Attend_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Enrolment_AttendServer = grpc.BidiStreamingServer[AgentReport, ZoneNotice]
 
+func _Enrolment_Answer_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(EnrolmentServer).Answer(&grpc.GenericServerStream[AnswerPart, AnswerTaken]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Enrolment_AnswerServer = grpc.ClientStreamingServer[AnswerPart, AnswerTaken]
+
 // Enrolment_ServiceDesc is the grpc.ServiceDesc for Enrolment service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -198,6 +226,11 @@ var Enrolment_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Attend",
 			Handler:       _Enrolment_Attend_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Answer",
+			Handler:       _Enrolment_Answer_Handler,
 			ClientStreams: true,
 		},
 	},

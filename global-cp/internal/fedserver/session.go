@@ -44,6 +44,7 @@ type session struct {
 	shelves map[string]*shelf
 	// complaints are about statuses and statements, the zone's own and others' that it did not take.
 	complaints complaints
+	questions  questions
 }
 
 // end says goodbye and makes sure that the session ends even if nobody listens.
@@ -384,6 +385,8 @@ func (x *session) Handle(ctx context.Context, e federation.Effect) error {
 		return x.acked(ctx, e)
 	case federation.Refused:
 		return x.refused(ctx, e.Refusal)
+	case federation.Answered:
+		x.questions.take(e.Answer)
 	case federation.StatementRejected:
 		x.server.metrics.statements.WithLabelValues(x.zone, "other", "refused").Inc()
 		x.server.cfg.Log.WarnContext(ctx, "statement refused", "zone", x.zone, "says_zone", printable(e.Statement.GetZone()), "reason", e.Reason)

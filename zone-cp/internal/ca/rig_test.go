@@ -105,7 +105,7 @@ func (r *rig) open(t *testing.T) {
 	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(c.ServerTLS(true))))
 	enrolpb.RegisterEnrolmentServer(srv, c.Service(func(caller ca.Caller, s enrolpb.Enrolment_AttendServer) error {
 		return s.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Refused{Refused: &enrolpb.Refused{Code: "who", Reason: caller.Proxy.String() + " " + caller.ID.String()}}})
-	}))
+	}, nil))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -45,6 +45,9 @@ type Caller struct {
 // AttendFunc serves one Attend stream of an authenticated, enrolled proxy.
 type AttendFunc func(Caller, enrolpb.Enrolment_AttendServer) error
 
+// AnswerFunc takes the answer of an authenticated, enrolled proxy to a question of the zone.
+type AnswerFunc func(Caller, enrolpb.Enrolment_AnswerServer) error
+
 // refusalError is an answer to the caller; it is logged too.
 type refusalError struct {
 	code string
@@ -61,6 +64,7 @@ type service struct {
 	enrolpb.UnimplementedEnrolmentServer
 	ca     *CA
 	attend AttendFunc
+	take   AnswerFunc
 }
 
 // Enrol implements enrolpb.EnrolmentServer.
@@ -251,6 +255,18 @@ func (s *service) Attend(stream enrolpb.Enrolment_AttendServer) error {
 		return err
 	}
 	return s.attend(caller, stream)
+}
+
+// Answer implements enrolpb.EnrolmentServer.
+func (s *service) Answer(stream enrolpb.Enrolment_AnswerServer) error {
+	if s.take == nil {
+		return s.UnimplementedEnrolmentServer.Answer(stream)
+	}
+	caller, err := s.ca.Authenticate(stream.Context())
+	if err != nil {
+		return err
+	}
+	return s.take(caller, stream)
 }
 
 // Authenticate says which enrolled proxy makes the call: its verified certificate must be one that

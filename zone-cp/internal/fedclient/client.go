@@ -39,6 +39,8 @@ type Config struct {
 	BundleStatement func(ctx context.Context) (identity.Statement, error)
 	// Statements are all of the zone's own, offered at the beginning of each session.
 	Statements func() []identity.Statement
+	// Ask answers a question about a proxy: what is "config", "stats" or "clusters", subject a mesh.ProxyID.
+	Ask func(ctx context.Context, what, subject string) ([]byte, error)
 	// Heard is called when global has answered, and at the end of a session.
 	Heard func()
 	// Refused is told of copies that were not taken, or are passed over.

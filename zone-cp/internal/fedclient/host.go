@@ -113,19 +113,24 @@ func (h *host) Handle(ctx context.Context, e federation.Effect) error {
 	case federation.StatementRejected:
 		log.WarnContext(ctx, "statement not taken from global", "zone", e.Statement.GetZone(), "reason", e.Reason)
 	case federation.Asked:
-		h.answer(e.Query)
+		go h.answer(ctx, e.Query) // an answer takes its time; the session bounds how many are open
 	}
 	return nil
 }
 
-// answer answers a question of global. What a proxy runs is asked in a later version of the protocol.
-func (h *host) answer(q *federationpb.Query) {
+// answer answers a question of global.
+func (h *host) answer(ctx context.Context, q *federationpb.Query) {
+	data, err := h.client.cfg.Ask(ctx, q.GetWhat(), q.GetSubject())
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
 	h.client.mu.Lock()
 	link := h.client.link
 	h.client.mu.Unlock()
 	if link != nil {
 		link.Do(func(s *federation.ZoneSession) {
-			s.Answer(q.GetId(), nil, fmt.Sprintf("this zone does not answer %q", q.GetWhat()))
+			s.Answer(q.GetId(), data, problem)
 		})
 	}
 }

@@ -132,6 +132,7 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 				continue
 			}
 			accepted = true
+			s.answers(r.GetAnswers())
 			log.InfoContext(ctx, "proxy attends", "identity", peer.Identity)
 			if err := stream.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Accepted{
 				Accepted: &enrolpb.Accepted{LeaseMs: uint32(t.lease.Milliseconds()), TakesLoads: peer.Load != nil},
@@ -204,6 +205,14 @@ func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (
 		return s.peers(peer, func(p *Peers) { p.Word(r.PeerWord) })
 	}
 	return codeInvalid, errors.New("the report says nothing this zone understands")
+}
+
+// answers notes whether the agent answers questions.
+func (s *Session) answers(yes bool) {
+	_ = s.with(func(e *entry) bool { // fenced: then its successor says it
+		e.answers, e.asks = yes, nil
+		return false
+	})
 }
 
 // peers passes on what an ingress reports of its peers, which is a heartbeat too.

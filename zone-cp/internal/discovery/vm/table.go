@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/topology"
@@ -77,7 +78,9 @@ type entry struct {
 	reason       string
 	envoyVersion string
 	unsevered    string
-	staleAt      time.Time // unhealthy from then on, unless renewed
+	answers      bool           // its agent answers questions
+	asks         []*enrolpb.Ask // that it was not told yet
+	staleAt      time.Time      // unhealthy from then on, unless renewed
 	goneAt       time.Time
 
 	// When the entry is looked at next. Renewals don't touch the heap: a check that finds its deadline

@@ -1,0 +1,82 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/comity-mesh/comity/dataplane/enrolpb"
+)
+
+const (
+	answerPart  = 64 << 10
+	maxAnswer   = 32 << 20 // what a zone takes
+	answerLimit = 15 * time.Second
+)
+
+// inspect writes what Envoy says of itself. Its configuration holds no secret: Envoy leaves private keys out.
+func (a admin) inspect(ctx context.Context, what string, w io.Writer) error {
+	switch what {
+	case "config":
+		return a.get(ctx, "/config_dump?include_eds", w, maxAnswer)
+	case "stats":
+		return a.get(ctx, "/stats?usedonly", w, maxAnswer)
+	case "clusters":
+		return a.get(ctx, "/clusters?format=json", w, maxAnswer)
+	}
+	return fmt.Errorf("this agent does not know %q", what)
+}
+
+// answer answers a question of the zone, in a call beside the stream on which it came.
+func (a *attendant) answer(ctx context.Context, client enrolpb.EnrolmentClient, ask *enrolpb.Ask) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	stream, err := client.Answer(ctx)
+	if err == nil {
+		parts := &answerParts{id: ask.GetId(), send: stream.Send}
+		if err = a.inspect(ctx, ask.GetWhat(), parts); err == nil {
+			err = parts.flush()
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			err = stream.Send(&enrolpb.AnswerPart{Id: ask.GetId(), Error: err.Error()})
+		}
+		if err == nil || errors.Is(err, io.EOF) { // the zone ended it: why is in the status
+			_, err = stream.CloseAndRecv()
+		}
+	}
+	if err != nil {
+		a.log.Warn("a question of the zone was not answered", "what", ask.GetWhat(), "reason", err)
+	}
+}
+
+// answerParts cuts what is written into parts. The first is sent even if it is empty: it says whose answer comes.
+type answerParts struct {
+	id   uint64
+	send func(*enrolpb.AnswerPart) error
+	buf  []byte
+	sent bool
+}
+
+func (p *answerParts) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(p.buf)+len(b) >= answerPart {
+		take := answerPart - len(p.buf)
+		p.buf, b = append(p.buf, b[:take]...), b[take:]
+		if err := p.flush(); err != nil {
+			return 0, err
+		}
+	}
+	p.buf = append(p.buf, b...)
+	return n, nil
+}
+
+func (p *answerParts) flush() error {
+	if len(p.buf) == 0 && p.sent {
+		return nil
+	}
+	part := &enrolpb.AnswerPart{Id: p.id, Data: p.buf}
+	p.buf, p.sent = nil, true
+	return p.send(part)
+}
