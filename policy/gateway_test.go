@@ -86,3 +86,30 @@ func TestGatewayIsRefused(t *testing.T) {
 		t.Errorf("%+v", wrong)
 	}
 }
+
+func TestStreamRoutes(t *testing.T) {
+	route := func(kind mesh.Kind, spec string) mesh.Resource {
+		res := gateway(t, spec)
+		res.Kind = kind
+		return res
+	}
+	for _, res := range []mesh.Resource{
+		route(mesh.KindTLSRoute, `{parentRefs: [{name: edge}], hostnames: ["*.example.com"], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
+		route(mesh.KindTCPRoute, `{parentRefs: [{name: edge, sectionName: tcp}], rules: [{backendRefs: [{name: pay, port: 7070, weight: 3}, {name: echo, port: 7070}]}]}`),
+	} {
+		if wrong := policy.Validate(res); wrong != nil {
+			t.Errorf("%s: %+v", res.Kind, wrong)
+		}
+	}
+	for at, res := range map[string]mesh.Resource{
+		"/spec/hostnames":                  route(mesh.KindTLSRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
+		"/spec/rules":                      route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 1}]}, {backendRefs: [{name: pay, port: 2}]}]}`),
+		"/spec/parentRefs/0/kind":          route(mesh.KindTCPRoute, `{parentRefs: [{group: "", kind: Service, name: pay}], rules: [{backendRefs: [{name: pay, port: 1}]}]}`),
+		"/spec/rules/0/backendRefs":        route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 1, weight: 0}]}]}`),
+		"/spec/rules/0/backendRefs/0/port": route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay}]}]}`),
+	} {
+		if wrong := policy.Validate(res); !slices.ContainsFunc(wrong, func(f policy.FieldError) bool { return f.Pointer == at }) {
+			t.Errorf("%+v, want %s", wrong, at)
+		}
+	}
+}

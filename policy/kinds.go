@@ -100,6 +100,16 @@ func Kinds() []KindInfo {
 			newSpec: func() any { return new(Gateway) }, validate: as(validateGateway),
 		},
 		{
+			Kind: mesh.KindTLSRoute, APIVersion: APIVersionGatewayAPI, Plural: "tlsroutes", Singular: "tlsroute",
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Chooses backends for the connections to a Gateway by their server name.",
+			newSpec: func() any { return new(TLSRoute) }, validate: as(validateTLSRoute),
+		},
+		{
+			Kind: mesh.KindTCPRoute, APIVersion: APIVersionGatewayAPI, Plural: "tcproutes", Singular: "tcproute",
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Chooses backends for the connections to a Gateway.",
+			newSpec: func() any { return new(TCPRoute) }, validate: as(validateTCPRoute),
+		},
+		{
 			Kind: mesh.KindExternalService, APIVersion: APIVersion, Plural: "externalservices", Singular: "externalservice",
 			Short: []string{"extsvc"}, Namespaced: true, MadeAt: MadeAnywhere,
 			Summary: "Something outside of the mesh that workloads call, and how it is reached.",

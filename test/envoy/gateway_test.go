@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -244,4 +245,142 @@ spec:
 			t.Errorf("the connection from before: %d, %v", r.status, err)
 		}
 	})
+}
+
+// tlsApp answers every connection over TLS with its name, as a server whose certificate no proxy has.
+func tlsApp(t *testing.T, at string, cert *tls.Certificate, name string) {
+	t.Helper()
+	l, err := tls.Listen("tcp", at, &tls.Config{Certificates: []tls.Certificate{*cert}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = fmt.Fprintln(c, name) // the caller may be gone
+			_ = c.Close()
+		}
+	}()
+}
+
+// TestGatewayStreams: connections of clients outside reach servers in another zone, with TLS to the end, to the Gateway, and
+// without.
+func TestGatewayStreams(t *testing.T) {
+	w, at := edgeWorld(t)
+	ca := newPublicCA(t)
+	vault, pay := w.port(), w.spec(t, "pay-1").Spec.AppAddress
+	tlsApp(t, net.JoinHostPort(pay, strconv.Itoa(int(vault))), ca.issue(t, "vault.example.com"), "vault")
+	w.putSecret(t, "raw", ca.issue(t, "raw.example.com"), nil)
+	secure, plain := w.port(), w.port()
+	w.apply(t, fmt.Sprintf(`
+kind: Service
+metadata: {name: vault}
+origin: two
+spec: {selector: {app: pay-1}, ports: [{port: 443, targetPort: %d}]}
+---
+kind: ServiceExport
+metadata: {name: vault}
+spec: {}
+---
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: comity
+  listeners:
+  - {name: pass, port: %d, protocol: TLS, hostname: "*.example.com", tls: {mode: Passthrough}}
+  - {name: end, port: %[2]d, protocol: TLS, hostname: raw.example.com, tls: {certificateRefs: [{name: raw}]}}
+  - {name: plain, port: %d, protocol: TCP}
+---
+kind: TLSRoute
+metadata: {name: vault}
+spec: {parentRefs: [{name: edge, sectionName: pass}], hostnames: [vault.example.com], rules: [{backendRefs: [{name: vault, port: 443}]}]}
+---
+kind: TLSRoute
+metadata: {name: raw}
+spec: {parentRefs: [{name: edge}], hostnames: [raw.example.com], rules: [{backendRefs: [{name: pay, port: 7070}]}]}
+---
+kind: TCPRoute
+metadata: {name: plain}
+spec: {parentRefs: [{name: edge, sectionName: plain}], rules: [{backendRefs: [{name: echo-v1, port: 7070}, {name: pay, port: 7070}]}]}
+`, vault, secure, plain))
+	hello := func(host string) (string, *x509.Certificate, error) {
+		c, err := tls.Dial("tcp", net.JoinHostPort(at, strconv.Itoa(int(secure))), &tls.Config{RootCAs: ca.pool(), ServerName: host})
+		if err != nil {
+			return "", nil, err
+		}
+		defer c.Close()
+		line, err := readLine(c)
+		return strings.TrimSpace(line), c.ConnectionState().PeerCertificates[0], err
+	}
+	for host, app := range map[string]string{"vault.example.com": "vault", "raw.example.com": "pay-1"} {
+		line, cert, err := hello(host)
+		if err != nil || line != app || cert.Subject.CommonName != host {
+			t.Errorf("%s: %q, %v", host, line, err)
+		}
+	}
+	if line, _, err := hello("other.example.com"); err == nil {
+		t.Errorf("a name without a route: %q", line)
+	}
+	seen := map[string]int{}
+	for range 20 {
+		c := dial(t, net.JoinHostPort(at, strconv.Itoa(int(plain))))
+		line, err := readLine(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[strings.TrimSpace(line)]++
+		_ = c.Close()
+	}
+	if seen["echo-1"] == 0 || seen["pay-1"] == 0 || seen["echo-1"]+seen["pay-1"] != 20 {
+		t.Errorf("%v", seen)
+	}
+}
+
+// TestGatewayOfTwoZones: the host of a Gateway that both zones serve is reached by either's ingress. It goes on when the
+// service's part in one zone ends, and when that zone's ingress does; and a new Gateway cuts no connection between zones.
+func TestGatewayOfTwoZones(t *testing.T) {
+	w, at := edgeWorld(t)
+	w.publish(t)
+	lane, app, err := w.dialTCP(t, "web", "pay")
+	if err != nil || app != "pay-1" {
+		t.Fatal(app, err)
+	}
+	defer lane.Close()
+	w.workload(0, "pay-0", map[string]string{"pay": "yes"})
+	w.service("pay", `{"pay":"yes"}`, "one")
+	port := w.port()
+	w.apply(t, fmt.Sprintf(`
+kind: Gateway
+metadata: {name: edge}
+spec: {gatewayClassName: comity, listeners: [{name: http, port: %d, protocol: HTTP}]}
+---
+`, port)+fmt.Sprintf(edgeRoute, "pay", "", "pay.example.com", "pay"))
+	one, two := visitor{at: at, port: port}, visitor{at: w.zones[1].Ingresses[0].BindAddress, port: port}
+	served := func(v visitor, by string) {
+		t.Helper()
+		for range 20 {
+			if r := v.must(t, "pay.example.com", "/"); r.status != 200 || r.app != by {
+				t.Errorf("%d by %q, not by %s: %s", r.status, r.app, by, r.body)
+			}
+		}
+	}
+	served(one, "pay-0")
+	served(two, "pay-1")
+	w.sidecar(t, "pay-0").kill()
+	served(one, "pay-1")
+	w.sidecar(t, "edge").kill()
+	if r, err := one.get(t, "pay.example.com", "/"); err == nil {
+		t.Errorf("an ingress that is gone: %+v", r)
+	}
+	served(two, "pay-1")
+	if _, err := fmt.Fprintln(lane, "still there"); err != nil {
+		t.Error(err)
+	}
+	if line, err := readLine(lane); err != nil || line != "still there\n" {
+		t.Errorf("the connection between zones: %q, %v", line, err)
+	}
 }

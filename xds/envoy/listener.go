@@ -91,6 +91,13 @@ func (b *messages) tcpProxy(t ir.TCP) proto.Message {
 		MaxDownstreamConnectionDuration: duration(t.MaxDuration),
 		AccessLog:                       b.accessLog(t.AccessLog, tcpLogFields()),
 	}
+	if len(t.Backends) > 0 {
+		w := &tcpproxyv3.TcpProxy_WeightedCluster{}
+		for _, c := range t.Backends {
+			w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: c.Cluster, Weight: c.Weight})
+		}
+		m.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
+	}
 	if t.MaxDuration > 0 {
 		// Connections that began together must not all begin anew together.
 		m.MaxDownstreamConnectionDurationJitterPercentage = percent(10)

@@ -81,7 +81,9 @@ const (
 // TCP passes bytes on.
 type TCP struct {
 	StatPrefix string `json:"statPrefix"`
-	Cluster    string `json:"cluster"`
+	// Cluster takes all connections; where it is empty, Backends divide them.
+	Cluster  string    `json:"cluster,omitempty"`
+	Backends []Backend `json:"backends,omitempty"`
 	// Attempts to connect before giving up; 0 means 1.
 	Attempts uint32 `json:"attempts,omitempty"`
 	// MaxDuration ends a connection however busy it is.

@@ -44,8 +44,20 @@ type EdgeListener struct {
 	// Clients, when not nil, must show a certificate under an authority.
 	Clients *EdgeClients
 
+	// Passthrough, of protocol TLS, leaves TLS to the services.
+	Passthrough bool
+
 	// Hosts of HTTP and HTTPS, the more specific first.
 	Hosts []EdgeHost
+	// Streams of TLS and TCP, the more specific host first.
+	Streams []EdgeStream
+}
+
+// EdgeStream is where the connections for a host go, of TCP for all of them.
+type EdgeStream struct {
+	Host     string // as a listener's
+	Route    mesh.Key
+	Backends []gatewayv1.BackendRef
 }
 
 // EdgeClients are the clients that a Gateway believes.
@@ -82,11 +94,11 @@ func (t *Topology) Edged() []ServicePort { return t.edged }
 // attachGateways gives every ingress the Gateways that it serves.
 func (b *builder) attachGateways() {
 	gateways := b.gateways()
-	routes := b.gatewayRoutes(gateways)
+	routes, streams := b.gatewayRoutes(gateways), b.streamRoutes(gateways)
 	served := map[mesh.Key]bool{}
 	leads := map[ServicePort]bool{}
 	for _, g := range b.t.Ingresses {
-		e := &edge{b: b, ingress: g, routes: routes}
+		e := &edge{b: b, ingress: g, routes: routes, streams: streams}
 		for _, gw := range gateways {
 			if g.serves(gw) {
 				served[gw.res.Key] = true
@@ -158,22 +170,27 @@ func (b *builder) gatewayRoutes(gateways []gateway) []policy.Route {
 		if !ok {
 			continue
 		}
-		attached := false
-		for _, p := range spec.ParentRefs {
-			if p.Kind != nil && *p.Kind != "Gateway" {
-				continue
-			}
-			if why := parentProblem(gateways, r, mesh.KindHTTPRoute, p, spec.Hostnames); why != "" {
-				b.issue(r.Key, "parent %s: %s", p.Name, why)
-			} else {
-				attached = true
-			}
-		}
-		if attached {
+		if b.attaches(gateways, r, spec.ParentRefs, spec.Hostnames) {
 			out = append(out, policy.Route{Resource: r, Spec: spec})
 		}
 	}
 	return out
+}
+
+// attaches reports whether a listener takes a route by one of its parents, and says of those by which none does.
+func (b *builder) attaches(gateways []gateway, r mesh.Resource, parents []gatewayv1.ParentReference, hosts []gatewayv1.Hostname) bool {
+	attached := false
+	for _, p := range parents {
+		if p.Kind != nil && *p.Kind != "Gateway" {
+			continue
+		}
+		if why := parentProblem(gateways, r, r.Kind, p, hosts); why != "" {
+			b.issue(r.Key, "parent %s: %s", p.Name, why)
+		} else {
+			attached = true
+		}
+	}
+	return attached
 }
 
 // parentProblem says why no listener takes a route by one of its parents, empty if one does. The words in parentheses are
@@ -229,6 +246,7 @@ type edge struct {
 	b       *builder
 	ingress IngressProxy
 	routes  []policy.Route
+	streams []streamRoute
 	taken   []taken
 }
 
@@ -293,8 +311,11 @@ func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 		}
 		l.Clients = x.clients(x.l.Port)
 	}
+	l.Passthrough = x.l.TLS != nil && x.l.TLS.Mode != nil && *x.l.TLS.Mode == gatewayv1.TLSModePassthrough
 	if x.l.Protocol == gatewayv1.HTTPProtocolType || x.l.Protocol == gatewayv1.HTTPSProtocolType {
 		l.Hosts = e.hosts(x)
+	} else {
+		l.Streams = e.streamsOf(x)
 	}
 	for _, h := range l.Hosts {
 		for _, m := range h.Routes {
@@ -302,6 +323,13 @@ func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 				if to, err := e.b.t.Backend(m.Route.Namespace, ref); err == nil {
 					leads[to] = true
 				}
+			}
+		}
+	}
+	for _, h := range l.Streams {
+		for _, ref := range h.Backends {
+			if to, err := e.b.t.StreamBackend(h.Route.Namespace, ref); err == nil {
+				leads[to] = true
 			}
 		}
 	}
@@ -331,9 +359,7 @@ func (e *edge) hosts(x taken) []EdgeHost {
 	var routes []policy.Route
 	names := map[string]bool{}
 	for _, r := range e.routes {
-		ref := x.listener(x.l)
-		means := func(p gatewayv1.ParentReference) bool { return ref.Means(p, r.Resource.Namespace) }
-		if !slices.ContainsFunc(r.Spec.ParentRefs, means) || !admits(x.gateway, x.l, r.Resource.Namespace, r.Resource.Kind) {
+		if !x.takes(r.Resource, r.Spec.ParentRefs) {
 			continue
 		}
 		common := policy.CommonHosts(own, r.Spec.Hostnames)
@@ -346,10 +372,7 @@ func (e *edge) hosts(x taken) []EdgeHost {
 	}
 	var out []EdgeHost
 	for _, name := range slices.SortedFunc(maps.Keys(names), policy.CompareHosts) {
-		if slices.ContainsFunc(e.taken, func(o taken) bool {
-			other := policy.ListenerHost(o.l)
-			return o.l.Port == x.l.Port && other != own && policy.HostCovers(own, other) && policy.HostCovers(other, name)
-		}) {
+		if e.isolated(x, name) {
 			continue
 		}
 		matches, lost := policy.HostMatches(routes, name)
@@ -359,4 +382,20 @@ func (e *edge) hosts(x taken) []EdgeHost {
 		out = append(out, EdgeHost{name, matches})
 	}
 	return out
+}
+
+// takes reports whether the listener takes a route with the parents.
+func (x taken) takes(route mesh.Resource, parents []gatewayv1.ParentReference) bool {
+	ref := x.listener(x.l)
+	means := func(p gatewayv1.ParentReference) bool { return ref.Means(p, route.Namespace) }
+	return slices.ContainsFunc(parents, means) && admits(x.gateway, x.l, route.Namespace, route.Kind)
+}
+
+// isolated reports whether a host of a listener is that of a more specific one of the port.
+func (e *edge) isolated(x taken, host string) bool {
+	own := policy.ListenerHost(x.l)
+	return slices.ContainsFunc(e.taken, func(o taken) bool {
+		other := policy.ListenerHost(o.l)
+		return o.l.Port == x.l.Port && other != own && policy.HostCovers(own, other) && policy.HostCovers(other, host)
+	})
 }

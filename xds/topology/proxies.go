@@ -111,6 +111,15 @@ func (t *Topology) Upstream(w *Workload, u policy.Upstream) (ServicePort, bool) 
 
 // Backend resolves a backend of an HTTPRoute in a namespace to an HTTP port of a service.
 func (t *Topology) Backend(namespace string, ref gatewayv1.HTTPBackendRef) (ServicePort, error) {
+	return t.backend(namespace, ref.BackendRef, true)
+}
+
+// StreamBackend resolves a backend of a TLSRoute or TCPRoute in a namespace to a TCP port of a service.
+func (t *Topology) StreamBackend(namespace string, ref gatewayv1.BackendRef) (ServicePort, error) {
+	return t.backend(namespace, ref, false)
+}
+
+func (t *Topology) backend(namespace string, ref gatewayv1.BackendRef, http bool) (ServicePort, error) {
 	n := ServiceName{namespace, string(ref.Name)}
 	if ref.Kind != nil && *ref.Kind != "Service" || ref.Group != nil && *ref.Group != "" {
 		return ServicePort{}, fmt.Errorf("backend %s is no Service", n)
@@ -126,8 +135,12 @@ func (t *Topology) Backend(namespace string, ref gatewayv1.HTTPBackendRef) (Serv
 		return ServicePort{}, fmt.Errorf("backend %s has no port", n)
 	}
 	p, ok := s.Port(uint16(*ref.Port))
-	if !ok || !p.Protocol.IsHTTP() {
-		return ServicePort{}, fmt.Errorf("backend: service %s has no HTTP port %d", n, *ref.Port)
+	if !ok || p.Protocol.IsHTTP() != http {
+		what := "TCP"
+		if http {
+			what = "HTTP"
+		}
+		return ServicePort{}, fmt.Errorf("backend: service %s has no %s port %d", n, what, *ref.Port)
 	}
 	return ServicePort{n, p.Number}, nil
 }

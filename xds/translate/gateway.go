@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
@@ -19,29 +21,84 @@ func (tr *Translator) gatewayListeners(g topology.IngressProxy) []ir.Listener {
 	for _, p := range tr.t.Edge(g.Name) {
 		l := ir.Listener{
 			Name: gatewayName(p.Number, ""), Address: g.BindAddress, Port: p.Number, Inspect: p.TLS(), Public: true,
-			Sources: unique(slices.Concat(p.Sources, tr.t.ConfigSources)),
+			Sources: slices.Concat(p.Sources, tr.t.ConfigSources),
 		}
-		if l.Inspect {
+		switch {
+		case l.Inspect:
 			for _, e := range p.Listeners {
-				l.Chains = append(l.Chains, tr.secureChain(p, e))
+				l.Chains = append(l.Chains, tr.secureChains(p, e)...)
 			}
-		} else {
+		case p.Listeners[0].Protocol == gatewayv1.TCPProtocolType:
+			l.Chains = tr.streamChains(p, p.Listeners[0])
+		default:
 			l.Chains = []ir.Chain{{Name: l.Name, HTTP: tr.edgeHTTP(l.Name, p.Listeners[0].TrustedHops)}}
+		}
+		for _, e := range p.Listeners {
+			for _, s := range e.Streams {
+				l.Sources = append(l.Sources, s.Route)
+			}
+		}
+		l.Sources = unique(l.Sources)
+		if len(l.Chains) == 0 {
+			continue // Envoy refuses a listener without chains; no route leads anywhere, so nothing listens
 		}
 		out = append(out, l)
 	}
 	return out
 }
 
-// secureChain takes the connections whose server name is a listener's.
-func (tr *Translator) secureChain(p topology.EdgePort, e topology.EdgeListener) ir.Chain {
+// secureChains take the connections whose server name is a listener's.
+func (tr *Translator) secureChains(p topology.EdgePort, e topology.EdgeListener) []ir.Chain {
+	if e.Protocol == gatewayv1.TLSProtocolType {
+		return tr.streamChains(p, e)
+	}
 	name := gatewayName(p.Number, e.Host)
 	c := ir.Chain{Name: name, HTTP: tr.edgeHTTP(name, e.TrustedHops), PublicTLS: publicTLS(e)}
 	c.PublicTLS.HTTP = true
 	if e.Host != "" {
 		c.ServerNames = []string{e.Host}
 	}
-	return c
+	return []ir.Chain{c}
+}
+
+// streamChains pass on the bytes of connections, of TLS by their server name.
+func (tr *Translator) streamChains(p topology.EdgePort, e topology.EdgeListener) []ir.Chain {
+	var out []ir.Chain
+	for _, s := range e.Streams {
+		c := ir.Chain{Name: gatewayName(p.Number, s.Host), TCP: &ir.TCP{
+			StatPrefix: gatewayStats, Backends: tr.streamBackends(s), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, AccessLog: tr.accessLog(),
+		}}
+		if s.Host != "" {
+			c.ServerNames = []string{s.Host}
+		}
+		if len(e.Certificates) > 0 {
+			c.PublicTLS = publicTLS(e)
+		}
+		if len(c.TCP.Backends) > 0 {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// streamBackends are the clusters of a route. The share of what is not there goes nowhere.
+func (tr *Translator) streamBackends(s topology.EdgeStream) []ir.Backend {
+	var out []ir.Backend
+	for _, ref := range s.Backends {
+		weight := uint32(1)
+		if ref.Weight != nil {
+			weight = uint32(max(*ref.Weight, 0))
+		}
+		if weight == 0 {
+			continue
+		}
+		cluster := NowhereCluster
+		if to, err := tr.t.StreamBackend(s.Route.Namespace, ref); err == nil {
+			cluster = clusterName(to.ServiceName, to.Port)
+		}
+		out = addBackend(out, cluster, weight)
+	}
+	return out
 }
 
 func publicTLS(e topology.EdgeListener) *ir.PublicTLS {
@@ -66,11 +123,14 @@ func (tr *Translator) edgeHTTP(table string, hops uint32) *ir.HTTP {
 func (tr *Translator) gatewayRoutes(g topology.IngressProxy) []ir.RouteTable {
 	var out []ir.RouteTable
 	for _, p := range tr.t.Edge(g.Name) {
-		if !p.TLS() {
+		if p.Listeners[0].Protocol == gatewayv1.HTTPProtocolType {
 			out = append(out, tr.edgeTable(gatewayName(p.Number, ""), p, p.Listeners))
 			continue
 		}
 		for _, e := range p.Listeners {
+			if e.Protocol != gatewayv1.HTTPSProtocolType {
+				continue
+			}
 			t := tr.edgeTable(gatewayName(p.Number, e.Host), p, []topology.EdgeListener{e})
 			// Nobody proved anything to a listener that lets in everybody.
 			t.Edge.TellClient = e.Clients != nil && !e.Clients.Optional
