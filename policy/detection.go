@@ -119,14 +119,6 @@ type DetectionSettings struct {
 	Probe                ProbeSettings
 }
 
-// RetrySettings is RetryDetection with every default filled in.
-type RetrySettings struct {
-	Attempts            uint32
-	BackOff, MaxBackOff time.Duration
-	PerTryTimeout       time.Duration // 0: none
-	Hedge               bool
-}
-
 // OutlierSettings is OutlierDetection with every default filled in.
 type OutlierSettings struct {
 	LocalFailures, GatewayFailures uint32
@@ -158,8 +150,8 @@ func (c MeshConfig) DetectionSettings() DetectionSettings {
 		ConnectTimeout:       durationOr(d.ConnectTimeout, 250*time.Millisecond),
 		RemoteConnectTimeout: durationOr(d.RemoteConnectTimeout, time.Second),
 		Retry: RetrySettings{
-			Attempts: numberOr(r.Attempts, 3),
-			BackOff:  durationOr(b.Base, 5*time.Millisecond), MaxBackOff: durationOr(b.Max, 50*time.Millisecond),
+			Attempts: numberOr(r.Attempts, 3), Reasons: []RetryReason{"reset", "503", "504"}, OtherHost: true, OtherZoneAfter: 2,
+			BackOff: durationOr(b.Base, 5*time.Millisecond), MaxBackOff: durationOr(b.Max, 50*time.Millisecond),
 			PerTryTimeout: durationOr(r.PerTryTimeout, 0), Hedge: r.Hedge,
 		},
 		Outlier: OutlierSettings{

@@ -8,14 +8,57 @@ import (
 // is let through. Of several that apply to a request the one with the narrower target wins, field by field.
 type TrafficPolicy struct {
 	Attachment
+	Timeouts       *Timeouts       `json:"timeouts,omitempty"`
+	Retry          *Retry          `json:"retry,omitempty"`
+	CircuitBreaker *CircuitBreaker `json:"circuitBreaker,omitempty"`
+	ConnectionPool *ConnectionPool `json:"connectionPool,omitempty"`
 	// Fault spoils a share of the requests on purpose, at the caller's side. Default none.
 	Fault *Fault `json:"fault,omitempty"`
 	// RateLimit bounds what each workload of the service takes, at the server's side. Default no bound.
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 }
 
+// block is a part of a spec.
+type block struct {
+	at    string // JSON pointer
+	given bool
+}
+
+// ofConnections lists what a TrafficPolicy says of connections and endpoints instead of requests. It is the service's that answers, whatever
+// routes lead there; everything else is of the service or route that was asked.
+func (p *TrafficPolicy) ofConnections() []block {
+	return []block{
+		{"/spec/timeouts/connect", p.Timeouts != nil && p.Timeouts.Connect != ""},
+		{"/spec/retry/budget", p.Retry != nil && p.Retry.Budget != nil},
+		{"/spec/circuitBreaker", p.CircuitBreaker != nil},
+		{"/spec/connectionPool", p.ConnectionPool != nil},
+	}
+}
+
 func validateTrafficPolicy(r *report, res mesh.Resource, p *TrafficPolicy) {
 	validateAttachment(r, res, p.Attachment, "Service", "HTTPRoute", "GRPCRoute")
+	if t := p.TargetRef; t != nil && t.Kind != "Service" {
+		for _, block := range p.ofConnections() {
+			if block.given {
+				r.add(FieldError{
+					Pointer: block.at, Code: CodeUnsupported, Message: "can't be said of a route: all routes to a service share its connections",
+					Hint: "target the Service that answers, or one of its ports by sectionName",
+				})
+			}
+		}
+	}
+	if p.Timeouts != nil {
+		validateTimeouts(r, *p.Timeouts)
+	}
+	if p.Retry != nil {
+		validateRetry(r, *p.Retry)
+	}
+	if p.CircuitBreaker != nil {
+		validateCircuitBreaker(r, *p.CircuitBreaker)
+	}
+	if p.ConnectionPool != nil {
+		validateConnectionPool(r, *p.ConnectionPool)
+	}
 	if p.Fault != nil {
 		validateFault(r, *p.Fault)
 	}

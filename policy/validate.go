@@ -211,6 +211,13 @@ func (r *report) duration(at string, d gatewayv1.Duration, least, most time.Dura
 	}
 }
 
+// durationOrNone checks a duration that may be left out, or be 0s for none.
+func (r *report) durationOrNone(at string, d gatewayv1.Duration, least, most time.Duration) {
+	if t, err := parseDuration(d); err != nil || t != 0 {
+		r.duration(at, d, least, most)
+	}
+}
+
 // number checks a number that may be left out.
 func (r *report) number(at string, n *uint32, least, most uint32) {
 	if n != nil && (*n < least || *n > most) {

@@ -178,11 +178,11 @@ func (a *app) serveGRPC(_ any, s grpc.ServerStream) error {
 		return err
 	}
 	pause(s.Context(), get(doDelay))
+	if code, yes := a.fails(get); yes {
+		return status.Error(codes.Code(code), "as asked") // alone, so that Envoy sees it before it passes headers on
+	}
 	if err := s.SetHeader(metadata.Pairs("x-app", a.name)); err != nil {
 		return err
-	}
-	if code, yes := a.fails(get); yes {
-		return status.Error(codes.Code(code), "as asked")
 	}
 	return s.SendMsg(new(emptypb.Empty))
 }

@@ -28,7 +28,7 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 		Name:            c.Name,
 		ConnectTimeout:  duration(c.ConnectTimeout),
 		LbPolicy:        clusterv3.Cluster_ROUND_ROBIN, // least request does not keep to the weights of localities
-		CircuitBreakers: circuitBreakers(),
+		CircuitBreakers: circuitBreakers(c.Breaker),
 	}
 	switch {
 	case c.Outside != nil:
@@ -75,14 +75,6 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 	return b.patched(m, c.Patches), b.err
 }
 
-// circuitBreakers are limits against running out of memory, not policy: the defaults (1024, and 3
-// retries at a time) fail requests of a healthy service under load and in every failover.
-func circuitBreakers() *clusterv3.CircuitBreakers {
-	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
-		MaxConnections: u32(65536), MaxPendingRequests: u32(65536), MaxRequests: u32(65536), MaxRetries: u32(1000),
-	}}}
-}
-
 func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 	explicit := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{}
 	if c.Protocol == ir.HTTP1 {
@@ -96,7 +88,7 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}
 	}
 	o := &httpv3.HttpProtocolOptions{
-		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: duration(c.IdleTimeout), MaxConnectionDuration: duration(c.MaxAge)},
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: duration(c.IdleTimeout), MaxConnectionDuration: duration(c.MaxAge), MaxRequestsPerConnection: someU32(c.MaxRequests)},
 		UpstreamProtocolOptions:   &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
 	}
 	if c.Forward != nil {

@@ -84,6 +84,14 @@ func seconds(n int) *durationpb.Duration { return durationpb.New(time.Duration(n
 
 func u32(n uint32) *wrapperspb.UInt32Value { return wrapperspb.UInt32(n) }
 
+// someU32 is nil for 0, which stands for no bound.
+func someU32(n uint32) *wrapperspb.UInt32Value {
+	if n == 0 {
+		return nil
+	}
+	return u32(n)
+}
+
 func yes() *wrapperspb.BoolValue { return wrapperspb.Bool(true) }
 
 func no() *wrapperspb.BoolValue { return wrapperspb.Bool(false) }

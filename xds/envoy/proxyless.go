@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -62,7 +63,7 @@ func proxylessClusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 	}
 	m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
 	m.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
-	m.CircuitBreakers = circuitBreakers()
+	m.CircuitBreakers = circuitBreakers(c.Breaker)
 	m.TransportSocket = b.tlsSocket(proxylessTLS(c.Peers[0]))
 	return m, b.err
 }
@@ -183,8 +184,12 @@ func retriedCode(on ir.RetryOn) string {
 	case ir.RetryReset, ir.RetryUnavailable, ir.RetryTimeout:
 		return "unavailable"
 	case ir.RetryConnectFailure, ir.RetryRefusedStream, ir.RetryResetBeforeRequest:
+		return ""
 	}
-	return ""
+	if _, err := strconv.ParseUint(string(on), 10, 16); err == nil {
+		return "" // a status of HTTP that no gRPC server answers
+	}
+	return string(on)
 }
 
 // proxylessFilters keeps the one filter that clients know.

@@ -4,15 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
-	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
-	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -165,43 +162,4 @@ func methodMatcher(methods []string) *matcherv3.StringMatcher {
 // matching takes what a regular expression matches as a whole.
 func matching(pattern string) *matcherv3.StringMatcher {
 	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: pattern}}}
-}
-
-// retry goes to another endpoint each time, and away from a priority that failed twice: against the
-// same endpoints alone every retry of a failover is lost.
-func (b *messages) retry(r *ir.Retry) *routev3.RetryPolicy {
-	if r == nil {
-		return nil
-	}
-	m := &routev3.RetryPolicy{
-		NumRetries: u32(r.Attempts),
-		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
-			Name:       "envoy.retry_host_predicates.previous_hosts",
-			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: b.any(&previoushostsv3.PreviousHostsPredicate{})},
-		}},
-		HostSelectionRetryMaxAttempts: 5,
-		RetryPriority: &routev3.RetryPolicy_RetryPriority{
-			Name:       "envoy.retry_priorities.previous_priorities",
-			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{TypedConfig: b.any(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: 2})},
-		},
-		RetryBackOff:  &routev3.RetryPolicy_RetryBackOff{BaseInterval: duration(r.BackOff), MaxInterval: duration(r.MaxBackOff)},
-		PerTryTimeout: duration(r.PerTry),
-	}
-	var on []string
-	for _, reason := range r.On {
-		switch reason {
-		case ir.RetryUnavailable:
-			m.RetriableStatusCodes = append(m.RetriableStatusCodes, 503)
-		case ir.RetryTimeout:
-			m.RetriableStatusCodes = append(m.RetriableStatusCodes, 504)
-		case ir.RetryConnectFailure, ir.RetryRefusedStream, ir.RetryResetBeforeRequest, ir.RetryReset:
-			on = append(on, string(reason))
-		}
-	}
-	if len(m.RetriableStatusCodes) > 0 {
-		on = append(on, "retriable-status-codes")
-	}
-	slices.Sort(on)
-	m.RetryOn = strings.Join(on, ",")
-	return m
 }

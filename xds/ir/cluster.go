@@ -20,6 +20,9 @@ type Cluster struct {
 	IdleTimeout Millis `json:"idleTimeoutMs,omitempty"`
 	// MaxAge replaces connections that are older, so that load spreads again (HTTP only).
 	MaxAge Millis `json:"maxAgeMs,omitempty"`
+	// MaxRequests replaces connections that carried so many (HTTP only); 0 for no end.
+	MaxRequests uint32   `json:"maxRequests,omitempty"`
+	Breaker     *Breaker `json:"breaker,omitempty"`
 	// Detection watches endpoints by the requests they fail, and prefers those of the lowest priority. Nil: there
 	// is one endpoint, and nothing to choose.
 	Detection *Detection `json:"detection,omitempty"`

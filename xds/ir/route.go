@@ -92,7 +92,7 @@ type Reply struct {
 	Try    string `json:"try"`
 }
 
-// Retry says which failed requests are tried again, on another endpoint each time.
+// Retry says which failed requests are tried again.
 type Retry struct {
 	On       []RetryOn `json:"on"`
 	Attempts uint32    `json:"attempts"` // beyond the first
@@ -102,9 +102,13 @@ type Retry struct {
 	// PerTry gives one try up; with Hedge it goes on while the next begins.
 	PerTry Millis `json:"perTryMs,omitempty"`
 	Hedge  bool   `json:"hedge,omitempty"`
+	// OtherHost tries on another endpoint each time. OtherZoneAfter is how many tries a priority gets before the next one; 0 for
+	// no end.
+	OtherHost      bool   `json:"otherHost,omitempty"`
+	OtherZoneAfter uint32 `json:"otherZoneAfter,omitempty"`
 }
 
-// RetryOn is a reason to try again.
+// RetryOn is a reason to try again: an HTTP status, a name of those below, or a status of gRPC as Envoy calls it.
 type RetryOn string
 
 // The reasons to try again. Those of the first group are certain that no application saw the request.

@@ -10,23 +10,35 @@ import (
 	"github.com/comity-mesh/comity/policy"
 )
 
-// attachTraffic collects the TrafficPolicies, and says of each what it targets that is not here, and by
-// whom it is overridden.
+// attachTraffic merges the TrafficPolicies for every service port and every rule of its routes, and says of each what it
+// targets that is not here, and by whom it is overridden.
 func (b *builder) attachTraffic() {
-	b.t.traffic = attached[policy.TrafficPolicy](b, mesh.KindTrafficPolicy)
-	for _, p := range b.t.traffic {
+	policies := attached[policy.TrafficPolicy](b, mesh.KindTrafficPolicy)
+	if len(policies) == 0 {
+		return
+	}
+	b.t.traffic = map[string][]policy.Attached[policy.TrafficPolicy]{}
+	for _, p := range policies {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
 		b.checkLimits(p.Resource.Key, *p.Spec)
+		b.t.traffic[p.Resource.Namespace] = append(b.t.traffic[p.Resource.Namespace], p)
 	}
-	lost := map[mesh.Key][]mesh.Key{}
+	merged, lost := map[policy.Subject]policy.Merged[policy.TrafficPolicy]{}, map[mesh.Key][]mesh.Key{}
+	merge := func(s policy.Subject) {
+		if _, done := merged[s]; !done {
+			merged[s] = b.t.mergeTraffic(s)
+			noteLost(lost, merged[s].Overridden)
+		}
+	}
 	for _, s := range b.t.Services {
 		for _, p := range s.Ports {
-			noteLost(lost, b.t.Traffic(s, p, mesh.Key{}, "").Overridden)
+			merge(subject(s, p, mesh.Key{}, ""))
 			for _, m := range p.Routes {
-				noteLost(lost, b.t.Traffic(s, p, m.Route, m.RuleName).Overridden)
+				merge(subject(s, p, m.Route, m.RuleName))
 			}
 		}
 	}
+	b.t.merged = merged
 	for _, k := range slices.SortedFunc(maps.Keys(lost), mesh.Key.Compare) {
 		slices.SortFunc(lost[k], mesh.Key.Compare)
 		b.overridden(k, slices.Compact(lost[k])...)
@@ -95,7 +107,22 @@ func (b *builder) ruleNames(kind mesh.Kind, namespace, name string) (names []gat
 // Traffic is what the TrafficPolicies say of requests to a port of a service that matched a rule of a route. The zero
 // Key stands for no route, and an empty rule for one without a name.
 func (t *Topology) Traffic(s *Service, p Port, route mesh.Key, rule string) policy.Merged[policy.TrafficPolicy] {
-	return policy.Merge(t.traffic, subject(s, p, route, rule))
+	of := subject(s, p, route, rule)
+	if m, ok := t.merged[of]; ok {
+		return m
+	}
+	return t.mergeTraffic(of) // of a Gateway's routes
+}
+
+// mergeTraffic looks only at the policies of the namespaces from which the subject can be targeted.
+func (t *Topology) mergeTraffic(s policy.Subject) policy.Merged[policy.TrafficPolicy] {
+	namespaces := []string{policy.SystemNamespace, s.Service.Namespace, s.Route.Namespace}
+	slices.Sort(namespaces)
+	var near []policy.Attached[policy.TrafficPolicy]
+	for _, ns := range slices.Compact(namespaces) {
+		near = append(near, t.traffic[ns]...)
+	}
+	return policy.Merge(near, s)
 }
 
 func subject(s *Service, p Port, route mesh.Key, rule string) policy.Subject {

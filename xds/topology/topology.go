@@ -37,7 +37,8 @@ type Topology struct {
 	services            map[ServiceName]*Service
 	workloads           map[mesh.ProxyID]*Workload
 	serves              map[mesh.ProxyID][]*Service
-	traffic             []policy.Attached[policy.TrafficPolicy]
+	traffic             map[string][]policy.Attached[policy.TrafficPolicy] // by namespace
+	merged              map[policy.Subject]policy.Merged[policy.TrafficPolicy]
 	extensions, patches []policy.Attached[policy.Extension]
 	scopes              map[string]bool       // namespaces whose sidecars know other hosts than the rest
 	edges               map[string][]EdgePort // by ingress

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
@@ -86,7 +87,7 @@ func (tr *Translator) outboundClusters() []ir.Cluster {
 func (tr *Translator) outboundCluster(r reach) ir.Cluster {
 	c := ir.Cluster{
 		Name: r.name(), Protocol: ir.Bytes, MTLS: true, Detection: tr.detection(),
-		ConnectTimeout: millis(tr.settings.ConnectTimeout), Sources: tr.clusterSources(r.service),
+		ConnectTimeout: millis(tr.settings.ConnectTimeout),
 	}
 	if r.port.Protocol.IsHTTP() {
 		c.Protocol, c.IdleTimeout, c.MaxAge = ir.HTTP2, connectionIdle, connectionMaxAge
@@ -108,6 +109,9 @@ func (tr *Translator) outboundCluster(r reach) ir.Cluster {
 			Trust: trustName(z.TrustDomain), Identities: ids,
 		})
 	}
+	traffic := tr.t.Traffic(r.service, r.port, mesh.Key{}, "")
+	treatCluster(&c, traffic.Spec)
+	c.Sources = unique(slices.Concat(tr.clusterSources(r.service), clusterSources(traffic)))
 	return c
 }
 

@@ -115,7 +115,7 @@ func (tr *Translator) externalHosts(scope string) (hosts []ir.VirtualHost, sourc
 		name := externalName(x.ServiceName, x.Port.Port)
 		h := ir.VirtualHost{
 			// Nothing more is tried again than what nobody can have seen: who counts calls, or bills them, is not of the mesh.
-			Name: name, Domains: x.Domains, Retry: tr.safeRetry(),
+			Name: name, Domains: x.Domains, Retry: safeRetry(tr.settings.Retry),
 			Routes: []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: name, Weight: 1}}}},
 		}
 		if !x.Port.Protocol.IsHTTP() {

@@ -172,7 +172,7 @@ func (tr *Translator) edgeTable(name string, p topology.EdgePort, listeners []to
 func (tr *Translator) edgeHost(h topology.EdgeHost) (ir.VirtualHost, ir.Sources) {
 	out := replying(h.Host, noRoute())
 	end := out.Routes
-	out.Routes, out.Retry = nil, tr.safeRetry()
+	out.Routes, out.Retry = nil, safeRetry(tr.settings.Retry)
 	var sources ir.Sources
 	for _, m := range h.Routes {
 		// What is asked from outside is of the namespace of its route, and of no service.

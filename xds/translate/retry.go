@@ -4,47 +4,74 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
 // safeRetry is for every request: no application can have seen it.
-func (tr *Translator) safeRetry() *ir.Retry {
-	s := tr.settings.Retry
+func safeRetry(s policy.RetrySettings) *ir.Retry {
 	return &ir.Retry{
 		On:       []ir.RetryOn{ir.RetryConnectFailure, ir.RetryRefusedStream, ir.RetryResetBeforeRequest},
 		Attempts: s.Attempts, BackOff: millis(s.BackOff), MaxBackOff: millis(s.MaxBackOff),
+		OtherHost: s.OtherHost, OtherZoneAfter: s.OtherZoneAfter,
 	}
 }
 
-// idempotentRetry is for requests that may be done twice (RFC 9110, 9.2.2).
-func (tr *Translator) idempotentRetry() *ir.Retry {
-	r := tr.safeRetry()
-	r.On = append(r.On, ir.RetryReset, ir.RetryUnavailable, ir.RetryTimeout)
-	r.PerTry, r.Hedge = millis(tr.settings.Retry.PerTryTimeout), tr.settings.Retry.Hedge
+// twiceRetry is for requests that may be done twice.
+func twiceRetry(s policy.RetrySettings) *ir.Retry {
+	r := safeRetry(s)
+	for _, reason := range s.Reasons {
+		r.On = append(r.On, ir.RetryOn(reason))
+	}
+	r.PerTry, r.Hedge = millis(s.PerTryTimeout), s.Hedge
 	return r
 }
 
+// idempotent are the methods of requests that may be done twice (RFC 9110, 9.2.2).
 func idempotent() []string {
 	return []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodTrace}
 }
 
-// withRetries splits a route by whether a request may be done twice. The virtual host's retries are the
-// safe ones, so the second half needs none of its own.
-func (tr *Translator) withRetries(p topology.Port, r ir.Route) []ir.Route {
-	if p.Protocol == topology.GRPC || len(r.Backends) == 0 {
-		return []ir.Route{r} // always POST, or an answer of the proxy itself
+// retries gives a route its retries, split by whether a request may be done twice. The virtual host's are the mesh's safe
+// ones, which the second half needs to repeat only where a policy says something else. A route that says
+// itself what is tried again keeps its word.
+func (tr *Translator) retries(p topology.Port, r ir.Route, t policy.TrafficPolicy) []ir.Route {
+	if r.Retry != nil || len(r.Backends) == 0 {
+		return []ir.Route{r}
 	}
-	again := r
-	again.Retry = tr.idempotentRetry()
-	if len(r.Match.Methods) == 0 {
+	s := tr.settings.Retry.Narrow(t.Retry)
+	_, try, _, _ := orNone(t.Timeouts).Lengths()
+	twice, once := twiceRetry(s), safeRetry(s)
+	if twice.PerTry == 0 {
+		twice.PerTry = millis(try)
+	}
+	if once.PerTry = millis(try); t.Retry == nil && try == 0 {
+		once = nil
+	}
+	with := func(again *ir.Retry) ir.Route {
+		out := r
+		out.Retry = again
+		return out
+	}
+	switch {
+	case s.All:
+		return []ir.Route{with(twice)}
+	case p.Protocol == topology.GRPC: // always POST
+		return []ir.Route{with(once)}
+	case len(r.Match.Methods) == 0:
+		again := with(twice)
 		again.Match.Methods = idempotent()
-		return []ir.Route{again, r}
+		return []ir.Route{again, with(once)}
+	case slices.ContainsFunc(r.Match.Methods, func(m string) bool { return !slices.Contains(idempotent(), m) }):
+		return []ir.Route{with(once)}
 	}
-	for _, m := range r.Match.Methods {
-		if !slices.Contains(idempotent(), m) {
-			return []ir.Route{r}
-		}
+	return []ir.Route{with(twice)}
+}
+
+func orNone[T any](p *T) T {
+	if p != nil {
+		return *p
 	}
-	return []ir.Route{again}
+	return *new(T)
 }

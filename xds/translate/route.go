@@ -53,7 +53,7 @@ func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefau
 		Name:    anywhere.name(),
 		Domains: domains(p.Number, byDefault, n.String(), mesh.ClusterSetHost(n.Name, n.Namespace)),
 		Routes:  tr.serviceRoutes(s, p),
-		Retry:   tr.safeRetry(),
+		Retry:   safeRetry(tr.settings.Retry),
 	}}
 	zones := tr.zonesOf(s, p)
 	for _, z := range zones {
@@ -66,7 +66,7 @@ func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefau
 			Name:    pinnedName(n, z, p.Number),
 			Domains: domains(p.Number, byDefault, mesh.ZoneHost(n.Name, n.Namespace, z)),
 			Routes:  tr.treatOutbound(p, []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: to.name(), Weight: 1}}}}, tr.t.Traffic(s, p, mesh.Key{}, "").Spec),
-			Retry:   tr.safeRetry(),
+			Retry:   safeRetry(tr.settings.Retry),
 		})
 	}
 	return hosts

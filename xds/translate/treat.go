@@ -14,8 +14,9 @@ import (
 func (tr *Translator) treatOutbound(p topology.Port, routes []ir.Route, t policy.TrafficPolicy) []ir.Route {
 	var out []ir.Route
 	for _, r := range routes {
+		boundTime(&r, t.Timeouts)
 		injectFault(&r, t.Fault)
-		out = append(out, tr.withRetries(p, r)...)
+		out = append(out, tr.retries(p, r, t)...)
 	}
 	return out
 }
@@ -30,13 +31,31 @@ func treatInbound(t policy.Merged[policy.TrafficPolicy]) []ir.Filter {
 
 // inboundSources are the policies that said any of what treatInbound does.
 func inboundSources(t policy.Merged[policy.TrafficPolicy]) ir.Sources {
+	return saidBy(t, "RateLimit")
+}
+
+// clusterSources are those that said any of what treatCluster does.
+func clusterSources(t policy.Merged[policy.TrafficPolicy]) ir.Sources {
+	return saidBy(t, "Timeouts", "Retry", "CircuitBreaker", "ConnectionPool")
+}
+
+// saidBy are the policies that said any of the fields.
+func saidBy(t policy.Merged[policy.TrafficPolicy], fields ...string) ir.Sources {
 	var out ir.Sources
-	for _, field := range []string{"RateLimit"} {
+	for _, field := range fields {
 		if k := t.By(field); k != (mesh.Key{}) {
 			out = append(out, k)
 		}
 	}
 	return out
+}
+
+// treatCluster edits the connections of a client to a service port by what TrafficPolicies say of it; each line is one
+// feature.
+func treatCluster(c *ir.Cluster, t policy.TrafficPolicy) {
+	boundConnect(c, t.Timeouts)
+	breakCircuit(c, t.CircuitBreaker, t.Retry)
+	poolConnections(c, t.ConnectionPool)
 }
 
 // perMillionOf is a percentage as Envoy counts shares.
