@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -17,12 +18,12 @@ import (
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/dataplane/lrs"
 	"github.com/comity-mesh/comity/dataplane/peer"
+	"github.com/comity-mesh/comity/dataplane/proxyless"
 	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/internal/lifecycle"
 	"github.com/comity-mesh/comity/internal/telemetry"
-	"github.com/comity-mesh/comity/mesh"
 )
 
 // agent is one running proxy.
@@ -35,6 +36,7 @@ type agent struct {
 	enroller *enroller
 	sds      *sds.Server
 	envoy    *supervisor
+	client   *proxyless.Client // instead of sds and envoy; else nil
 	attend   *attendant
 	peers    *peer.Peers // of an ingress; else nil
 	severer  *severer
@@ -100,8 +102,8 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// build makes the parts; nothing runs yet.
-func (a *agent) build(ctx context.Context, instance *instance, token *identity.EnrolToken) error {
+// buildEnvoy makes what only a proxy has.
+func (a *agent) buildEnvoy() error {
 	files, err := raiseFileLimit()
 	if err != nil {
 		return err
@@ -121,7 +123,20 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 		concurrency: a.config.Envoy.Concurrency, logLevel: a.config.Envoy.LogLevel,
 		admin: newAdmin(a.run.socket(fileAdmin)), log: a.log, changed: a.changed,
 	}
-	if a.metrics, err = newAgentMetrics(a.registry, a.envoy); err != nil {
+	return nil
+}
+
+// build makes the parts; nothing runs yet.
+func (a *agent) build(ctx context.Context, instance *instance, token *identity.EnrolToken) (err error) {
+	if a.config.Proxyless() {
+		err = a.buildClient()
+	} else {
+		err = a.buildEnvoy()
+	}
+	if err != nil {
+		return err
+	}
+	if a.metrics, err = newAgentMetrics(a.registry, a.proxyState); err != nil {
 		return err
 	}
 	a.enroller = &enroller{
@@ -149,8 +164,8 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 		return nil
 	})
 	a.health.Require("envoy", func(context.Context) error {
-		if !a.envoy.current().Ready {
-			return errors.New("Envoy has no configuration yet")
+		if !a.proxyState().Ready {
+			return errors.New("Envoy, or what stands in for it, has no configuration yet")
 		}
 		return nil
 	})
@@ -167,13 +182,16 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 func (a *agent) describe(ctx context.Context) error {
 	a.info = Info{PID: os.Getpid(), Proxy: a.config.proxy().String(), RunDir: a.run.path}
 	spec, err := a.describeIngress(ctx)
-	if a.config.Sidecar != nil {
+	switch {
+	case a.config.Proxyless():
+		spec, err = a.describeClient(ctx)
+	case a.config.Sidecar != nil:
 		spec, err = a.describeSidecar(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	a.severer = newSeverer(func() int { return a.envoy.current().PID }, a.changed, a.log)
+	a.severer = newSeverer(func() int { return a.proxyState().PID }, a.changed, a.log)
 	a.severer.never = a.enroller.endpoints
 	spec.Answers = true
 	a.attend = newAttendant(spec)
@@ -210,15 +228,7 @@ func (a *agent) describeSidecar(ctx context.Context) (*enrolpb.AgentReport, erro
 	if err != nil {
 		return nil, err
 	}
-	if w.Locality == (mesh.Locality{}) {
-		w.Locality = a.config.Locality
-	}
-	if w.ServiceAccount == "" && a.enroller.token != nil {
-		w.ServiceAccount = a.enroller.token.ServiceAccount
-	}
-	if w.ServiceAccount == "" {
-		w.ServiceAccount = serviceAccountOf(a.enroller.instance.SPIFFEID)
-	}
+	a.settle(&w)
 	a.info.Address, a.info.InboundPort, a.info.Upstreams = w.Address, w.InboundPort, w.Upstreams
 	if w.OutboundPort != 0 {
 		a.info.Outbound = net.JoinHostPort(loopback, fmt.Sprint(w.OutboundPort))
@@ -274,21 +284,16 @@ func (a *agent) describeIngress(ctx context.Context) (*enrolpb.AgentReport, erro
 // serve runs the parts. They end in the reverse order: first the lease, so that traffic stops coming,
 // then Envoy, then what it needed.
 func (a *agent) serve(ctx context.Context) error {
+	if a.client != nil {
+		return a.serveClient(ctx)
+	}
 	secretsListener, err := sds.Listen(a.run.socket(fileSDS))
 	if err != nil {
 		return err
 	}
-	parts := []lifecycle.Component{}
-	if a.config.MetricsAddress != "" {
-		l, err := listenHTTP(ctx, a.config.MetricsAddress)
-		if err != nil {
-			return errors.Join(&fault.Error{
-				Code: "METRICS-PORT", What: "the agent's HTTP port can't be opened", Err: err,
-				Try: "choose another metrics.address, or none", Docs: "docs/configuration.md",
-			}, secretsListener.Close())
-		}
-		a.info.Metrics = l.Addr().String()
-		parts = append(parts, lifecycle.HTTPServer("metrics", observe(a.envoy.admin, &a.health, a.registry, a.metrics), l, time.Second))
+	parts, err := a.observed(ctx, a.envoy.admin.stats)
+	if err != nil {
+		return errors.Join(err, secretsListener.Close())
 	}
 	parts = append(parts,
 		lifecycle.Component{Name: "secrets", Run: func(ctx context.Context) error {
@@ -310,6 +315,22 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	a.changed()
 	return lifecycle.Run(ctx, a.log, a.config.DrainTime+endWithin+5*time.Second, parts...)
+}
+
+// observed is the agent's HTTP port, if it shall have one.
+func (a *agent) observed(ctx context.Context, stats func(context.Context, io.Writer) error) ([]lifecycle.Component, error) {
+	if a.config.MetricsAddress == "" {
+		return nil, nil
+	}
+	l, err := listenHTTP(ctx, a.config.MetricsAddress)
+	if err != nil {
+		return nil, &fault.Error{
+			Code: "METRICS-PORT", What: "the agent's HTTP port can't be opened", Err: err,
+			Try: "choose another metrics.address, or none", Docs: "docs/configuration.md",
+		}
+	}
+	a.info.Metrics = l.Addr().String()
+	return []lifecycle.Component{lifecycle.HTTPServer("metrics", observe(stats, &a.health, a.registry, a.metrics), l, time.Second)}, nil
 }
 
 func (a *agent) keepIdentity(ctx context.Context) error {
@@ -338,12 +359,8 @@ func (a *agent) runEnvoy(ctx context.Context) error {
 		return nil
 	}
 	i := a.enroller.instance
-	addresses := a.enroller.endpoints()
-	if i.XDSAddress != "" {
-		addresses = []string{i.XDSAddress}
-	}
 	b := bootstrap{
-		Proxy: a.config.proxy(), Zone: i.Zone, TrustDomain: i.TrustDomain, Locality: a.config.Locality, ZoneAddresses: addresses,
+		Proxy: a.config.proxy(), Zone: i.Zone, TrustDomain: i.TrustDomain, Locality: a.config.Locality, ZoneAddresses: a.xdsAddresses(),
 		// Relative to the run directory, where Envoy runs: its path may be longer than a socket's may.
 		AdminSocket: fileAdmin, SDSSocket: fileSDS, MaxConnections: a.config.Envoy.MaxConnections, ReportLoad: a.config.Sidecar != nil,
 	}
@@ -395,7 +412,7 @@ func (a *agent) appIs(healthy bool, reason string) {
 
 // changed tells the zone, the metrics and the info file how this proxy does now.
 func (a *agent) changed() {
-	envoy := a.envoy.current()
+	envoy := a.proxyState()
 	a.mu.Lock()
 	h := &enrolpb.Health{Healthy: a.app, Reason: a.appReason, EnvoyVersion: envoy.Version, EnvoyReady: envoy.Ready, Unsevered: a.severer.unsevered()}
 	rewrite := a.info.Ready != envoy.Ready

@@ -83,6 +83,9 @@ type Sidecar struct {
 	Workload Workload
 	// NoOutbound leaves Workload.OutboundPort 0, so that there is no local port for HTTP by host name.
 	NoOutbound bool
+	// Proxyless runs no Envoy: a gRPC client of the agent's user reads the zone's configuration itself, with
+	// the files and the socket of RunDir.
+	Proxyless bool
 }
 
 // IngressSpec is what a zone ingress registers.
@@ -110,7 +113,9 @@ type Info struct {
 	Outbound    string     `json:"outbound,omitempty"` // host:port for HTTP by host name
 	Upstreams   []Upstream `json:"upstreams,omitempty"`
 	Ports       []uint16   `json:"ports,omitempty"` // of an ingress
-	Metrics     string     `json:"metrics,omitempty"`
+	// Environment is the file with the variables that a proxyless application needs.
+	Environment string `json:"environment,omitempty"`
+	Metrics     string `json:"metrics,omitempty"`
 }
 
 func (c *Config) role() mesh.Role {
@@ -119,6 +124,9 @@ func (c *Config) role() mesh.Role {
 	}
 	return mesh.RoleSidecar
 }
+
+// Proxyless reports whether there is no Envoy.
+func (c *Config) Proxyless() bool { return c.Sidecar != nil && c.Sidecar.Proxyless }
 
 func (c *Config) proxy() mesh.ProxyID {
 	return mesh.ProxyID{Role: c.role(), Namespace: c.Namespace, Name: c.Name}
@@ -186,6 +194,9 @@ func (s *Sidecar) check() error {
 		if _, err := netip.ParseAddr(w.AppAddress); err != nil {
 			return fmt.Errorf("application address %q must be an IP address", w.AppAddress)
 		}
+	}
+	if s.Proxyless && (w.InboundPort != 0 || w.OutboundPort != 0 || w.HealthCheck != nil || len(w.Upstreams) > 0) {
+		return errors.New("a proxyless workload is a client without ports: leave inboundPort, outboundPort, upstreams and healthCheck out")
 	}
 	if w.Capacity < 0 {
 		return errors.New("capacity must not be negative")

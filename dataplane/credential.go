@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/mesh"
 )
@@ -17,12 +16,18 @@ import (
 // credential is the proxy's certificate and key of the moment and the roots it trusts: for the
 // agent's own connections, and for Envoy through the secrets. It is safe for concurrent use.
 type credential struct {
-	secrets *sds.Secrets
+	secrets holder
 
 	mu       sync.RWMutex
 	cert     *tls.Certificate
 	received time.Time
 	bundle   identity.Bundle
+}
+
+// holder hands certificate and roots on: to an Envoy (sds.Secrets) or a gRPC client (proxyless.Client).
+type holder interface {
+	SetRoots(identity.Bundle) error
+	SetIdentity(chain []*x509.Certificate, key *ecdsa.PrivateKey) error
 }
 
 var errNoCertificate = errors.New("there is no certificate yet")

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -21,7 +22,7 @@ type agentMetrics struct {
 	unserved                       prometheus.Counter
 }
 
-func newAgentMetrics(reg prometheus.Registerer, s *supervisor) (*agentMetrics, error) {
+func newAgentMetrics(reg prometheus.Registerer, state func() envoyState) (*agentMetrics, error) {
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "comity_agent_" + name, Help: help})
 	}
@@ -36,13 +37,13 @@ func newAgentMetrics(reg prometheus.Registerer, s *supervisor) (*agentMetrics, e
 	}
 	ready := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "comity_agent_envoy_ready", Help: "1 while Envoy has its configuration and serves."},
 		func() float64 {
-			if s.current().Ready {
+			if state().Ready {
 				return 1
 			}
 			return 0
 		})
 	starts := prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "comity_agent_envoy_starts_total", Help: "How often Envoy was started."},
-		func() float64 { return float64(s.current().Starts) })
+		func() float64 { return float64(state().Starts) })
 	for _, c := range []prometheus.Collector{m.certExpires, m.attached, m.healthy, m.renewals, m.unserved, ready, starts} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
@@ -52,7 +53,7 @@ func newAgentMetrics(reg prometheus.Registerer, s *supervisor) (*agentMetrics, e
 }
 
 // observe serves /healthz, /readyz and /metrics, where Envoy's metrics follow the agent's.
-func observe(a admin, health *telemetry.Health, reg *prometheus.Registry, m *agentMetrics) *http.Server {
+func observe(stats func(context.Context, io.Writer) error, health *telemetry.Health, reg *prometheus.Registry, m *agentMetrics) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/", telemetry.Handler(health, reg))
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
@@ -69,7 +70,7 @@ func observe(a admin, health *telemetry.Health, reg *prometheus.Registry, m *age
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 		defer cancel()
-		if err := a.stats(ctx, w); err != nil {
+		if err := stats(ctx, w); err != nil {
 			// Half an answer is better than none; Envoy's absence shows in comity_agent_envoy_ready.
 			_, _ = fmt.Fprintf(w, "# Envoy's metrics are missing or incomplete\n")
 		}

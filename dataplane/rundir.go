@@ -25,6 +25,7 @@ const (
 	fileSDS       = "sds.sock"
 	filePeers     = "peers.sock"
 	fileBootstrap = "envoy.json"
+	fileXDS       = "xds.sock"
 )
 
 // runDir is the folder of one running agent: sockets and the bootstrap, nothing that must survive.
@@ -97,7 +98,7 @@ func (d *runDir) socket(name string) string {
 // clean removes what the agent and its Envoy made, and the folder if nothing else is in it.
 func (d *runDir) clean() error {
 	var errs []error
-	for _, name := range []string{fileAdmin, fileSDS, filePeers, fileBootstrap} {
+	for _, name := range []string{fileAdmin, fileSDS, filePeers, fileBootstrap, fileXDS} {
 		if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

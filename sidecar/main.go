@@ -25,6 +25,7 @@ type settings struct {
 	Address      string               `json:"address" usage:"IP address by which the zone reaches this machine; default: the one from which the zone is reached"`
 	InboundPort  uint16               `json:"inboundPort" usage:"port for mTLS from the zone; 0: any free one"`
 	OutboundPort int                  `json:"outboundPort" usage:"port on loopback for HTTP by host name; 0: any free one, -1: none"`
+	Proxyless    bool                 `json:"proxyless" usage:"no Envoy: a gRPC client of this user reads the zone's configuration itself, by the files and the socket in runDir (docs/proxyless.md)"`
 	AppAddress   string               `json:"appAddress" usage:"IP address where the application listens; default 127.0.0.1"`
 	Upstreams    []dataplane.Upstream `json:"upstreams" usage:"local ports for TCP services: [{service, namespace, port, localPort}]"`
 	HealthCheck  healthCheck          `json:"healthCheck"`
@@ -82,7 +83,7 @@ func common(s settings) program.Common {
 		Proxy: dataplane.Config{
 			Namespace: s.Namespace, Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir, SecretsDir: s.SecretsDir,
 			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
-			Sidecar: &dataplane.Sidecar{Labels: s.Labels, Workload: w, NoOutbound: s.OutboundPort < 0},
+			Sidecar: &dataplane.Sidecar{Labels: s.Labels, Workload: w, NoOutbound: s.OutboundPort < 0, Proxyless: s.Proxyless},
 		},
 	}
 }

@@ -145,7 +145,7 @@ func (p Program[T]) run(ctx context.Context, stdin io.Reader, c Common) error {
 	if d.Token, err = readToken(c.TokenFile, stdin); err != nil {
 		return err
 	}
-	if d.Envoy.Path == "" {
+	if d.Envoy.Path == "" && !d.Proxyless() {
 		if d.Envoy.Path, err = envoybin.Path(); err != nil {
 			return err
 		}

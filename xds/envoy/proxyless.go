@@ -26,9 +26,9 @@ import (
 // What gRPC clients read is Envoy's API, but not all of it: they refuse some fields, ignore others, and take
 // certificates from files that their bootstrap names (gRFC A27, A28, A29, A31, A37, A44, A101; seen in grpc-go 1.85).
 
-// IdentityProvider is the certificate provider that a gRPC client's bootstrap has for its own certificate. Those of
-// the roots are named as the secrets of the trust domains are.
-const IdentityProvider = "identity"
+// identityProvider is the certificate provider that a gRPC client's bootstrap has for its own certificate. Those of
+// the roots are named as secrets are.
+const identityProvider = "identity"
 
 const faultFilter = "envoy.filters.http.fault"
 
@@ -52,7 +52,6 @@ func targetMessage(b *messages, t ir.Target) (proto.Message, error) {
 func proxylessClusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 	m := &clusterv3.Cluster{Name: c.Name, LbPolicy: clusterv3.Cluster_ROUND_ROBIN}
 	if len(c.Fallback) > 0 {
-		m.LbPolicy = clusterv3.Cluster_CLUSTER_PROVIDED
 		m.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
 			Name: "envoy.clusters.aggregate", TypedConfig: b.any(&aggregatev3.ClusterConfig{Clusters: c.Fallback}),
 		}}
@@ -84,7 +83,7 @@ func proxylessTLS(p ir.Peer) proto.Message {
 	return &tlsv3.UpstreamTlsContext{
 		Sni: p.SNI,
 		CommonTlsContext: &tlsv3.CommonTlsContext{
-			TlsCertificateProviderInstance: &tlsv3.CertificateProviderPluginInstance{InstanceName: IdentityProvider},
+			TlsCertificateProviderInstance: &tlsv3.CertificateProviderPluginInstance{InstanceName: identityProvider},
 			ValidationContextType:          &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v},
 		},
 	}

@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"fmt"
+	"hash/fnv"
 	"net/http"
 	"slices"
 
@@ -23,7 +25,12 @@ func wayName(n topology.ServiceName, port uint16, zone string) string {
 // weights of the routes, and stand in for each other by clusters that list clusters.
 func (tr *Translator) sharedProxyless() *ir.Proxy {
 	tr.outboundEnds() // works out the decisions of all services, which are only read from then on
-	p := &proxyless{tr: tr, reaches: map[string]reach{}, out: &ir.Proxy{Secrets: tr.trustSecrets()}}
+	p := &proxyless{tr: tr, reaches: map[string]reach{}, slots: placeTrust(tr.t.Zones), out: &ir.Proxy{}}
+	for _, z := range tr.t.Zones {
+		if slot, ok := p.slots[z.Name]; ok {
+			p.out.Secrets = append(p.out.Secrets, tr.trustSecret(slot, z))
+		}
+	}
 	for _, s := range tr.t.Services {
 		for _, port := range s.Ports {
 			if !port.Protocol.IsHTTP() {
@@ -54,6 +61,7 @@ func (tr *Translator) sharedProxyless() *ir.Proxy {
 type proxyless struct {
 	tr      *Translator
 	reaches map[string]reach // what the clusters of a sidecar lead to, by name
+	slots   map[string]string
 	out     *ir.Proxy
 }
 
@@ -62,10 +70,10 @@ func (p *proxyless) clusters(s *topology.Service, port topology.Port) {
 	for _, zone := range p.tr.zonesOf(s, port) {
 		to := reach{s, port, zone}
 		c := p.tr.outboundCluster(to)
-		if len(c.Peers) == 0 {
-			continue // nobody there could answer
+		if !p.answers(s, zone) {
+			continue
 		}
-		c.Proxyless = true
+		c.Proxyless, c.Peers[0].Trust = true, p.slots[zone]
 		p.out.Clusters = append(p.out.Clusters, c)
 		p.out.Endpoints = append(p.out.Endpoints, p.tr.endpointsOf(to))
 	}
@@ -83,6 +91,13 @@ func (p *proxyless) clusters(s *topology.Service, port topology.Port) {
 	}
 }
 
+// answers reports whether somebody in a zone could answer for a service, and be recognised.
+func (p *proxyless) answers(s *topology.Service, zone string) bool {
+	z, ok := p.tr.t.ZoneNamed(zone)
+	_, known := p.slots[zone]
+	return ok && known && len(identitiesIn(s, z)) > 0
+}
+
 // priorities divides the requests for a service port among the zones in which somebody could answer.
 func (p *proxyless) priorities(r reach) [][]failover.Weight {
 	all := [][]failover.Weight{{{Zone: r.zone, Weight: failover.Million}}}
@@ -93,7 +108,7 @@ func (p *proxyless) priorities(r reach) [][]failover.Weight {
 	for _, zones := range all {
 		var some []failover.Weight
 		for _, w := range zones {
-			if z, ok := p.tr.t.ZoneNamed(w.Zone); ok && len(identitiesIn(r.service, z)) > 0 {
+			if p.answers(r.service, w.Zone) {
 				some = append(some, w)
 			}
 		}
@@ -170,6 +185,33 @@ func (p *proxyless) zones(to reach, priorities [][]failover.Weight, share uint64
 	var out []ir.Backend
 	for _, w := range priorities[0] {
 		out = append(out, ir.Backend{Cluster: wayName(n, port, w.Zone), Weight: uint32(max(share*uint64(w.Weight)/max(sum, 1), 1))}) //nolint:gosec // at most a million
+	}
+	return out
+}
+
+// trustSlots is how many trust domains a proxyless client can tell apart.
+const trustSlots = 256
+
+// trustSlot is the name of a place for the roots of one trust domain: a certificate provider of the client's bootstrap.
+func trustSlot(n int) string { return fmt.Sprintf("trust-%03d", n) }
+
+// placeTrust gives each zone the place of its trust domain. A client reads the names of its providers once, when it
+// starts, and is to trust zones that join later; so the names are there from the beginning, and say nothing of whose
+// roots will be in them. The place follows from the trust domain alone, but where two have the same: then the second by
+// zone takes the next.
+func placeTrust(zones []topology.Zone) map[string]string {
+	out, taken := map[string]string{}, map[int]bool{}
+	for _, z := range zones {
+		if len(taken) == trustSlots {
+			break
+		}
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(z.TrustDomain)) // never fails
+		n := int(h.Sum32() % trustSlots)
+		for taken[n] {
+			n = (n + 1) % trustSlots
+		}
+		taken[n], out[z.Name] = true, trustSlot(n)
 	}
 	return out
 }

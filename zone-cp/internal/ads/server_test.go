@@ -262,3 +262,106 @@ func TestNewerStreamFencesTheOlder(t *testing.T) {
 		t.Fatalf("proxies %+v", p)
 	}
 }
+
+// state is one state-of-the-world stream as a test drives it by hand.
+type state struct {
+	t *testing.T
+	discovery.AggregatedDiscoveryService_StreamAggregatedResourcesClient
+	node *corev3.Node
+}
+
+func (h *harness) dialState(t *testing.T, node string) *state {
+	t.Helper()
+	conn, err := grpc.NewClient(h.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &state{t, stream, &corev3.Node{Id: node}}
+}
+
+// ask asks for names of a type, and answers to a response if r is not nil: no, if refusal is not empty.
+func (s *state) ask(typ snapshot.Type, r *discovery.DiscoveryResponse, refusal string, names ...string) {
+	s.t.Helper()
+	m := &discovery.DiscoveryRequest{Node: s.node, TypeUrl: typ.URL(), ResourceNames: names, ResponseNonce: r.GetNonce()}
+	if refusal != "" {
+		m.ErrorDetail = &rpcstatus.Status{Message: refusal}
+	}
+	if err := s.Send(m); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *state) next(n int) *discovery.DiscoveryResponse {
+	s.t.Helper()
+	r, err := s.Recv()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if len(r.GetResources()) != n {
+		s.t.Fatalf("%d resources, want %d", len(r.GetResources()), n)
+	}
+	return r
+}
+
+// TestStateStreams: the streams of one proxyless workload live side by side, and it is as far as the last of them.
+func TestStateStreams(t *testing.T) {
+	h := newHarness(t)
+	refused := make(chan Proxy, 10)
+	h.conf.Observer.OnRefuse = func(p Proxy) { refused <- p }
+	id := mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "caller"}
+	h.Assign(id, "v")
+	publish := func(revision mesh.Revision, versions ...string) {
+		t.Helper()
+		var out []envoy.Resource
+		for i, v := range versions {
+			out = append(out, envoy.Resource{Type: envoy.TypeRoute, Name: []string{"a", "b"}[i], Version: v, Body: []byte{}})
+		}
+		if err := h.Publish("v", revision, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(1, "1", "1")
+	a, b := h.dialState(t, id.String()), h.dialState(t, id.String())
+	a.ask(snapshot.Route, nil, "", "a")
+	a.ask(snapshot.Route, a.next(1), "", "a")
+	await(t, "the first ACK", h.acks, func(r mesh.Revision) bool { return r == 1 })
+	b.ask(snapshot.Route, nil, "", "b")
+	b.ask(snapshot.Route, b.next(1), "", "b")
+
+	publish(2, "1", "2")
+	b.ask(snapshot.Route, b.next(1), "b is not to my taste", "b")
+	if p := await(t, "the refusal", refused, anything[Proxy]); p.ID != id || p.LastError != "b is not to my taste" {
+		t.Fatalf("refused by %+v", p)
+	}
+	list := h.Proxies()
+	if len(list) != 1 || list[0].Acked != 1 || list[0].Nacks != 1 || list[0].LastError == "" || list[0].Current {
+		t.Fatalf("the proxy is described as %+v", list)
+	}
+	if len(h.connects) != 1 || len(h.leaves) != 0 {
+		t.Fatalf("%d connects and %d leaves of one workload", len(h.connects), len(h.leaves))
+	}
+	if err := b.CloseSend(); err != nil { // who lags leaves, and the others are where they are
+		t.Fatal(err)
+	}
+	await(t, "the others' ACK", h.acks, func(r mesh.Revision) bool { return r == 2 })
+	publish(3, "3", "2")
+	a.ask(snapshot.Route, a.next(1), "", "a")
+	await(t, "the last ACK", h.acks, func(r mesh.Revision) bool { return r == 3 })
+
+	if err := a.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the end", h.leaves, func(p Proxy) bool { return p.ID == id })
+	c := h.dialState(t, id.String())
+	c.ask(snapshot.Route, nil, "", "a")
+	c.next(1)
+	h.dial(t, id.String()).subscribe(snapshot.Route, "a") // an Envoy takes the place of all
+	if _, err := c.Recv(); status.Code(err) != codes.Aborted {
+		t.Fatalf("the older stream ends with %v", err)
+	}
+}
