@@ -300,6 +300,7 @@ func (a *agent) serve(ctx context.Context) error {
 			return a.sds.Serve(ctx, secretsListener, lrs.NewServer(a.attend.loads.add).Register, lrs.ServerOptions()...)
 		}},
 		lifecycle.Component{Name: "secret files", Run: a.sds.KeepFiles},
+		lifecycle.Component{Name: "secret problems", Run: a.watchSecrets},
 		lifecycle.Component{Name: "identity", Run: a.keepIdentity},
 		lifecycle.Component{Name: "envoy", Run: a.runEnvoy},
 	)
@@ -397,6 +398,18 @@ func (a *agent) keepLease(ctx context.Context) error {
 	return a.attend.run(ctx, d.lasting)
 }
 
+// watchSecrets tells the zone which of this machine's secrets are missing or expired.
+func (a *agent) watchSecrets(ctx context.Context) error {
+	for {
+		select {
+		case <-a.sds.ProblemsChanged():
+			a.changed()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // appIs takes the result of a health check.
 func (a *agent) appIs(healthy bool, reason string) {
 	a.mu.Lock()
@@ -415,6 +428,9 @@ func (a *agent) changed() {
 	envoy := a.proxyState()
 	a.mu.Lock()
 	h := &enrolpb.Health{Healthy: a.app, Reason: a.appReason, EnvoyVersion: envoy.Version, EnvoyReady: envoy.Ready, Unsevered: a.severer.unsevered()}
+	for _, p := range a.sds.Problems() {
+		h.Secrets = append(h.Secrets, &enrolpb.Secret{Name: p.Name, Problem: p.Reason})
+	}
 	rewrite := a.info.Ready != envoy.Ready
 	a.info.Ready, a.info.EnvoyPID = envoy.Ready, envoy.PID
 	a.mu.Unlock()

@@ -35,8 +35,26 @@ type ResourceStatus struct {
 	// Rejections are what Envoys refused, at most 8.
 	Rejections []Rejection `json:"rejections,omitempty"`
 	// OverriddenBy lists the resources that win over this one, where one does.
-	OverriddenBy []Key     `json:"overriddenBy,omitempty"`
-	ObservedAt   time.Time `json:"observedAt"`
+	OverriddenBy []Key `json:"overriddenBy,omitempty"`
+	// Listeners of a Gateway.
+	Listeners  []ListenerStatus `json:"listeners,omitempty"`
+	ObservedAt time.Time        `json:"observedAt"`
+}
+
+// ListenerStatus is how a listener of a Gateway does in the zone (Gateway API, ListenerStatus).
+type ListenerStatus struct {
+	Name           string `json:"name"`
+	AttachedRoutes int    `json:"attachedRoutes"`
+	// Conditions: Accepted, ResolvedRefs and Programmed; Conflicted where it is.
+	Conditions []ListenerCondition `json:"conditions"`
+}
+
+// ListenerCondition is one fact about a listener; Type and Reason are the Gateway API's words.
+type ListenerCondition struct {
+	Type    string `json:"type"`
+	Status  string `json:"status"` // True or False
+	Reason  string `json:"reason"`
+	Message string `json:"message,omitempty"`
 }
 
 // Rejection is one Envoy's refusal of one xDS resource.

@@ -70,7 +70,7 @@ func (x PeerLink_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PeerLink_State.Descriptor instead.
 func (PeerLink_State) EnumDescriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23, 0}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type EnrolRequest struct {
@@ -809,6 +809,7 @@ type Health struct {
 	EnvoyVersion  string                 `protobuf:"bytes,3,opt,name=envoy_version,json=envoyVersion,proto3" json:"envoy_version,omitempty"`
 	EnvoyReady    bool                   `protobuf:"varint,4,opt,name=envoy_ready,json=envoyReady,proto3" json:"envoy_ready,omitempty"`
 	Unsevered     string                 `protobuf:"bytes,5,opt,name=unsevered,proto3" json:"unsevered,omitempty"` // why connections to what Sever names could not be ended; empty when none are left
+	Secrets       []*Secret              `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`     // of the machine's own, those that its Envoy wants and that are not as they should be
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -878,6 +879,66 @@ func (x *Health) GetUnsevered() string {
 	return ""
 }
 
+func (x *Health) GetSecrets() []*Secret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// Secret is one of a proxy's own machine. What it holds is never told.
+type Secret struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`       // as Envoy asks for it
+	Problem       string                 `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"` // why it is not served, or expired
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Secret) Reset() {
+	*x = Secret{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Secret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Secret) ProtoMessage() {}
+
+func (x *Secret) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Secret.ProtoReflect.Descriptor instead.
+func (*Secret) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Secret) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Secret) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 type ZoneNotice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Notice:
@@ -897,7 +958,7 @@ type ZoneNotice struct {
 
 func (x *ZoneNotice) Reset() {
 	*x = ZoneNotice{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +970,7 @@ func (x *ZoneNotice) String() string {
 func (*ZoneNotice) ProtoMessage() {}
 
 func (x *ZoneNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +983,7 @@ func (x *ZoneNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneNotice.ProtoReflect.Descriptor instead.
 func (*ZoneNotice) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{10}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ZoneNotice) GetNotice() isZoneNotice_Notice {
@@ -1068,7 +1129,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1141,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1154,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -1121,7 +1182,7 @@ type AnswerPart struct {
 
 func (x *AnswerPart) Reset() {
 	*x = AnswerPart{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1194,7 @@ func (x *AnswerPart) String() string {
 func (*AnswerPart) ProtoMessage() {}
 
 func (x *AnswerPart) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1207,7 @@ func (x *AnswerPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerPart.ProtoReflect.Descriptor instead.
 func (*AnswerPart) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AnswerPart) GetId() uint64 {
@@ -1178,7 +1239,7 @@ type AnswerTaken struct {
 
 func (x *AnswerTaken) Reset() {
 	*x = AnswerTaken{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1251,7 @@ func (x *AnswerTaken) String() string {
 func (*AnswerTaken) ProtoMessage() {}
 
 func (x *AnswerTaken) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1264,7 @@ func (x *AnswerTaken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerTaken.ProtoReflect.Descriptor instead.
 func (*AnswerTaken) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
 }
 
 // Sever is to what this proxy may not be connected any more: ingresses of revoked zones. It replaces what was said
@@ -1217,7 +1278,7 @@ type Sever struct {
 
 func (x *Sever) Reset() {
 	*x = Sever{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1290,7 @@ func (x *Sever) String() string {
 func (*Sever) ProtoMessage() {}
 
 func (x *Sever) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1303,7 @@ func (x *Sever) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sever.ProtoReflect.Descriptor instead.
 func (*Sever) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Sever) GetAddresses() []*Address {
@@ -1262,7 +1323,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1335,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1348,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Address) GetIp() string {
@@ -1314,7 +1375,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1387,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1400,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Accepted) GetLeaseMs() uint32 {
@@ -1366,7 +1427,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1439,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1452,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Refused) GetCode() string {
@@ -1417,7 +1478,7 @@ type Roots struct {
 
 func (x *Roots) Reset() {
 	*x = Roots{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1490,7 @@ func (x *Roots) String() string {
 func (*Roots) ProtoMessage() {}
 
 func (x *Roots) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1503,7 @@ func (x *Roots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roots.ProtoReflect.Descriptor instead.
 func (*Roots) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Roots) GetZoneRoots() [][]byte {
@@ -1466,7 +1527,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1539,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1552,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Peers) GetZones() []*PeerZone {
@@ -1534,7 +1595,7 @@ type PeerZone struct {
 
 func (x *PeerZone) Reset() {
 	*x = PeerZone{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1607,7 @@ func (x *PeerZone) String() string {
 func (*PeerZone) ProtoMessage() {}
 
 func (x *PeerZone) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1620,7 @@ func (x *PeerZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerZone.ProtoReflect.Descriptor instead.
 func (*PeerZone) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PeerZone) GetZone() string {
@@ -1601,7 +1662,7 @@ type PeerIngress struct {
 
 func (x *PeerIngress) Reset() {
 	*x = PeerIngress{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1674,7 @@ func (x *PeerIngress) String() string {
 func (*PeerIngress) ProtoMessage() {}
 
 func (x *PeerIngress) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1687,7 @@ func (x *PeerIngress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerIngress.ProtoReflect.Descriptor instead.
 func (*PeerIngress) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PeerIngress) GetId() string {
@@ -1661,7 +1722,7 @@ type PeerLinks struct {
 
 func (x *PeerLinks) Reset() {
 	*x = PeerLinks{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1734,7 @@ func (x *PeerLinks) String() string {
 func (*PeerLinks) ProtoMessage() {}
 
 func (x *PeerLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1747,7 @@ func (x *PeerLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLinks.ProtoReflect.Descriptor instead.
 func (*PeerLinks) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PeerLinks) GetLinks() []*PeerLink {
@@ -1720,7 +1781,7 @@ type PeerLink struct {
 
 func (x *PeerLink) Reset() {
 	*x = PeerLink{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1793,7 @@ func (x *PeerLink) String() string {
 func (*PeerLink) ProtoMessage() {}
 
 func (x *PeerLink) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1806,7 @@ func (x *PeerLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLink.ProtoReflect.Descriptor instead.
 func (*PeerLink) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PeerLink) GetZone() string {
@@ -1816,7 +1877,7 @@ type PeerSession struct {
 
 func (x *PeerSession) Reset() {
 	*x = PeerSession{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1889,7 @@ func (x *PeerSession) String() string {
 func (*PeerSession) ProtoMessage() {}
 
 func (x *PeerSession) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1902,7 @@ func (x *PeerSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerSession.ProtoReflect.Descriptor instead.
 func (*PeerSession) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PeerSession) GetSession() uint64 {
@@ -1878,7 +1939,7 @@ type PeerWord struct {
 
 func (x *PeerWord) Reset() {
 	*x = PeerWord{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1951,7 @@ func (x *PeerWord) String() string {
 func (*PeerWord) ProtoMessage() {}
 
 func (x *PeerWord) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1964,7 @@ func (x *PeerWord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerWord.ProtoReflect.Descriptor instead.
 func (*PeerWord) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{25}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PeerWord) GetSession() uint64 {
@@ -1991,14 +2052,18 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\n" +
 	"bind_ports\x18\x03 \x03(\rR\tbindPorts\x12\x14\n" +
 	"\x05peers\x18\x04 \x01(\bR\x05peers\x12\x1a\n" +
-	"\bgateways\x18\x05 \x03(\tR\bgateways\"\x9e\x01\n" +
+	"\bgateways\x18\x05 \x03(\tR\bgateways\"\xd1\x01\n" +
 	"\x06Health\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +
 	"\renvoy_version\x18\x03 \x01(\tR\fenvoyVersion\x12\x1f\n" +
 	"\venvoy_ready\x18\x04 \x01(\bR\n" +
 	"envoyReady\x12\x1c\n" +
-	"\tunsevered\x18\x05 \x01(\tR\tunsevered\"\x91\x03\n" +
+	"\tunsevered\x18\x05 \x01(\tR\tunsevered\x121\n" +
+	"\asecrets\x18\x06 \x03(\v2\x17.comity.enrol.v1.SecretR\asecrets\"6\n" +
+	"\x06Secret\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\"\x91\x03\n" +
 	"\n" +
 	"ZoneNotice\x127\n" +
 	"\baccepted\x18\x01 \x01(\v2\x19.comity.enrol.v1.AcceptedH\x00R\baccepted\x124\n" +
@@ -2093,7 +2158,7 @@ func file_dataplane_enrolpb_enrol_proto_rawDescGZIP() []byte {
 }
 
 var file_dataplane_enrolpb_enrol_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(PeerLink_State)(0),   // 0: comity.enrol.v1.PeerLink.State
 	(*EnrolRequest)(nil),  // 1: comity.enrol.v1.EnrolRequest
@@ -2106,59 +2171,61 @@ var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(*WorkloadSpec)(nil),  // 8: comity.enrol.v1.WorkloadSpec
 	(*IngressSpec)(nil),   // 9: comity.enrol.v1.IngressSpec
 	(*Health)(nil),        // 10: comity.enrol.v1.Health
-	(*ZoneNotice)(nil),    // 11: comity.enrol.v1.ZoneNotice
-	(*Ask)(nil),           // 12: comity.enrol.v1.Ask
-	(*AnswerPart)(nil),    // 13: comity.enrol.v1.AnswerPart
-	(*AnswerTaken)(nil),   // 14: comity.enrol.v1.AnswerTaken
-	(*Sever)(nil),         // 15: comity.enrol.v1.Sever
-	(*Address)(nil),       // 16: comity.enrol.v1.Address
-	(*Accepted)(nil),      // 17: comity.enrol.v1.Accepted
-	(*Refused)(nil),       // 18: comity.enrol.v1.Refused
-	(*Roots)(nil),         // 19: comity.enrol.v1.Roots
-	(*Peers)(nil),         // 20: comity.enrol.v1.Peers
-	(*PeerZone)(nil),      // 21: comity.enrol.v1.PeerZone
-	(*PeerIngress)(nil),   // 22: comity.enrol.v1.PeerIngress
-	(*PeerLinks)(nil),     // 23: comity.enrol.v1.PeerLinks
-	(*PeerLink)(nil),      // 24: comity.enrol.v1.PeerLink
-	(*PeerSession)(nil),   // 25: comity.enrol.v1.PeerSession
-	(*PeerWord)(nil),      // 26: comity.enrol.v1.PeerWord
-	nil,                   // 27: comity.enrol.v1.WorkloadSpec.LabelsEntry
+	(*Secret)(nil),        // 11: comity.enrol.v1.Secret
+	(*ZoneNotice)(nil),    // 12: comity.enrol.v1.ZoneNotice
+	(*Ask)(nil),           // 13: comity.enrol.v1.Ask
+	(*AnswerPart)(nil),    // 14: comity.enrol.v1.AnswerPart
+	(*AnswerTaken)(nil),   // 15: comity.enrol.v1.AnswerTaken
+	(*Sever)(nil),         // 16: comity.enrol.v1.Sever
+	(*Address)(nil),       // 17: comity.enrol.v1.Address
+	(*Accepted)(nil),      // 18: comity.enrol.v1.Accepted
+	(*Refused)(nil),       // 19: comity.enrol.v1.Refused
+	(*Roots)(nil),         // 20: comity.enrol.v1.Roots
+	(*Peers)(nil),         // 21: comity.enrol.v1.Peers
+	(*PeerZone)(nil),      // 22: comity.enrol.v1.PeerZone
+	(*PeerIngress)(nil),   // 23: comity.enrol.v1.PeerIngress
+	(*PeerLinks)(nil),     // 24: comity.enrol.v1.PeerLinks
+	(*PeerLink)(nil),      // 25: comity.enrol.v1.PeerLink
+	(*PeerSession)(nil),   // 26: comity.enrol.v1.PeerSession
+	(*PeerWord)(nil),      // 27: comity.enrol.v1.PeerWord
+	nil,                   // 28: comity.enrol.v1.WorkloadSpec.LabelsEntry
 }
 var file_dataplane_enrolpb_enrol_proto_depIdxs = []int32{
 	8,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
 	9,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
 	10, // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
 	6,  // 3: comity.enrol.v1.AgentReport.load:type_name -> comity.enrol.v1.LoadReport
-	23, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
-	26, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
+	24, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
+	27, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
 	7,  // 6: comity.enrol.v1.LoadReport.loads:type_name -> comity.enrol.v1.Load
-	27, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
-	17, // 8: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
-	18, // 9: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
-	19, // 10: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
-	20, // 11: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
-	26, // 12: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
-	15, // 13: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
-	12, // 14: comity.enrol.v1.ZoneNotice.ask:type_name -> comity.enrol.v1.Ask
-	16, // 15: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
-	21, // 16: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
-	22, // 17: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
-	24, // 18: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
-	25, // 19: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
-	0,  // 20: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
-	1,  // 21: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
-	3,  // 22: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
-	5,  // 23: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
-	13, // 24: comity.enrol.v1.Enrolment.Answer:input_type -> comity.enrol.v1.AnswerPart
-	2,  // 25: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
-	4,  // 26: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
-	11, // 27: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
-	14, // 28: comity.enrol.v1.Enrolment.Answer:output_type -> comity.enrol.v1.AnswerTaken
-	25, // [25:29] is the sub-list for method output_type
-	21, // [21:25] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	28, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
+	11, // 8: comity.enrol.v1.Health.secrets:type_name -> comity.enrol.v1.Secret
+	18, // 9: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
+	19, // 10: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
+	20, // 11: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
+	21, // 12: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
+	27, // 13: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
+	16, // 14: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
+	13, // 15: comity.enrol.v1.ZoneNotice.ask:type_name -> comity.enrol.v1.Ask
+	17, // 16: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
+	22, // 17: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
+	23, // 18: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
+	25, // 19: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
+	26, // 20: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
+	0,  // 21: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
+	1,  // 22: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
+	3,  // 23: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
+	5,  // 24: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
+	14, // 25: comity.enrol.v1.Enrolment.Answer:input_type -> comity.enrol.v1.AnswerPart
+	2,  // 26: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
+	4,  // 27: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
+	12, // 28: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
+	15, // 29: comity.enrol.v1.Enrolment.Answer:output_type -> comity.enrol.v1.AnswerTaken
+	26, // [26:30] is the sub-list for method output_type
+	22, // [22:26] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_enrolpb_enrol_proto_init() }
@@ -2175,7 +2242,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 		(*AgentReport_PeerLinks)(nil),
 		(*AgentReport_PeerWord)(nil),
 	}
-	file_dataplane_enrolpb_enrol_proto_msgTypes[10].OneofWrappers = []any{
+	file_dataplane_enrolpb_enrol_proto_msgTypes[11].OneofWrappers = []any{
 		(*ZoneNotice_Accepted)(nil),
 		(*ZoneNotice_Refused)(nil),
 		(*ZoneNotice_Roots)(nil),
@@ -2191,7 +2258,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_enrolpb_enrol_proto_rawDesc), len(file_dataplane_enrolpb_enrol_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

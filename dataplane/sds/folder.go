@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,6 +90,25 @@ func (s *Server) KeepFiles(ctx context.Context) error {
 	}
 }
 
+// Problem is a secret that was asked for and is not as it should be.
+type Problem struct{ Name, Reason string }
+
+// Problems are all of them, sorted by name. Reasons hold nothing of what is in the files.
+func (s *Server) Problems() []Problem {
+	s.files.mu.Lock()
+	defer s.files.mu.Unlock()
+	var out []Problem
+	for _, name := range slices.Sorted(maps.Keys(s.files.failed)) {
+		if reason := s.files.failed[name]; reason != "" {
+			out = append(out, Problem{name, reason})
+		}
+	}
+	return out
+}
+
+// ProblemsChanged signals (capacity 1) after Problems became others.
+func (s *Server) ProblemsChanged() <-chan struct{} { return s.files.changed }
+
 func (s *Server) readAll() {
 	s.files.mu.Lock()
 	names := make([]string, 0, len(s.files.failed))
@@ -114,11 +134,17 @@ func (s *Server) read(name string) {
 	news := s.files.failed[name] != said
 	s.files.failed[name] = said
 	s.files.mu.Unlock()
+	if news {
+		select {
+		case s.files.changed <- struct{}{}:
+		default: // who looks will see this too
+		}
+	}
 	switch {
 	case news && err != nil:
-		s.log.Error("a secret can't be served", "secret", name, "reason", err)
+		s.log.Error("a secret is missing or not as it should be", "secret", name, "reason", err)
 	case news:
-		s.log.Info("a secret can be served again", "secret", name)
+		s.log.Info("a secret is as it should be again", "secret", name)
 	}
 }
 
@@ -165,12 +191,20 @@ func (s *Server) loadCertificate(name, dir string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tls.X509KeyPair(chain, key); err != nil {
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil {
 		return fmt.Errorf("tls.crt and tls.key of %s are no pair in PEM form", dir) // the cause may quote the key
 	}
-	return s.secrets.set(&tlsv3.Secret{Name: name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+	if err := s.secrets.set(&tlsv3.Secret{Name: name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
 		CertificateChain: inline(chain), PrivateKey: inline(key),
-	}}})
+	}}}); err != nil {
+		return err
+	}
+	// It is served all the same: who is shown it learns why it is not believed.
+	if until := pair.Leaf.NotAfter; s.now().After(until) {
+		return fmt.Errorf("the certificate in %s has expired at %s", dir, until.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 func (s *Server) setAuthorities(name string, raw []byte) error {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -94,7 +95,7 @@ func TestSecretsFromFiles(t *testing.T) {
 	if r := s.delta(sent); r != nil {
 		t.Error("what did not change is sent again")
 	}
-	if !strings.Contains(log.String(), "served again") {
+	if !strings.Contains(log.String(), "as it should be again") {
 		t.Error(log.String())
 	}
 
@@ -118,5 +119,40 @@ func TestSecretsFromFiles(t *testing.T) {
 	}
 	if r := s.delta(sent); len(r.GetResources()) != 0 {
 		t.Errorf("got %v", r)
+	}
+}
+
+// TestProblemsWithFiles: what is missing or expired is told, and what is well again is not any more.
+func TestProblemsWithFiles(t *testing.T) {
+	a, dir := newAuthority(t), t.TempDir()
+	s, err := NewServer(NewSecrets(), dir, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func(want string) {
+		t.Helper()
+		select {
+		case <-s.ProblemsChanged():
+		default:
+			t.Error("there is no news")
+		}
+		got := s.Problems()
+		switch {
+		case want == "" && len(got) > 0, want != "" && (len(got) != 1 || got[0].Name != CertificatePrefix+"shop/bank" || !strings.Contains(got[0].Reason, want)):
+			t.Errorf("got %+v, want %q", got, want)
+		}
+	}
+	s.want(CertificatePrefix + "shop/bank")
+	told("no such file")
+	issued, key := a.issue()
+	put(t, dir, issued, key)
+	s.readAll()
+	told("")
+	s.now = func() time.Time { return issued.Leaf.NotAfter.Add(time.Second) }
+	s.readAll()
+	told("has expired at")
+	s.readAll()
+	if len(s.ProblemsChanged()) != 0 {
+		t.Error("the same is told again")
 	}
 }

@@ -35,6 +35,7 @@ type Server struct {
 	secretv3.UnimplementedSecretDiscoveryServiceServer
 	secrets *Secrets
 	files   files
+	now     func() time.Time
 	log     *slog.Logger
 	metrics metrics
 }
@@ -45,6 +46,8 @@ type files struct {
 	mu  sync.Mutex
 	// failed says why the secret of a name can't be read, empty if it can.
 	failed map[string]string
+	// changed, of capacity 1, has a signal when failed did.
+	changed chan struct{}
 }
 
 type metrics struct {
@@ -55,7 +58,7 @@ type metrics struct {
 // NewServer makes a server of the secrets, and of those in files under dir, which may be empty (see KeepFiles). Its
 // metrics are registered with reg, names beginning with comity_agent_sds_.
 func NewServer(secrets *Secrets, dir string, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
-	s := &Server{secrets: secrets, files: files{dir: dir, failed: map[string]string{}}, log: log, metrics: metrics{
+	s := &Server{secrets: secrets, files: files{dir: dir, failed: map[string]string{}, changed: make(chan struct{}, 1)}, now: time.Now, log: log, metrics: metrics{
 		pushes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "comity_agent_sds_pushes_total", Help: "Secrets responses sent to Envoy."}),
 		nacks: prometheus.NewCounter(prometheus.CounterOpts{

@@ -70,6 +70,12 @@ type EdgeClients struct {
 // SecretName names a secret on the machine of a proxy.
 type SecretName struct{ Namespace, Name string }
 
+// Names of secrets of a proxy's machine begin with these: a certificate with its key, and authorities.
+const (
+	CertificatePrefix = "secret/"
+	AuthorityPrefix   = "authority/"
+)
+
 func (n SecretName) String() string { return n.Namespace + "/" + n.Name }
 
 // EdgeHost is a host of a listener with its routes in the order in which to try them.
@@ -88,6 +94,9 @@ type gateway struct {
 // Edge is what an ingress serves besides its lanes, by port.
 func (t *Topology) Edge(ingress string) []EdgePort { return t.edges[ingress] }
 
+// Listeners says how the listeners of each Gateway that could be served here do.
+func (t *Topology) Listeners() map[mesh.Key][]mesh.ListenerStatus { return t.listeners }
+
 // Edged are the services to which Gateways of this zone lead, with their ports; in the order of Services.
 func (t *Topology) Edged() []ServicePort { return t.edged }
 
@@ -95,10 +104,10 @@ func (t *Topology) Edged() []ServicePort { return t.edged }
 func (b *builder) attachGateways() {
 	gateways := b.gateways()
 	routes, streams := b.gatewayRoutes(gateways), b.streamRoutes(gateways)
-	served := map[mesh.Key]bool{}
+	served, said := map[mesh.Key]bool{}, map[listenerKey]*listenerWord{}
 	leads := map[ServicePort]bool{}
 	for _, g := range b.t.Ingresses {
-		e := &edge{b: b, ingress: g, routes: routes, streams: streams}
+		e := &edge{b: b, ingress: g, routes: routes, streams: streams, said: said}
 		for _, gw := range gateways {
 			if g.serves(gw) {
 				served[gw.res.Key] = true
@@ -116,6 +125,7 @@ func (b *builder) attachGateways() {
 			b.issue(gw.res.Key, "no ingress of the zone serves it: nothing is programmed (AddressNotAssigned)")
 		}
 	}
+	b.t.listeners = listenerStatuses(gateways, routes, streams, said)
 	b.t.edged = slices.SortedFunc(maps.Keys(leads), func(x, y ServicePort) int {
 		return cmp.Or(x.compare(y.ServiceName), cmp.Compare(x.Port, y.Port))
 	})
@@ -247,6 +257,7 @@ type edge struct {
 	ingress IngressProxy
 	routes  []policy.Route
 	streams []streamRoute
+	said    map[listenerKey]*listenerWord // of all ingresses
 	taken   []taken
 }
 
@@ -259,14 +270,22 @@ type taken struct {
 func (e *edge) add(gw gateway) {
 	for _, l := range gw.spec.Listeners {
 		if slices.Contains(e.ingress.BindPorts, uint16(l.Port)) {
+			e.word(gw, l).refuse(gatewayv1.ListenerConditionAccepted, gatewayv1.ListenerReasonPortUnavailable, fmt.Sprintf("port %d is a lane of ingress %s", l.Port, e.ingress.Name))
 			e.b.issue(gw.res.Key, "listener %s: port %d is a lane of ingress %s: not programmed (PortUnavailable)", l.Name, l.Port, e.ingress.Name)
 			continue
 		}
 		if other, why := e.conflict(gw, l); why != "" {
+			reason := gatewayv1.ListenerReasonHostnameConflict
+			if l.Protocol != other.l.Protocol {
+				reason = gatewayv1.ListenerReasonProtocolConflict
+			}
+			e.word(gw, l).refuse(gatewayv1.ListenerConditionConflicted, reason, fmt.Sprintf("listener %s of Gateway %s is first: %s", other.l.Name, other.res.Key, why))
 			e.b.issue(gw.res.Key, "listener %s: it can't be told apart from listener %s of Gateway %s, which is first: %s (Conflicted)", l.Name, other.l.Name, other.res.Key, why)
 			continue
 		}
 		e.taken = append(e.taken, taken{gw, l})
+		e.word(gw, l).served = true
+		e.checkSecrets(gw, l)
 	}
 }
 

@@ -52,6 +52,8 @@ type IngressProxy struct {
 	Host string `json:",omitempty"`
 	// Gateways that it serves, as namespace/name; none means all.
 	Gateways []string `json:",omitempty"`
+	// Secrets of its machine that its Envoy wants and that are not as they should be, by name, with the reason.
+	Secrets map[string]string `json:",omitempty"`
 }
 
 // Remote is another zone as it describes itself.

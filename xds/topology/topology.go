@@ -43,6 +43,7 @@ type Topology struct {
 	scopes              map[string]bool       // namespaces whose sidecars know other hosts than the rest
 	edges               map[string][]EdgePort // by ingress
 	edged               []ServicePort
+	listeners           map[mesh.Key][]mesh.ListenerStatus
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }

@@ -116,7 +116,7 @@ func (b *builder) findIngresses() {
 		ports := slices.DeleteFunc(slices.Clone(g.BindPorts), func(p uint16) bool { return p == 0 })
 		slices.Sort(ports)
 		b.t.Ingresses = append(b.t.Ingresses, IngressProxy{
-			Name: g.Name, BindAddress: ip.String(), BindPorts: slices.Compact(ports), Host: g.Host, Gateways: g.Gateways,
+			Name: g.Name, BindAddress: ip.String(), BindPorts: slices.Compact(ports), Host: g.Host, Gateways: g.Gateways, Secrets: g.Secrets,
 		})
 	}
 	slices.SortStableFunc(b.t.Ingresses, func(x, y IngressProxy) int {

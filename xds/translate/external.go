@@ -14,12 +14,8 @@ import (
 // externalConnectTimeout has room for a far server and its TLS, and for one packet that is sent again after 1 s and 2 s.
 const externalConnectTimeout ir.Millis = 5_000
 
-// Names of secrets that the agent makes of what is on its machine.
-const (
-	systemRoots       = "system-roots"
-	certificatePrefix = "secret/"
-	authorityPrefix   = "authority/"
-)
+// systemRoots is the secret that an agent makes of the authorities that its machine believes.
+const systemRoots = "system-roots"
 
 // externalName is `external/<service>.<namespace>:<port>`.
 func externalName(n topology.ServiceName, port uint16) string {
@@ -99,12 +95,12 @@ func outsideTLS(e *topology.External, t *policy.OriginateTLS) *ir.OutsideTLS {
 	case spec.CA == nil:
 		out.AuthoritySecret = systemRoots
 	case spec.CA.Secret != "":
-		out.AuthoritySecret = secret(authorityPrefix, spec.CA.Secret)
+		out.AuthoritySecret = secret(topology.AuthorityPrefix, spec.CA.Secret)
 	default:
 		out.Authorities = spec.CA.PEM
 	}
 	if spec.ClientCertificate != nil {
-		out.Certificate = secret(certificatePrefix, spec.ClientCertificate.Secret)
+		out.Certificate = secret(topology.CertificatePrefix, spec.ClientCertificate.Secret)
 	}
 	return out
 }

@@ -53,5 +53,5 @@ func servicePort(zone string, n topology.ServiceName, port uint16) mesh.ServiceP
 }
 
 // certificateName and authorityName are secrets that lie on the proxy's machine; its agent knows them by these names.
-func certificateName(n topology.SecretName) string { return "secret/" + n.String() }
-func authorityName(n topology.SecretName) string   { return "authority/" + n.String() }
+func certificateName(n topology.SecretName) string { return topology.CertificatePrefix + n.String() }
+func authorityName(n topology.SecretName) string   { return topology.AuthorityPrefix + n.String() }

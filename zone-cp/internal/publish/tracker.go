@@ -2,6 +2,7 @@ package publish
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -301,6 +302,17 @@ func (t *tracker) noteAll(notes map[mesh.Key]topology.Issue) {
 			continue
 		}
 		c.status.Message, c.status.OverriddenBy = n.Message, n.OverriddenBy
+		t.updated[k] = struct{}{}
+	}
+}
+
+// noteListeners sets how the listeners of Gateways do.
+func (t *tracker) noteListeners(listeners map[mesh.Key][]mesh.ListenerStatus) {
+	for k, c := range t.changes {
+		if k.Kind != mesh.KindGateway || c.gone || reflect.DeepEqual(c.status.Listeners, listeners[k]) {
+			continue
+		}
+		c.status.Listeners = listeners[k]
 		t.updated[k] = struct{}{}
 	}
 }

@@ -23,6 +23,7 @@ const (
 	maxText      = 256
 	maxLanes     = 16
 	maxGateways  = 256
+	maxSecrets   = 256
 )
 
 // Codes of refusals, in Refused.code.
@@ -187,7 +188,7 @@ func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (
 		if !h.GetEnvoyReady() && reason == "" {
 			reason = "its Envoy is not ready"
 		}
-		return "", s.health(h.GetHealthy() && h.GetEnvoyReady(), clip(reason), clip(h.GetEnvoyVersion()), clip(h.GetUnsevered()))
+		return "", s.health(h.GetHealthy() && h.GetEnvoyReady(), clip(reason), clip(h.GetEnvoyVersion()), clip(h.GetUnsevered()), secretsOf(h))
 	case *enrolpb.AgentReport_Leaving:
 		if !r.Leaving {
 			return "", nil
@@ -213,6 +214,21 @@ func (s *Session) answers(yes bool) {
 		e.answers, e.asks = yes, nil
 		return false
 	})
+}
+
+// secretsOf are the problems with secrets of the agent's machine, by name. An ingress has some for each Gateway at most.
+func secretsOf(h *enrolpb.Health) map[string]string {
+	var out map[string]string
+	for _, s := range h.GetSecrets() {
+		if len(out) == maxSecrets || len(s.GetName()) > 2*maxText {
+			break
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[s.GetName()] = clip(s.GetProblem())
+	}
+	return out
 }
 
 // peers passes on what an ingress reports of its peers, which is a heartbeat too.

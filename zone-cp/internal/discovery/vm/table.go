@@ -78,9 +78,10 @@ type entry struct {
 	reason       string
 	envoyVersion string
 	unsevered    string
-	answers      bool           // its agent answers questions
-	asks         []*enrolpb.Ask // that it was not told yet
-	staleAt      time.Time      // unhealthy from then on, unless renewed
+	secrets      map[string]string // of its machine that are not as they should be, by name, with the reason
+	answers      bool              // its agent answers questions
+	asks         []*enrolpb.Ask    // that it was not told yet
+	staleAt      time.Time         // unhealthy from then on, unless renewed
 	goneAt       time.Time
 
 	// When the entry is looked at next. Renewals don't touch the heap: a check that finds its deadline
@@ -133,7 +134,7 @@ func (t *Table) draw() discovery.Picture {
 			})
 		case e.Ingress != nil:
 			in := *e.Ingress
-			in.Ready = e.Healthy && !e.Draining
+			in.Ready, in.Secrets = e.Healthy && !e.Draining, e.secrets
 			p.Ingresses = append(p.Ingresses, in)
 		}
 		p.Agents[id] = discovery.Agent{
@@ -226,11 +227,13 @@ func (s *Session) ingress(in discovery.Ingress) error {
 	})
 }
 
-// health states how the application and its Envoy do, and why what should be severed is not; it is also the heartbeat.
-func (s *Session) health(healthy bool, reason, envoyVersion, unsevered string) error {
+// health states how the application and its Envoy do, why what should be severed is not, and what is wrong with secrets; it is also the heartbeat.
+func (s *Session) health(healthy bool, reason, envoyVersion, unsevered string, secrets map[string]string) error {
 	return s.with(func(e *entry) bool {
-		changed := e.Healthy != healthy || e.reason != reason || e.envoyVersion != envoyVersion || e.unsevered != unsevered
+		changed := e.Healthy != healthy || e.reason != reason || e.envoyVersion != envoyVersion || e.unsevered != unsevered ||
+			!maps.Equal(e.secrets, secrets)
 		e.Healthy, e.reason, e.envoyVersion, e.unsevered = healthy, reason, envoyVersion, unsevered
+		e.secrets = secrets
 		if changed {
 			s.table.schedule(e, e.next()) // one that is healthy has an earlier deadline
 		}

@@ -7,8 +7,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/topology"
 	"github.com/comity-mesh/comity/zone-cp/internal/discovery"
 )
 
@@ -48,7 +50,7 @@ func attend(t *testing.T, table *Table) *Session {
 	if err := s.workload(policy.Workload{ServiceAccount: "web", Address: "127.0.0.1", InboundPort: 9000}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.health(true, "", "1.40.0", ""); err != nil {
+	if err := s.health(true, "", "1.40.0", "", nil); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -62,7 +64,7 @@ func TestLeaseRunsOut(t *testing.T) {
 		expect(t, table, true, true)
 		for range 10 { // heartbeats
 			time.Sleep(DefaultLease / 3)
-			if err := s.health(true, "", "1.40.0", ""); err != nil {
+			if err := s.health(true, "", "1.40.0", "", nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -141,7 +143,7 @@ func TestHeartbeatsAreSilent(t *testing.T) {
 		<-table.dirty
 		for range 5 {
 			time.Sleep(DefaultLease / 3)
-			if err := s.health(true, "", "1.40.0", ""); err != nil {
+			if err := s.health(true, "", "1.40.0", "", nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -182,7 +184,7 @@ func TestFencing(t *testing.T) {
 		if !errors.Is(cause, ErrFenced) {
 			t.Fatalf("the older stream was ended by %v", cause)
 		}
-		if err := old.health(false, "", "", ""); !errors.Is(err, ErrFenced) {
+		if err := old.health(false, "", "", "", nil); !errors.Is(err, ErrFenced) {
 			t.Fatalf("the fenced stream still speaks: %v", err)
 		}
 		old.lost()
@@ -214,4 +216,29 @@ func TestRefusesBadReports(t *testing.T) {
 		}
 	}
 	var _ discovery.Source = (*Table)(nil)
+}
+
+// TestSecretsOfAnIngress: what is wrong with secrets of an ingress's machine is part of the picture, and nothing else tells it again.
+func TestSecretsOfAnIngress(t *testing.T) {
+	table := NewTable(DefaultLease, DefaultForgetAfter)
+	s := table.open(mesh.ProxyID{Role: mesh.RoleIngress, Name: "gate"}, "spiffe://a.example/fed/zone-ingress/gate", func(error) {})
+	if err := s.ingress(discovery.Ingress{IngressProxy: topology.IngressProxy{Name: "gate"}}); err != nil {
+		t.Fatal(err)
+	}
+	wrong := secretsOf(&enrolpb.Health{Secrets: []*enrolpb.Secret{{Name: "secret/shop/www", Problem: "it is not there"}}})
+	for range 2 {
+		if err := s.health(true, "", "", "", wrong); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := table.Picture().Ingresses[0].Secrets; len(got) != 1 || got["secret/shop/www"] != "it is not there" {
+		t.Errorf("%v", got)
+	}
+	<-table.Changed()
+	if err := s.health(true, "", "", "", wrong); err != nil {
+		t.Fatal(err)
+	}
+	if len(table.Changed()) != 0 {
+		t.Error("the same is told again")
+	}
 }
