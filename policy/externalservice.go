@@ -197,18 +197,22 @@ func validateOriginateTLS(r *report, at string, t OriginateTLS) {
 	if t.ClientCertificate != nil {
 		r.checked(at+"/clientCertificate/secret", t.ClientCertificate.Secret, mesh.CheckSubdomain)
 	}
-	ca := t.CA
+	if t.CA != nil {
+		validateExternalCA(r, at+"/ca", *t.CA)
+	}
+}
+
+func validateExternalCA(r *report, at string, ca ExternalCA) {
 	switch {
-	case ca == nil:
 	case (ca.PEM == "") == (ca.Secret == ""):
-		r.add(FieldError{Pointer: at + "/ca", Code: CodeInvalid, Message: "must have either pem or secret", Hint: "leave ca out to believe the authorities of the proxy's machine"})
+		r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: "must have either pem or secret", Hint: "leave ca out to believe the authorities of the proxy's machine"})
 	case ca.Secret != "":
-		r.checked(at+"/ca/secret", ca.Secret, mesh.CheckSubdomain)
+		r.checked(at+"/secret", ca.Secret, mesh.CheckSubdomain)
 	case len(ca.PEM) > maxExternalPEM:
-		r.add(FieldError{Pointer: at + "/ca/pem", Code: CodeTooLarge, Message: fmt.Sprintf("%d bytes; at most %d are allowed", len(ca.PEM), maxExternalPEM)})
+		r.add(FieldError{Pointer: at + "/pem", Code: CodeTooLarge, Message: fmt.Sprintf("%d bytes; at most %d are allowed", len(ca.PEM), maxExternalPEM)})
 	default:
 		if err := checkCertificates(ca.PEM); err != nil {
-			r.add(FieldError{Pointer: at + "/ca/pem", Code: CodeInvalid, Message: err.Error(), Hint: "write the certificates, and nothing else, as -----BEGIN CERTIFICATE----- ..."})
+			r.add(FieldError{Pointer: at + "/pem", Code: CodeInvalid, Message: err.Error(), Hint: "write the certificates, and nothing else, as -----BEGIN CERTIFICATE----- ..."})
 		}
 	}
 }

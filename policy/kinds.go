@@ -72,6 +72,12 @@ func Kinds() []KindInfo {
 			newSpec: func() any { return new(AuthorizationPolicy) }, validate: as(validateAuthorizationPolicy),
 		},
 		{
+			Kind: mesh.KindAuthenticationPolicy, APIVersion: APIVersion, Plural: "authenticationpolicies", Singular: "authenticationpolicy",
+			Short: []string{"authn"}, Namespaced: true, MadeAt: MadeAnywhere,
+			Summary: "Says what callers must prove: tokens of end users.",
+			newSpec: func() any { return new(AuthenticationPolicy) }, validate: as(validateAuthenticationPolicy),
+		},
+		{
 			Kind: mesh.KindFailoverPolicy, APIVersion: APIVersion, Plural: "failoverpolicies", Singular: "failoverpolicy",
 			Short: []string{"fp"}, Namespaced: true, MadeAt: MadeAnywhere,
 			Summary: "Says which zones serve a service, in which order, and when traffic moves.",

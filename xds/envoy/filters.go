@@ -53,6 +53,8 @@ func (b *messages) perRoute(f ir.Filters, into map[string]*anypb.Any) (map[strin
 // routeFilter builds one filter; the file of its noun has the message.
 func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error) {
 	switch {
+	case f.JWT != nil:
+		return b.extension(jwtFilter, b.jwt(*f.JWT)), nil
 	case f.Audit != nil:
 		// By another name than the filter that decides, whose configuration of the route it would take for its own.
 		return b.extension("comity.audit", b.audit(*f.Audit)), nil

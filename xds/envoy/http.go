@@ -5,6 +5,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -58,7 +59,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		// Allow rules without policies refuse everything. The policies come with the routes, so that they
 		// hold from the next request of a live connection; a route without them stays closed.
 		m.HttpFilters = append(m.HttpFilters, b.httpFilter(rbacFilter, &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}))
-		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{deniedReply(h.Explain), b.limitedReply(), noAnswerReply()}}
+		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{b.deniedReply(h.Explain), b.unauthenticatedReply(), b.limitedReply(), noAnswerReply()}}
 	}
 	m.HttpFilters = append(m.HttpFilters, b.filterPlace(afterFilters))
 	router := &routerv3.Router{SuppressEnvoyHeaders: true} // which no application reads
@@ -80,7 +81,7 @@ const refusedByHeader = "comity-refused-by"
 
 // deniedReply is what who is refused is told. RESPONSE_CODE_DETAILS carries the name of the policy: it is in the access log,
 // and in the answer only where that is wanted, since it tells strangers what the mesh is protected by.
-func deniedReply(explain bool) *hcmv3.ResponseMapper {
+func (b *messages) deniedReply(explain bool) *hcmv3.ResponseMapper {
 	body := map[string]string{
 		"code":   "NOT-ALLOWED",
 		"title":  "An authorization policy refuses the request",
@@ -96,19 +97,34 @@ func deniedReply(explain bool) *hcmv3.ResponseMapper {
 		}}
 	}
 	return &hcmv3.ResponseMapper{
-		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
-			StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
-				Op: accesslogv3.ComparisonFilter_EQ,
-				// The runtime key is never set; the message demands one.
-				Value: &corev3.RuntimeUInt32{DefaultValue: 403, RuntimeKey: "comity.unused"},
-			}},
-		}},
+		Filter: b.because("rbac_access_denied"),
 		BodyFormatOverride: &corev3.SubstitutionFormatString{
 			ContentType: problemJSON,
 			Format:      &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: stringStruct(body)},
 		},
 		HeadersToAdd: headers,
 	}
+}
+
+// unauthenticatedReply is what who has no good token is told, and why. All of it is 401: Envoy says 403 where the token is for
+// others.
+func (b *messages) unauthenticatedReply() *hcmv3.ResponseMapper {
+	m := b.replyTo("jwt_authn_access_denied", problem{
+		code: "NOT-AUTHENTICATED", title: "The request has no token that the service accepts", detail: "%RESPONSE_CODE_DETAILS%",
+		try: "See which tokens it accepts: comity get authenticationpolicies",
+	})
+	m.StatusCode = u32(401)
+	return m
+}
+
+// because is met by answers that Envoy itself makes for a reason, whose details begin so.
+func (b *messages) because(details string) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
+		Name: "envoy.access_loggers.extension_filters.cel",
+		ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: b.any(&celv3.ExpressionFilter{
+			Expression: `response.code_details.startsWith("` + details + `")`,
+		})},
+	}}}
 }
 
 // noAnswerHeader is on the answers that a sidecar makes because its application does not: it refuses the connection (UF)

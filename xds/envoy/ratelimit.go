@@ -1,14 +1,11 @@
 package envoy
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 
-	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	localratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -140,15 +137,10 @@ func (b *messages) limitedReply() *hcmv3.ResponseMapper {
 // problem is RFC 9457 problem details of an answer that a filter makes.
 type problem struct{ code, title, detail, try string }
 
-// replyTo gives the answers that a filter makes, known by its response code details, a body that people understand.
+// replyTo gives the answers that a filter makes, known by how its response code details begin, a body that people understand.
 func (b *messages) replyTo(details string, p problem) *hcmv3.ResponseMapper {
 	return &hcmv3.ResponseMapper{
-		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
-			Name: "envoy.access_loggers.extension_filters.cel",
-			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: b.any(&celv3.ExpressionFilter{
-				Expression: fmt.Sprintf("response.code_details == %q", details),
-			})},
-		}}},
+		Filter: b.because(details),
 		BodyFormatOverride: &corev3.SubstitutionFormatString{
 			ContentType: problemJSON,
 			Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: stringStruct(map[string]string{

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +39,7 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 		if h.Authorization == nil {
 			v.ResponseHeadersToRemove = []string{noAnswerHeader} // for this sidecar, not for what is beside it
 		} else {
-			v.RequestHeadersToRemove = callerLookAlikes
+			v.RequestHeadersToRemove = slices.Concat(callerLookAlikes, toldLookAlikes(h.Filters))
 			v.TypedPerFilterConfig = map[string]*anypb.Any{
 				rbacFilter: b.any(&rbacv3.RBACPerRoute{Rbac: b.rbac(*h.Authorization)}),
 			}

@@ -4,6 +4,7 @@ package ir
 // is set. Filters come with the routes, so that they hold from the next request of a live connection, and
 // a request of which no policy asks anything meets none.
 type Filter struct {
+	JWT       *JWT       `json:"jwt,omitempty"`
 	Audit     *Audit     `json:"audit,omitempty"`
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 	Fault     *Fault     `json:"fault,omitempty"`

@@ -39,6 +39,11 @@ func (b *builder) attachTraffic() {
 		}
 	}
 	b.t.merged = merged
+	b.sayOverridden(lost)
+}
+
+// sayOverridden says of policies by whom they are overridden.
+func (b *builder) sayOverridden(lost map[mesh.Key][]mesh.Key) {
 	for _, k := range slices.SortedFunc(maps.Keys(lost), mesh.Key.Compare) {
 		slices.SortFunc(lost[k], mesh.Key.Compare)
 		b.overridden(k, slices.Compact(lost[k])...)
@@ -116,11 +121,19 @@ func (t *Topology) Traffic(s *Service, p Port, route mesh.Key, rule string) poli
 
 // mergeTraffic looks only at the policies of the namespaces from which the subject can be targeted.
 func (t *Topology) mergeTraffic(s policy.Subject) policy.Merged[policy.TrafficPolicy] {
+	return mergeNear(t.traffic, s)
+}
+
+// mergeNear merges the policies, by namespace, that can apply to a subject.
+func mergeNear[T policy.Attachable](policies map[string][]policy.Attached[T], s policy.Subject) policy.Merged[T] {
+	if len(policies) == 0 {
+		return policy.Merged[T]{}
+	}
 	namespaces := []string{policy.SystemNamespace, s.Service.Namespace, s.Route.Namespace}
 	slices.Sort(namespaces)
-	var near []policy.Attached[policy.TrafficPolicy]
+	var near []policy.Attached[T]
 	for _, ns := range slices.Compact(namespaces) {
-		near = append(near, t.traffic[ns]...)
+		near = append(near, policies[ns]...)
 	}
 	return policy.Merge(near, s)
 }

@@ -61,6 +61,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.attachRoutes()
 	b.attachTraffic()
 	b.attachGateways()
+	b.attachAuthentication()
 	b.attachExtensions()
 	b.attachPolicies()
 	b.attachFailover()

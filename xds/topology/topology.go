@@ -39,6 +39,7 @@ type Topology struct {
 	serves              map[mesh.ProxyID][]*Service
 	traffic             map[string][]policy.Attached[policy.TrafficPolicy] // by namespace
 	merged              map[policy.Subject]policy.Merged[policy.TrafficPolicy]
+	authentication      map[string][]policy.Attached[policy.AuthenticationPolicy] // by namespace
 	extensions, patches []policy.Attached[policy.Extension]
 	scopes              map[string]bool       // namespaces whose sidecars know other hosts than the rest
 	edges               map[string][]EdgePort // by ingress

@@ -57,10 +57,15 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 			Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
 		}
 		hosts, more := in.hosts(s, p, ir.VirtualHost{
-			Name: name, Authorization: authorization, Filters: ir.Filters{Before: in.tr.audits(s, p, from)},
+			Name: name, Authorization: authorization, Filters: ir.Filters{Before: slices.Concat(in.tr.tokens(s, p), in.tr.audits(s, p, from))},
 		})
-		in.routes = append(in.routes, ir.RouteTable{Name: name, Hosts: hosts, Sources: unique(slices.Concat(sources, more))})
+		in.routes = append(in.routes, ir.RouteTable{Name: name, Hosts: hosts, Sources: unique(slices.Concat(sources, more, in.tr.authenticationSources(s, p)))})
 		in.peers = append(in.peers, from)
+		for _, k := range in.tr.keyClusters(s, p) {
+			if !slices.ContainsFunc(in.clusters, func(c ir.Cluster) bool { return c.Name == k.Name }) {
+				in.clusters = append(in.clusters, k)
+			}
+		}
 	} else {
 		accepted, refused := handshake(authorization.Callers)
 		c.TLS = &ir.ServerTLS{Peers: tcpPeersName(from.TrustDomain, s.ServiceName, p.Number)}
