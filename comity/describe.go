@@ -222,12 +222,41 @@ func describeZones(w io.Writer, zones []mesh.ResourceStatus) error {
 	if err := t.write(w, formatTable, true); err != nil {
 		return err
 	}
+	if err := describeListeners(w, zones); err != nil {
+		return err
+	}
 	for _, z := range zones {
 		for _, r := range z.Rejections {
 			fmt.Fprintf(w, "Rejected in %s by %s: %s: %s\n", clean(z.Zone), clean(r.Proxy), clean(r.Resource), clean(r.Error))
 		}
 	}
 	return nil
+}
+
+// describeListeners shows those of a Gateway; other resources have none.
+func describeListeners(w io.Writer, zones []mesh.ResourceStatus) error {
+	t := table{columns: []string{"ZONE", "LISTENER", "ROUTES", "CONDITIONS"}}
+	for _, z := range zones {
+		for _, l := range z.Listeners {
+			var words []string
+			for _, c := range l.Conditions {
+				word := c.Type
+				if c.Status != "True" {
+					word = "not " + c.Type + " (" + c.Reason + ")"
+				}
+				if c.Message != "" {
+					word += ": " + c.Message
+				}
+				words = append(words, word)
+			}
+			t.rows = append(t.rows, []string{z.Zone, l.Name, fmt.Sprint(l.AttachedRoutes), strings.Join(words, ", ")})
+		}
+	}
+	if len(t.rows) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "Listeners:")
+	return t.write(w, formatTable, true)
 }
 
 // cleanLines is clean for text of several lines.

@@ -250,7 +250,7 @@ func TestRenewalReachesEnvoyAndKeysStayInside(t *testing.T) {
 	var at clock
 	c.clock = at.now
 	port := must((&reservation{}).pick(context.Background(), "127.0.0.1"))(t)
-	z.serveTLS(port)
+	z.serveTLS(port, "identity")
 	c.Envoy.LogLevel = "debug"
 	a := start(t, c)
 	i := a.ready()
@@ -389,6 +389,20 @@ func TestIngress(t *testing.T) {
 		}
 	}
 	t.Error("not registered")
+}
+
+// TestMissingSecretIsTold: a certificate that Envoy wants and the machine does not have is told to the zone, by name.
+func TestMissingSecretIsTold(t *testing.T) {
+	z := newTestZone(t)
+	z.serveTLS(must((&reservation{}).pick(context.Background(), "127.0.0.1"))(t), "secret/shop/www")
+	start(t, Config{
+		Name: "in1", Token: z.token("", "", 1), SecretsDir: t.TempDir(), DrainTime: 50 * time.Millisecond,
+		Envoy: Envoy{Path: must(envoybin.Path())(t), Concurrency: 1}, Ingress: &IngressSpec{BindAddress: "127.0.0.1", BindPorts: []uint16{0}},
+	})
+	eventually(t, "the zone knows", func() bool {
+		list := z.lastHealth().GetSecrets()
+		return len(list) == 1 && list[0].GetName() == "secret/shop/www" && strings.Contains(list[0].GetProblem(), "no such file")
+	})
 }
 
 func TestRefusedRegistrationEndsTheAgent(t *testing.T) {

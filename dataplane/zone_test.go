@@ -281,8 +281,8 @@ func (z *testZone) DeltaAggregatedResources(s discoveryv3.AggregatedDiscoverySer
 	}
 }
 
-// serveTLS makes Envoy listen with its own identity on the port, so that a test can see it.
-func (z *testZone) serveTLS(port uint16) {
+// serveTLS makes Envoy listen on the port with a secret of its machine, so that a test can see it.
+func (z *testZone) serveTLS(port uint16, secret string) {
 	var l listenerv3.Listener
 	raw := must(json.Marshal(object{
 		"name": "probe", "address": object{"socket_address": object{"address": "127.0.0.1", "port_value": port}},
@@ -293,7 +293,7 @@ func (z *testZone) serveTLS(port uint16) {
 				"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
 				"common_tls_context": object{
 					"tls_params":                         object{"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-					"tls_certificate_sds_secret_configs": []any{localSecret("identity")},
+					"tls_certificate_sds_secret_configs": []any{localSecret(secret)},
 				},
 			}},
 		}},

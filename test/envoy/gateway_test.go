@@ -114,7 +114,7 @@ func TestGateway(t *testing.T) {
 	w.putSecret(t, "shop-cert", ca.issue(t, "shop.example.com", "*.shop.example.com"), nil)
 	w.putSecret(t, "pay-cert", first, nil)
 	w.putSecret(t, "partners", partners.issue(t, "unused"), partners.pem())
-	plain, secure, strict, modern := w.port(), w.port(), w.port(), w.port()
+	plain, secure, strict, modern, open := w.port(), w.port(), w.port(), w.port(), w.port()
 	w.apply(t, fmt.Sprintf(`
 kind: Gateway
 metadata: {name: edge}
@@ -123,16 +123,19 @@ spec:
   tls:
     frontend:
       default: {}
-      perPort: [{port: %[3]d, tls: {validation: {caCertificateRefs: [{group: "", kind: Secret, name: partners}]}}}]
+      perPort:
+      - {port: %[3]d, tls: {validation: {caCertificateRefs: [{group: "", kind: Secret, name: partners}]}}}
+      - {port: %[5]d, tls: {validation: {mode: AllowInsecureFallback, caCertificateRefs: [{group: "", kind: Secret, name: partners}]}}}
   listeners:
   - {name: http, port: %[1]d, protocol: HTTP}
   - {name: shop, port: %[2]d, protocol: HTTPS, hostname: "*.example.com", tls: {certificateRefs: [{name: shop-cert}]}}
   - {name: pay, port: %[2]d, protocol: HTTPS, hostname: pay.example.com, tls: {certificateRefs: [{name: pay-cert}]}}
   - {name: strict, port: %[3]d, protocol: HTTPS, tls: {certificateRefs: [{name: shop-cert}]}}
+  - {name: open, port: %[5]d, protocol: HTTPS, tls: {certificateRefs: [{name: shop-cert}]}}
   - {name: modern, port: %[4]d, protocol: HTTPS, tls: {certificateRefs: [{name: shop-cert}], options: {mesh.comity.dev/tls-minimum: "1.3"}}}
   - {name: nokey, port: %[4]d, protocol: HTTPS, hostname: nokey.example.com, tls: {certificateRefs: [{name: gone}]}}
 ---
-`, plain, secure, strict, modern)+fmt.Sprintf(edgeRoute, "shop", "", `shop.example.com, "*.shop.example.com"`, "echo")+"---"+fmt.Sprintf(edgeRoute, "pay", "", "pay.example.com", "pay"))
+`, plain, secure, strict, modern, open)+fmt.Sprintf(edgeRoute, "shop", "", `shop.example.com, "*.shop.example.com"`, "echo")+"---"+fmt.Sprintf(edgeRoute, "pay", "", "pay.example.com", "pay"))
 
 	http1 := visitor{at: at, port: plain}
 	t.Run("hosts", func(t *testing.T) {
@@ -223,6 +226,15 @@ spec:
 			t.Errorf("with somebody else's certificate: %d", r.status)
 		}
 	})
+	t.Run("clients as they like", func(t *testing.T) {
+		for _, certs := range [][]tls.Certificate{nil, {*partners.issue(t, "partner")}, {*ca.issue(t, "partner")}} {
+			v := visitor{at: at, port: open, tls: &tls.Config{RootCAs: ca.pool(), Certificates: certs}}
+			r := v.must(t, "shop.example.com", "/", "Comity-Client-Certificate-Subject", "CN=root")
+			if r.status != 200 || r.echoed.Header.Get("Comity-Client-Certificate-Subject") != "" {
+				t.Errorf("%d %v", r.status, r.echoed.Header)
+			}
+		}
+	})
 	t.Run("renewal", func(t *testing.T) {
 		v := visitor{at: at, port: secure, tls: &tls.Config{RootCAs: ca.pool()}}
 		kept := v.client(t)
@@ -245,6 +257,34 @@ spec:
 			t.Errorf("the connection from before: %d, %v", r.status, err)
 		}
 	})
+}
+
+// TestGatewayBehindProxies: what proxies in front say of the client is believed as far as the Gateway trusts them, and a Gateway
+// whose class nobody has is served by nobody.
+func TestGatewayBehindProxies(t *testing.T) {
+	w, at := edgeWorld(t)
+	port, other := w.port(), w.port()
+	w.apply(t, fmt.Sprintf(`
+kind: GatewayClass
+metadata: {name: ours}
+spec: {controllerName: mesh.comity.dev/gateway}
+---
+kind: Gateway
+metadata: {name: edge, annotations: {mesh.comity.dev/trusted-hops: "1"}}
+spec: {gatewayClassName: ours, listeners: [{name: http, port: %d, protocol: HTTP}]}
+---
+kind: Gateway
+metadata: {name: edge2}
+spec: {gatewayClassName: theirs, listeners: [{name: http, port: %d, protocol: HTTP}]}
+---
+`, port, other)+fmt.Sprintf(edgeRoute, "shop", "", "shop.example.com", "echo"))
+	r := visitor{at: at, port: port}.must(t, "shop.example.com", "/", "X-Forwarded-For", "203.0.113.9, 192.0.2.7", "X-Forwarded-Proto", "https")
+	if r.status != 200 || r.echoed.Header.Get("X-Forwarded-Proto") != "https" {
+		t.Errorf("%d %v", r.status, r.echoed.Header)
+	}
+	if r, err := (visitor{at: at, port: other}).get(t, "shop.example.com", "/"); err == nil {
+		t.Errorf("a Gateway of nobody's class: %d", r.status)
+	}
 }
 
 // tlsApp answers every connection over TLS with its name, as a server whose certificate no proxy has.

@@ -188,13 +188,17 @@ func (w *world) offer(t *testing.T, documents string) (refused []string) {
 			APIVersion string
 			Kind       mesh.Kind
 			Origin     mesh.Origin
-			Metadata   struct{ Name, Namespace string }
-			Spec       json.RawMessage
+			Metadata   struct {
+				Name, Namespace string
+				Annotations     map[string]string
+			}
+			Spec json.RawMessage
 		}
 		if err := yaml.UnmarshalStrict([]byte(doc), &d); err != nil {
 			t.Fatalf("%s\n%v", doc, err)
 		}
 		r := resource(d.Kind, d.Metadata.Namespace, d.Metadata.Name, string(d.Spec))
+		r.Annotations = d.Metadata.Annotations
 		r.APIVersion, r.Created = d.APIVersion, mesh.Revision(i+1)
 		if d.Origin != "" {
 			r.Origin = d.Origin
