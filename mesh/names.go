@@ -69,6 +69,9 @@ func (t TrustDomain) ZoneCPID() string { return t.ID("/fed/zone-cp") }
 // IngressID is the SPIFFE ID of a zone ingress.
 func (t TrustDomain) IngressID(name string) string { return t.ID("/fed/zone-ingress/" + name) }
 
+// EgressID is the SPIFFE ID of a zone egress.
+func (t TrustDomain) EgressID(name string) string { return t.ID("/fed/zone-egress/" + name) }
+
 // ServicePort names one port of one service of one zone.
 type ServicePort struct {
 	Zone      string
@@ -85,6 +88,13 @@ func (p ServicePort) SNI(source string) string { return source + "." + p.SNISuff
 // SNISuffix is what every source zone's server name for the port ends with.
 func (p ServicePort) SNISuffix() string {
 	return strings.Join([]string{strconv.Itoa(int(p.Port)), p.Service, p.Namespace, p.Zone, "mesh"}, ".")
+}
+
+// EgressSNI is the server name by which a client of zone `source` reaches the port of an ExternalService through an egress of
+// the port's zone: <source zone>.<port>.<service>.<namespace>.egress.<zone>.mesh. It never meets that of a service's, which has a
+// label less.
+func (p ServicePort) EgressSNI(source string) string {
+	return strings.Join([]string{source, strconv.Itoa(int(p.Port)), p.Service, p.Namespace, "egress", p.Zone, "mesh"}, ".")
 }
 
 // PeerSNI is the server name by which an ingress of zone `source` reaches the agent beside an ingress of

@@ -5,7 +5,7 @@ import "strings"
 // AuthorizationPolicy allows or denies requests to what it targets. Policies add up and deny wins;
 // where any allow policy targets a service, what none of them allows is denied.
 type AuthorizationPolicy struct {
-	// TargetRef is a Service (group "", kind Service) of the policy's own namespace, with sectionName a port of it by name, or nil
+	// TargetRef is a Service (group "", kind Service), or an ExternalService that is reached through egress proxies, of the policy's own namespace, with sectionName a port of it by name, or nil
 	// for the whole namespace; in namespace "comity-system" nil means the whole mesh.
 	TargetRef *TargetRef `json:"targetRef,omitempty"`
 	Action    Action     `json:"action"`

@@ -13,6 +13,8 @@ import (
 
 // ServiceRef names a port of a service; Port 0 means any.
 type ServiceRef struct {
+	// Kind is Service or ExternalService; empty means Service.
+	Kind      mesh.Kind
 	Namespace string
 	Name      string
 	Port      uint16
@@ -262,5 +264,6 @@ func targets(t *TargetRef, namespace string, service ServiceRef) bool {
 	if t == nil {
 		return namespace == SystemNamespace || namespace == service.Namespace
 	}
-	return namespace == service.Namespace && t.Group == "" && t.Kind == "Service" && t.Name == service.Name
+	return namespace == service.Namespace && t.Name == service.Name &&
+		t.Kind == string(cmp.Or(service.Kind, mesh.KindService)) && t.Group == targetGroup(t.Kind)
 }

@@ -6,9 +6,12 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 )
 
+// Group is the API group of Comity's own kinds.
+const Group = "mesh.comity.dev"
+
 // API versions of the kinds.
 const (
-	APIVersion           = "mesh.comity.dev/v1alpha1"
+	APIVersion           = Group + "/v1alpha1"
 	APIVersionCore       = "v1"
 	APIVersionGatewayAPI = "gateway.networking.k8s.io/v1"
 	APIVersionMCS        = "multicluster.x-k8s.io/v1beta1"

@@ -22,7 +22,7 @@ const (
 )
 
 func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationPolicy) {
-	validateTarget(r, res, p.TargetRef, "Service")
+	validateTarget(r, res, p.TargetRef, "Service", "ExternalService")
 	r.oneOf("/spec/action", string(p.Action), string(Allow), string(Deny), string(Audit))
 	r.oneOf("/spec/mode", string(p.Mode), "", string(Enforce), string(Shadow))
 	if p.Action == Audit && p.Mode == Shadow {
@@ -60,15 +60,23 @@ func validateTargetRef(r *report, res mesh.Resource, t *TargetRef) {
 	}
 }
 
+// targetGroup is the API group of a kind that policies target.
+func targetGroup(kind string) string {
+	switch mesh.Kind(kind) {
+	case mesh.KindService:
+		return ""
+	case mesh.KindExternalService:
+		return Group
+	}
+	return gatewayv1.GroupName
+}
+
 // validateTarget checks what a policy applies to, of the kinds that it can be for; t may be nil.
 func validateTarget(r *report, res mesh.Resource, t *TargetRef, kinds ...string) {
 	if t == nil {
 		return
 	}
-	group := ""
-	if t.Kind != "Service" {
-		group = gatewayv1.GroupName
-	}
+	group := targetGroup(t.Kind)
 	r.oneOf("/spec/targetRef/kind", t.Kind, kinds...)
 	if slices.Contains(kinds, t.Kind) && t.Group != group {
 		hint := "leave it out: a Service is of the core group"

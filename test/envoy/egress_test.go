@@ -15,9 +15,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +27,8 @@ import (
 
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/topology"
+	"github.com/comity-mesh/comity/xds/translate"
 )
 
 // outsider is a server that is not of the mesh.
@@ -462,6 +466,148 @@ spec: {egress: {namespaces: {shop: Allow}, privateAddresses: `+private+`}}
 		allowed("Deny")
 		if r := w.call(t, call{to: port(out, plain)}); r.status != http.StatusServiceUnavailable {
 			t.Errorf("%d %s", r.status, r.body)
+		}
+	})
+}
+
+// ownerOf is the Envoy of a world that has the connection whose own end is at an address, empty if none has.
+func (w *world) ownerOf(t *testing.T, address string) string {
+	t.Helper()
+	a := netip.MustParseAddrPort(address)
+	ip := a.Addr().As4()
+	own := fmt.Sprintf("%02X%02X%02X%02X:%04X", ip[3], ip[2], ip[1], ip[0], a.Port())
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if len(f) < 10 || f[1] != own {
+			continue
+		}
+		for id, p := range w.proxies {
+			files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.cmd.Process.Pid))
+			for _, file := range files {
+				if to, err := os.Readlink(file); err == nil && to == "socket:["+f[9]+"]" {
+					return id.String()
+				}
+			}
+		}
+	}
+	return ""
+}
+
+func TestEgressGateway(t *testing.T) {
+	ca := newPublicCA(t)
+	w := newWorld(t)
+	bank := startOutsider(t, "bank", w.host(), 0, ca.issue(t, "api.bank.example"))
+	raw := tcpApp(t)
+	w.names.set("api.bank.example", bank.host)
+	w.base = slices.DeleteFunc(w.base, func(r mesh.Resource) bool { return r.Kind == mesh.KindAuthorizationPolicy }) // as nobody may
+	localPort := w.port()
+	for i := range w.zones[0].Workloads {
+		if wl := &w.zones[0].Workloads[i]; wl.Name == "web" {
+			wl.Spec.Upstreams = append(wl.Spec.Upstreams, policy.Upstream{Kind: mesh.KindExternalService, Service: "queue", Port: 5672, LocalPort: localPort})
+		}
+	}
+	egress := func(name string) topology.EgressProxy {
+		at, port := w.host(), w.port()
+		return topology.EgressProxy{Name: name, BindAddress: at, BindPorts: []uint16{port}, Address: at, Ports: []uint16{port}, Ready: true}
+	}
+	w.zones[0].Egresses = []topology.EgressProxy{egress("out-1")}
+	services := fmt.Sprintf(`
+kind: MeshConfig
+metadata: {name: default}
+spec: {egress: {gateway: true}, explainRefusals: true}
+---
+kind: ExternalService
+metadata: {name: bank}
+spec:
+  hosts: [api.bank.example]
+  ports: [{name: web, port: 80, targetPort: %[1]d, protocol: http, tls: {ca: {pem: %[2]s}}}, {name: tls, port: %[1]d, protocol: tls}]
+---
+kind: ExternalService
+metadata: {name: queue}
+spec: {hosts: [queue.example], ports: [{port: 5672, targetPort: %[3]d, protocol: tcp}], endpoints: [{address: 127.0.0.1}]}
+`, bank.port, quoted(ca.pem()), raw)
+	rule := func(name, target, action, account, rest string) string {
+		return fmt.Sprintf(`
+---
+kind: AuthorizationPolicy
+metadata: {name: %s}
+spec: {targetRef: {group: mesh.comity.dev, kind: ExternalService, name: %s}, action: %s, rules: [{from: [{namespaces: [shop], serviceAccounts: [%s]}]%s}]}
+`, name, target, action, account, rest)
+	}
+	everybody := rule("web-may-bank", "bank", "Allow", "web", "") + rule("web-may-queue", "queue", "Allow", "web", "")
+	w.apply(t, services+everybody)
+	w.asks(t, "api.bank.example", want{body: []string{"I am bank, asked for api.bank.example/"}})
+	w.asks(t, "api.bank.example", want{})
+	bank.mu.Lock()
+	last := bank.from[len(bank.from)-1]
+	told := bank.told[len(bank.told)-1]
+	bank.mu.Unlock()
+	if who := w.ownerOf(t, last); who != "egress~~out-1" {
+		t.Errorf("the bank is asked by %q", who)
+	}
+	for _, name := range []string{"X-Forwarded-Client-Cert", "X-Forwarded-For"} {
+		if v := told.Header.Get(name); v != "" {
+			t.Errorf("the bank is told %s: %s", name, v)
+		}
+	}
+	status, body := fetch(t, w.proxied(t, ca), fmt.Sprintf("https://api.bank.example:%d/y", bank.port))
+	if status != http.StatusOK || !strings.Contains(body, "I am bank") {
+		t.Errorf("a tunnel: %d %s", status, body)
+	}
+	if line, err := readLine(dial(t, local(localPort))); err != nil || line != "secret banner\n" {
+		t.Errorf("%q %v", line, err)
+	}
+
+	t.Run("who may", func(t *testing.T) {
+		asked := len(bank.callers())
+		w.apply(t, services+rule("web-may-read", "bank", "Allow", "web", ", to: [{methods: [GET]}]"))
+		if err := (want{}).check(w.call(t, call{to: "api.bank.example"})); err != nil {
+			t.Error(err)
+		}
+		for _, c := range []struct {
+			call
+			says string
+		}{
+			{call{to: "api.bank.example", method: http.MethodDelete}, translate.DefaultDenyName},
+			{call{from: "echo-1", to: "api.bank.example"}, translate.DefaultDenyName},
+		} {
+			if err := (want{status: http.StatusForbidden, body: []string{c.says, "spiffe://one.example/ns/shop/sa/"}}).check(w.call(t, c.call)); err != nil {
+				t.Errorf("%+v: %v", c.call, err)
+			}
+		}
+		w.apply(t, services+everybody+rule("web-not-bank", "bank", "Deny", "web", ""))
+		if err := (want{status: http.StatusForbidden, body: []string{"global/shop/web-not-bank"}}).check(w.call(t, call{to: "api.bank.example"})); err != nil {
+			t.Error(err)
+		}
+		if n := len(bank.callers()) - asked; n != 1 {
+			t.Errorf("%d requests arrived", n)
+		}
+		w.apply(t, services+rule("echo-may", "queue", "Allow", "echo-1", ""))
+		if line, err := readLine(dial(t, local(localPort))); err == nil {
+			t.Errorf("denied, but: %q", line)
+		}
+	})
+
+	t.Run("proxies come and go", func(t *testing.T) {
+		w.zones[0].Egresses = append(w.zones[0].Egresses, egress("out-2"))
+		w.zones[0].Egresses[0].Ready = false
+		w.apply(t, services+everybody)
+		w.asks(t, "api.bank.example", want{})
+		bank.mu.Lock()
+		last := bank.from[len(bank.from)-1]
+		bank.mu.Unlock()
+		if who := w.ownerOf(t, last); who != "egress~~out-2" {
+			t.Errorf("the bank is asked by %q", who)
+		}
+		w.zones[0].Egresses = nil
+		asked := len(bank.callers())
+		w.apply(t, services+everybody)
+		if r := w.call(t, call{to: "api.bank.example"}); r.status != http.StatusServiceUnavailable || len(bank.callers()) != asked {
+			t.Errorf("without an egress: %d %s", r.status, r.body)
 		}
 	})
 }

@@ -82,6 +82,10 @@ func (b *builder) checkTarget(r mesh.Resource, t *policy.TargetRef) {
 		}
 		return
 	}
+	if mesh.Kind(t.Kind) == mesh.KindExternalService {
+		b.checkExternalTarget(r, t)
+		return
+	}
 	rules, found := b.ruleNames(mesh.Kind(t.Kind), r.Namespace, t.Name)
 	switch {
 	case !found:

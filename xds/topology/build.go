@@ -55,6 +55,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.findZones()
 	b.findWorkloads()
 	b.findIngresses()
+	b.findEgresses()
 	b.localServices()
 	b.importServices()
 	b.findExternals()
@@ -64,6 +65,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.attachAuthentication()
 	b.attachExtensions()
 	b.attachPolicies()
+	b.attachExternalPolicies()
 	b.attachFailover()
 	b.checkUpstreams()
 	for _, s := range b.t.Services {

@@ -19,7 +19,9 @@ type External struct {
 	Ports []ExternalPort
 	// Gateway: it is reached through the zone's egress proxies alone.
 	Gateway bool
-	Source  mesh.Resource
+	// Policies say who may, where the zone's egress proxies can decide it.
+	Policies policy.Policies
+	Source   mesh.Resource
 }
 
 // ExternalPort is one port of an ExternalService.

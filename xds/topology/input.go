@@ -19,6 +19,8 @@ type Input struct {
 	Workloads []Workload
 	// Ingresses of this zone that hold a lease.
 	Ingresses []IngressProxy
+	// Egresses of this zone that hold a lease.
+	Egresses []EgressProxy
 	// Remotes are the other zones whose statements were verified and whose lease has not ended.
 	Remotes []Remote
 	// Roots are the trusted X.509 roots per trust domain, PEM, this zone's own among them.
@@ -54,6 +56,18 @@ type IngressProxy struct {
 	Gateways []string `json:",omitempty"`
 	// Secrets of its machine that its Envoy wants and that are not as they should be, by name, with the reason.
 	Secrets map[string]string `json:",omitempty"`
+}
+
+// EgressProxy is a zone egress of this zone.
+type EgressProxy struct {
+	Name        string
+	BindAddress string
+	BindPorts   []uint16
+	// Address and Ports are how the zone's sidecars reach it: an IP address.
+	Address string
+	Ports   []uint16
+	// Ready: it may be sent requests.
+	Ready bool
 }
 
 // Remote is another zone as it describes itself.

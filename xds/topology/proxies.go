@@ -46,7 +46,7 @@ func (v viewBits) key() string {
 	return string(v.Role) + "-" + hex.EncodeToString(sum[:12])
 }
 
-// Proxies lists every proxy of the zone that holds a lease: sidecars, then ingresses, each by name.
+// Proxies lists every proxy of the zone that holds a lease: sidecars, ingresses, egresses, each by name.
 func (t *Topology) Proxies() []Proxy {
 	out := make([]Proxy, 0, len(t.Workloads)+len(t.Ingresses))
 	for _, w := range t.Workloads {
@@ -76,6 +76,10 @@ func (t *Topology) Proxies() []Proxy {
 			bits.Gateways = append(bits.Gateways, p.Sources...)
 		}
 		out = append(out, Proxy{ID: mesh.ProxyID{Role: mesh.RoleIngress, Name: g.Name}, ViewKey: bits.key()})
+	}
+	for _, g := range t.Egresses {
+		bits := viewBits{Role: mesh.RoleEgress, Bind: g.BindAddress, Ports: g.BindPorts}
+		out = append(out, Proxy{ID: mesh.ProxyID{Role: mesh.RoleEgress, Name: g.Name}, ViewKey: bits.key()})
 	}
 	return out
 }

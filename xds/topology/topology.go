@@ -28,6 +28,8 @@ type Topology struct {
 	Workloads []*Workload
 	// Ingresses of this zone, sorted by name.
 	Ingresses []IngressProxy
+	// Egresses of this zone, sorted by name.
+	Egresses []EgressProxy
 	// Roots are PEM per trust domain, one byte form for one set of certificates.
 	Roots map[mesh.TrustDomain][]byte
 	// Config is the effective MeshConfig, and ConfigSources where it comes from.

@@ -20,7 +20,7 @@ func (tr *Translator) outboundEndpoints() []ir.Endpoints {
 			}
 		}
 	}
-	return out
+	return append(out, tr.gatewayEndpoints()...)
 }
 
 // endpointsOf lists the zones by priority, as the failover of the service decided; of a pinned one there is that

@@ -27,7 +27,11 @@ func (tr *Translator) externalClusters() []ir.Cluster {
 	var out []ir.Cluster
 	for _, e := range tr.t.Externals {
 		for _, p := range e.Ports {
-			out = append(out, tr.outsideCluster(e, p))
+			if e.Gateway {
+				out = append(out, tr.gatewayCluster(e, p))
+			} else {
+				out = append(out, tr.outsideCluster(e, p))
+			}
 		}
 	}
 	return out

@@ -53,6 +53,7 @@ func shuffled(r *rand.Rand, in topology.Input) topology.Input {
 	for i := range in.Ingresses {
 		in.Ingresses[i].BindPorts = shuffle(r, in.Ingresses[i].BindPorts)
 	}
+	in.Egresses = shuffle(r, in.Egresses)
 	for i := range in.Remotes {
 		in.Remotes[i].Exports, in.Remotes[i].Ingresses = shuffle(r, in.Remotes[i].Exports), shuffle(r, in.Remotes[i].Ingresses)
 		for j := range in.Remotes[i].Exports {

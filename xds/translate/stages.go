@@ -25,6 +25,7 @@ type Translator struct {
 
 	bare    func() *ir.Proxy // of a sidecar that does not take the application's HTTP
 	ingress func() *ir.Proxy
+	egress  func() *ir.Proxy
 	// Of sidecars that do, by scope of what they know.
 	mu       sync.Mutex
 	outbound map[string]*ir.Proxy
@@ -50,6 +51,7 @@ func New(t *topology.Topology, plans Plans) *Translator {
 	tr.bare = sync.OnceValue(tr.sharedOutbound)
 	tr.hosts = sync.OnceValues(tr.meshHosts)
 	tr.ingress = sync.OnceValue(tr.sharedIngress)
+	tr.egress = sync.OnceValue(tr.sharedEgress)
 	tr.proxyless = sync.OnceValue(tr.sharedProxyless)
 	return tr
 }
@@ -95,6 +97,12 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 			tr.patch(&own)
 			return own, tr.ingress()
 		}
+	case mesh.RoleEgress:
+		if g, ok := tr.t.Egress(p.ID); ok {
+			own := ir.Proxy{Listeners: tr.exits(g)}
+			tr.patch(&own)
+			return own, tr.egress()
+		}
 	}
 	return ir.Proxy{}, &ir.Proxy{}
 }
@@ -135,8 +143,10 @@ func (tr *Translator) outboundOf(scope string) *ir.Proxy {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	if tr.outbound[scope] == nil {
+		known := ir.Proxy{Routes: []ir.RouteTable{tr.outboundRoutes(scope)}}
+		tr.patch(&known)
 		p := *tr.bare()
-		p.Routes = []ir.RouteTable{tr.outboundRoutes(scope)}
+		p.Routes = known.Routes
 		tr.outbound[scope] = &p
 	}
 	return tr.outbound[scope]
