@@ -22,6 +22,9 @@ type ExportPort struct {
 	Name        string `json:"name,omitempty"`
 	Port        uint16 `json:"port"`
 	AppProtocol string `json:"appProtocol"` // "http", "http2", "grpc" or "tcp"
+	// Layer is how clients reach it; empty means LayerL7, and that the zone serves nothing else. One that is said is served on
+	// both, so that zones which don't know this field go on as before.
+	Layer Layer `json:"layer,omitempty"`
 }
 
 // IngressSet is how other zones reach a zone: the payload of an "ingress" statement.

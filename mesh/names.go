@@ -78,16 +78,31 @@ type ServicePort struct {
 	Namespace string
 	Service   string
 	Port      uint16
+	// L4 is the way on which the server's sidecar passes bytes on, of a port whose requests it understands otherwise.
+	L4 bool
 }
 
+// Layer is how much the server's sidecar understands of what comes to a port.
+type Layer string
+
+// The layers: requests, or bytes of a caller.
+const (
+	LayerL7 Layer = "l7"
+	LayerL4 Layer = "l4"
+)
+
 // SNI is the server name that a client of zone `source` presents to reach the port:
-// <source zone>.<port>.<service>.<namespace>.<zone>.mesh. The first label only selects the filter
+// <source zone>.<port>.<service>.<namespace>.<zone>.mesh, for L4 with the label l4 before the zone. The first label only selects the filter
 // chain that trusts that zone; it proves nothing.
 func (p ServicePort) SNI(source string) string { return source + "." + p.SNISuffix() }
 
 // SNISuffix is what every source zone's server name for the port ends with.
 func (p ServicePort) SNISuffix() string {
-	return strings.Join([]string{strconv.Itoa(int(p.Port)), p.Service, p.Namespace, p.Zone, "mesh"}, ".")
+	labels := []string{strconv.Itoa(int(p.Port)), p.Service, p.Namespace}
+	if p.L4 {
+		labels = append(labels, string(LayerL4))
+	}
+	return strings.Join(append(labels, p.Zone, "mesh"), ".")
 }
 
 // EgressSNI is the server name by which a client of zone `source` reaches the port of an ExternalService through an egress of

@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"slices"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	commonmatcherv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -59,18 +61,23 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 		m.OutlierDetection = outlierDetection(*d)
 		m.CloseConnectionsOnHostHealthFailure = true
 	}
-	if c.Protocol == ir.Bytes {
-		// The kernel notices peers that vanished; HTTP/2 has its own keepalive.
+	if c.Protocol == ir.Bytes || slices.ContainsFunc(c.Peers, func(p ir.Peer) bool { return p.L4 }) {
+		// The kernel notices peers that vanished; HTTP/2 has its own keepalive, with which applications may not agree.
 		m.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
 			KeepaliveProbes: u32(3), KeepaliveTime: u32(10), KeepaliveInterval: u32(5),
 		}}
-	} else {
+	}
+	if c.Protocol != ir.Bytes {
 		m.TypedExtensionProtocolOptions = map[string]*anypb.Any{
 			"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": b.any(httpOptions(c)),
 		}
 	}
 	if c.MTLS {
 		m.TransportSocketMatches = b.peerSockets(c)
+		if c.Protocol == ir.Negotiated {
+			// No endpoint gets it, the last match is for all; Envoy's own would be plaintext, with which nothing can be negotiated.
+			m.TransportSocket = b.tlsSocket(impossibleTLS())
+		}
 	}
 	return b.patched(m, c.Patches), b.err
 }
@@ -80,16 +87,14 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 	if c.Protocol == ir.HTTP1 {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
 	} else {
-		h2 := &corev3.Http2ProtocolOptions{}
-		if d := c.Detection; d != nil && d.KeepAlive > 0 {
-			// The only way to notice soon that packets vanish; idle connections are closed, so it costs nothing when idle.
-			h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: duration(d.KeepAlive), Timeout: duration(d.KeepAliveTimeout)}
-		}
-		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2}
+		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: http2Options(c)}
 	}
 	o := &httpv3.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: duration(c.IdleTimeout), MaxConnectionDuration: duration(c.MaxAge), MaxRequestsPerConnection: someU32(c.MaxRequests)},
 		UpstreamProtocolOptions:   &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
+	}
+	if c.Protocol == ir.Negotiated {
+		o.UpstreamProtocolOptions = negotiated(c)
 	}
 	if c.Forward != nil {
 		// Envoy demands it of clusters that lead anywhere, for TLS, which this one does not speak.
@@ -99,6 +104,15 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 		o.OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: noAnswer()}
 	}
 	return o
+}
+
+func http2Options(c ir.Cluster) *corev3.Http2ProtocolOptions {
+	h2 := &corev3.Http2ProtocolOptions{}
+	if d := c.Detection; d != nil && d.KeepAlive > 0 {
+		// The only way to notice soon that packets vanish; idle connections are closed, so it costs nothing when idle.
+		h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: duration(d.KeepAlive), Timeout: duration(d.KeepAliveTimeout)}
+	}
+	return h2
 }
 
 // noAnswer matches the answers by which an endpoint's own sidecar says that its application does not. No other answer
@@ -134,7 +148,7 @@ func (b *messages) peerSockets(c ir.Cluster) []*clusterv3.Cluster_TransportSocke
 		out = append(out, &clusterv3.Cluster_TransportSocketMatch{
 			Name:            p.Zone,
 			Match:           zoneMetadata(p.Zone),
-			TransportSocket: b.tlsSocket(b.clientTLS(p, c.Protocol == ir.HTTP2)),
+			TransportSocket: b.tlsSocket(b.clientTLS(p, c.Protocol == ir.HTTP2 || c.Protocol == ir.Negotiated && !p.L4)),
 		})
 	}
 	return append(out, &clusterv3.Cluster_TransportSocketMatch{

@@ -61,6 +61,8 @@ const (
 	HTTP1 Protocol = "http1"
 	HTTP2 Protocol = "http2"
 	Bytes Protocol = "bytes"
+	// Negotiated is HTTP2 with peers that announce it (ALPN), HTTP1 with the others.
+	Negotiated Protocol = "negotiated"
 )
 
 // HostPort is an IP address and port.
@@ -73,6 +75,8 @@ type HostPort struct {
 type Peer struct {
 	Zone string `json:"zone"`
 	SNI  string `json:"sni"`
+	// L4: the sidecar there passes bytes on, so the application is who speaks.
+	L4 bool `json:"l4,omitempty"`
 	// Trust names the secret with the roots of the zone's trust domain.
 	Trust string `json:"trust"`
 	// Identities are the SPIFFE IDs that may answer, sorted; never empty.

@@ -20,7 +20,6 @@ func (b *builder) attachTraffic() {
 	b.t.traffic = map[string][]policy.Attached[policy.TrafficPolicy]{}
 	for _, p := range policies {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
-		b.checkLimits(p.Resource.Key, *p.Spec)
 		b.t.traffic[p.Resource.Namespace] = append(b.t.traffic[p.Resource.Namespace], p)
 	}
 	merged, lost := map[policy.Subject]policy.Merged[policy.TrafficPolicy]{}, map[mesh.Key][]mesh.Key{}
@@ -39,6 +38,10 @@ func (b *builder) attachTraffic() {
 		}
 	}
 	b.t.merged = merged
+	b.attachLayers()
+	for _, p := range policies {
+		b.checkLimits(p.Resource.Key, *p.Spec)
+	}
 	b.sayOverridden(lost)
 }
 

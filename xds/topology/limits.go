@@ -19,13 +19,13 @@ func (b *builder) checkLimits(k mesh.Key, p policy.TrafficPolicy) {
 	}
 	has := func(http bool) bool {
 		return slices.ContainsFunc(s.Ports, func(p Port) bool {
-			return p.Protocol.IsHTTP() == http && (t.SectionName == "" || t.SectionName == p.Name)
+			return (p.Protocol.IsHTTP() && b.t.Layer(s, p.Number, b.in.Zone) != mesh.LayerL4) == http && (t.SectionName == "" || t.SectionName == p.Name)
 		})
 	}
 	if len(l.Requests) > 0 && !has(true) {
-		b.issue(k, "rateLimit.requests: service %s has no port there whose requests are understood (appProtocol http, http2 or grpc)", s.ServiceName)
+		b.issue(k, "rateLimit.requests: service %s has no port there whose requests are understood (appProtocol http, http2 or grpc, and not layer l4)", s.ServiceName)
 	}
 	if l.Connections != nil && !has(false) {
-		b.issue(k, "rateLimit.connections: service %s has no TCP port there", s.ServiceName)
+		b.issue(k, "rateLimit.connections: service %s has no port there that is passed on as bytes (TCP, or layer l4)", s.ServiceName)
 	}
 }

@@ -114,11 +114,11 @@ func (b *builder) checkPolicy(r mesh.Resource, spec *policy.AuthorizationPolicy)
 // checkOperations warns of what has no effect, or more than is meant, on ports where no request is understood.
 func (b *builder) checkOperations(k mesh.Key, s *Service, spec *policy.AuthorizationPolicy) {
 	for _, p := range s.Ports {
-		if p.Protocol.IsHTTP() || spec.TargetRef.SectionName != "" && spec.TargetRef.SectionName != p.Name {
+		if p.Protocol.IsHTTP() && b.t.Layer(s, p.Number, b.in.Zone) != mesh.LayerL4 || spec.TargetRef.SectionName != "" && spec.TargetRef.SectionName != p.Name {
 			continue
 		}
 		if spec.Action == policy.Audit || spec.Mode == policy.Shadow {
-			b.issue(k, "port %d of %s is TCP, where who calls is decided in the handshake and nothing is noted beside it: the policy has no effect there", p.Number, s.ServiceName)
+			b.issue(k, "port %d of %s is passed on as bytes, where who calls is decided in the handshake and nothing is noted beside it: the policy has no effect there", p.Number, s.ServiceName)
 			continue
 		}
 		if slices.ContainsFunc(spec.Rules, func(rule policy.Rule) bool { return looksAtRequests(rule, p.Number) }) {
@@ -126,7 +126,7 @@ func (b *builder) checkOperations(k mesh.Key, s *Service, spec *policy.Authoriza
 			if spec.Action == policy.Deny {
 				effect = "a Deny rule with them denies everything there"
 			}
-			b.issue(k, "port %d of %s is TCP, where there are no methods, paths, headers and claims: %s", p.Number, s.ServiceName, effect)
+			b.issue(k, "port %d of %s is passed on as bytes, where there are no methods, paths, headers and claims: %s", p.Number, s.ServiceName, effect)
 		}
 	}
 }

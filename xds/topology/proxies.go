@@ -110,7 +110,7 @@ func (t *Topology) Upstream(w *Workload, u policy.Upstream) (ServicePort, bool) 
 		return ServicePort{}, false
 	}
 	p, ok := s.Port(u.Port)
-	return ServicePort{n, u.Port}, ok && !p.Protocol.IsHTTP()
+	return ServicePort{n, u.Port}, ok && (!p.Protocol.IsHTTP() || t.l4Everywhere(s, p.Number))
 }
 
 // Backend resolves a backend of an HTTPRoute in a namespace to an HTTP port of a service.

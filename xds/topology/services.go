@@ -147,6 +147,7 @@ func (b *builder) importService(r Remote, e mesh.Export) {
 			continue
 		}
 		rs.Ports = append(rs.Ports, p.Port)
+		rs.setLayer(proto, p)
 	}
 	slices.Sort(rs.Ports)
 	rs.Ports = slices.Compact(rs.Ports)

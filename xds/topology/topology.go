@@ -145,12 +145,15 @@ type LocalService struct {
 	Identities []string
 	// Exported to the other zones.
 	Exported bool
+	// Layers are of the ports of which a policy says one; they are served on both.
+	Layers map[uint16]mesh.Layer
 }
 
 // RemoteService is a service's part in another zone.
 type RemoteService struct {
 	Zone          string
 	Ports         []uint16 // sorted
+	Layers        map[uint16]mesh.Layer
 	Identities    []string // sorted, of the zone's trust domain
 	Ready, Total  int
 	Capacity      float64
@@ -202,7 +205,7 @@ func (t *Topology) Exports() []mesh.Export {
 		e := mesh.Export{Namespace: s.Namespace, Service: s.Name, Identities: slices.Clone(s.Local.Identities)}
 		for _, p := range s.Ports {
 			if _, ok := s.Local.Targets[p.Number]; ok {
-				e.Ports = append(e.Ports, mesh.ExportPort{Name: p.Name, Port: p.Number, AppProtocol: string(p.Protocol)})
+				e.Ports = append(e.Ports, mesh.ExportPort{Name: p.Name, Port: p.Number, AppProtocol: string(p.Protocol), Layer: s.Local.Layers[p.Number]})
 			}
 		}
 		c := s.Local.Capacity()

@@ -143,7 +143,7 @@ func (b *builder) checkUpstreams() {
 			switch {
 			case !ok:
 				b.issue(w.key(b.in.Zone), "upstream %s: the service has no port %d, so nothing listens on port %d", n, u.Port, u.LocalPort)
-			case p.Protocol.IsHTTP():
+			case p.Protocol.IsHTTP() && !b.t.l4Everywhere(s, p.Number):
 				b.issue(w.key(b.in.Zone), "upstream %s: port %d is %s, which is reached by host name on outboundPort; nothing listens on port %d", n, u.Port, p.Protocol, u.LocalPort)
 			}
 		}

@@ -104,11 +104,11 @@ func (tr *Translator) outboundCluster(r reach) ir.Cluster {
 		if !z.Local {
 			c.ConnectTimeout = millis(tr.settings.RemoteConnectTimeout)
 		}
-		c.Peers = append(c.Peers, ir.Peer{
-			Zone: zone, SNI: servicePort(zone, r.service.ServiceName, r.port.Number).SNI(tr.t.Zone),
-			Trust: trustName(z.TrustDomain), Identities: ids,
-		})
+		to, l4 := servicePort(zone, r.service.ServiceName, r.port.Number), tr.t.Layer(r.service, r.port.Number, zone) == mesh.LayerL4
+		to.L4 = l4
+		c.Peers = append(c.Peers, ir.Peer{Zone: zone, SNI: to.SNI(tr.t.Zone), L4: l4, Trust: trustName(z.TrustDomain), Identities: ids})
 	}
+	speakToApps(&c, r.port.Protocol)
 	traffic := tr.t.Traffic(r.service, r.port, mesh.Key{}, "")
 	treatCluster(&c, traffic.Spec)
 	c.Sources = unique(slices.Concat(tr.clusterSources(r.service), clusterSources(traffic)))

@@ -47,38 +47,47 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 		Name:        name,
 		ServerNames: []string{servicePort(in.tr.t.Zone, s.ServiceName, p.Number).SNI(from.Name)},
 	}
-	target := s.Local.Targets[p.Number]
-	authorization := in.tr.authorization(s, p, from)
+	if !p.Protocol.IsHTTP() {
+		in.pass(c, s, p, from)
+		return
+	}
+	c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
+	c.HTTP = &ir.HTTP{
+		StatPrefix: "inbound", Codec: ir.CodecHTTP2, RouteTable: name,
+		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
+	}
+	hosts, more := in.hosts(s, p, ir.VirtualHost{
+		Name: name, Authorization: in.tr.authorization(s, p, from), Filters: ir.Filters{Before: slices.Concat(in.tr.tokens(s, p), in.tr.audits(s, p, from))},
+	})
+	in.routes = append(in.routes, ir.RouteTable{
+		Name: name, Hosts: hosts, Sources: unique(slices.Concat(policySources(s, p, in.tr.t.ConfigSources), more, in.tr.authenticationSources(s, p))),
+	})
+	in.peers = append(in.peers, from)
+	for _, k := range in.tr.keyClusters(s, p) {
+		if !slices.ContainsFunc(in.clusters, func(c ir.Cluster) bool { return c.Name == k.Name }) {
+			in.clusters = append(in.clusters, k)
+		}
+	}
+	in.chains = append(in.chains, c)
+	if in.tr.t.Layer(s, p.Number, in.tr.t.Zone) != "" {
+		in.passRequests(s, p, from, hosts)
+	}
+}
+
+// pass makes a chain whose bytes are passed on, after the caller was authorised by the handshake.
+func (in *inbound) pass(c ir.Chain, s *topology.Service, p topology.Port, from topology.Zone) {
+	accepted, refused := handshake(in.tr.authorization(s, p, from).Callers)
 	sources := policySources(s, p, in.tr.t.ConfigSources)
-	if p.Protocol.IsHTTP() {
-		c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
-		c.HTTP = &ir.HTTP{
-			StatPrefix: "inbound", Codec: ir.CodecHTTP2, RouteTable: name,
-			Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
-		}
-		hosts, more := in.hosts(s, p, ir.VirtualHost{
-			Name: name, Authorization: authorization, Filters: ir.Filters{Before: slices.Concat(in.tr.tokens(s, p), in.tr.audits(s, p, from))},
-		})
-		in.routes = append(in.routes, ir.RouteTable{Name: name, Hosts: hosts, Sources: unique(slices.Concat(sources, more, in.tr.authenticationSources(s, p)))})
-		in.peers = append(in.peers, from)
-		for _, k := range in.tr.keyClusters(s, p) {
-			if !slices.ContainsFunc(in.clusters, func(c ir.Cluster) bool { return c.Name == k.Name }) {
-				in.clusters = append(in.clusters, k)
-			}
-		}
-	} else {
-		accepted, refused := handshake(authorization.Callers)
-		c.TLS = &ir.ServerTLS{Peers: tcpPeersName(from.TrustDomain, s.ServiceName, p.Number)}
-		c.RefusePeers = refused
-		c.Connections = in.connectionLimit(s, p)
-		c.TCP = &ir.TCP{StatPrefix: "inbound", Cluster: appName(target), MaxDuration: tcpMaxDuration, AccessLog: in.tr.accessLog()}
-		in.secrets = append(in.secrets, ir.Secret{
-			Name: c.TLS.Peers, TrustDomain: string(from.TrustDomain), Roots: in.tr.t.Roots[from.TrustDomain],
-			Restrict: true, Identities: accepted, Sources: sources,
-		})
-		if len(refused) > 0 {
-			in.sources = append(in.sources, sources...)
-		}
+	c.TLS = &ir.ServerTLS{Peers: tcpPeersName(from.TrustDomain, s.ServiceName, p.Number), HTTP2: c.TLS != nil && c.TLS.HTTP2}
+	c.RefusePeers = refused
+	c.Connections = in.connectionLimit(s, p)
+	c.TCP = &ir.TCP{StatPrefix: "inbound", Cluster: appName(s.Local.Targets[p.Number]), MaxDuration: tcpMaxDuration, AccessLog: in.tr.accessLog()}
+	in.secrets = append(in.secrets, ir.Secret{
+		Name: c.TLS.Peers, TrustDomain: string(from.TrustDomain), Roots: in.tr.t.Roots[from.TrustDomain],
+		Restrict: true, Identities: accepted, Sources: sources,
+	})
+	if len(refused) > 0 {
+		in.sources = append(in.sources, sources...)
 	}
 	in.chains = append(in.chains, c)
 }

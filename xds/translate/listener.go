@@ -80,6 +80,9 @@ func (tr *Translator) lanes(g topology.IngressProxy) []ir.Listener {
 				Attempts: tcpAttempts, MaxDuration: tcpMaxDuration,
 			},
 		})
+		if tr.t.Layer(e.service, e.port.Number, tr.t.Zone) != "" {
+			chains = append(chains, tr.l4Lane(chains[len(chains)-1], e))
+		}
 	}
 	peers, from := tr.peerChains()
 	chains, sources = append(chains, peers...), append(sources, from...)

@@ -37,6 +37,9 @@ func inboundName(n topology.ServiceName, port uint16, source string) string {
 	return "inbound/" + clusterName(n, port) + "/" + source
 }
 
+// l4Name is `<name>/l4`: the way to the same port on which bytes are passed on.
+func l4Name(name string) string { return name + "/l4" }
+
 // peerName is `peer/<source zone>`: the way of another zone's ingresses to the agent.
 func peerName(source string) string { return "peer/" + source }
 
