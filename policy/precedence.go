@@ -33,10 +33,10 @@ type RouteMatch struct {
 	// RuleName is empty for a rule without one.
 	RuleName string
 	// Match has the Gateway API's defaults filled in: Path is never nil, nor are its Type and Value,
-	// and a prefix has no slash at its end (but "/").
+	// and a prefix has no slash at its end (but "/"); a nil Type of a header or query parameter means Exact.
 	Match gatewayv1.HTTPRouteMatch
-	// BackendRefs as in the rule; a nil Weight means 1.
-	BackendRefs []gatewayv1.HTTPBackendRef
+	// Does is the rule: its Matches are not to be looked at. A nil Weight of a backend means 1.
+	Does *gatewayv1.HTTPRouteRule
 
 	tie tie
 }
@@ -51,8 +51,8 @@ type tie struct {
 }
 
 // RoutesFor returns the matches of all routes that have the service's port as a parent, in the order
-// in which a proxy must try them: exact path, then the longest prefix, then a method, then the most headers
-// (Gateway API, HTTPRouteRule.Matches), then parents with a port before those without, a zone's own
+// in which a proxy must try them: exact path, regular expressions (which the Gateway API leaves to us), the longest prefix, then a
+// method, the most headers, the most query parameters (Gateway API, HTTPRouteRule.Matches), then parents with a port before those without, a zone's own
 // routes before global's, the older creation, namespace and name, the order of rules. A match equal to an earlier one of
 // another route can never be reached: it is left out, and overridden says by whom. routes need not be
 // sorted and are not changed; those of other namespaces don't apply.
@@ -78,7 +78,7 @@ func matchesOf(rt Route, byPort bool) []RouteMatch {
 			ms = []gatewayv1.HTTPRouteMatch{{}}
 		}
 		for _, m := range ms {
-			out = append(out, RouteMatch{Route: rt.Resource.Key, Rule: i, RuleName: string(orZero(rule.Name)), Match: withDefaults(m), BackendRefs: rule.BackendRefs, tie: t})
+			out = append(out, RouteMatch{Route: rt.Resource.Key, Rule: i, RuleName: string(orZero(rule.Name)), Match: withDefaults(m), Does: &rt.Spec.Rules[i], tie: t})
 		}
 	}
 	return out
@@ -120,16 +120,30 @@ func withDefaults(m gatewayv1.HTTPRouteMatch) gatewayv1.HTTPRouteMatch {
 		value = strings.TrimSuffix(value, "/")
 	}
 	m.Path = &gatewayv1.HTTPPathMatch{Type: &kind, Value: &value}
+	m.Headers = slices.Clone(m.Headers)
+	for i, h := range m.Headers {
+		if h.Type != nil && *h.Type == gatewayv1.HeaderMatchExact {
+			m.Headers[i].Type = nil
+		}
+	}
+	m.QueryParams = slices.Clone(m.QueryParams)
+	for i, q := range m.QueryParams {
+		if q.Type != nil && *q.Type == gatewayv1.QueryParamMatchExact {
+			m.QueryParams[i].Type = nil
+		}
+	}
 	return m
 }
 
 func compareMatches(a, b RouteMatch) int {
-	exact := func(m RouteMatch) bool { return *m.Match.Path.Type == gatewayv1.PathMatchExact }
+	is := func(m RouteMatch, k gatewayv1.PathMatchType) bool { return *m.Match.Path.Type == k }
 	return cmp.Or(
-		first(exact(a), exact(b)),
+		first(is(a, gatewayv1.PathMatchExact), is(b, gatewayv1.PathMatchExact)),
+		first(is(a, gatewayv1.PathMatchRegularExpression), is(b, gatewayv1.PathMatchRegularExpression)),
 		-cmp.Compare(len(*a.Match.Path.Value), len(*b.Match.Path.Value)),
 		first(a.Match.Method != nil, b.Match.Method != nil),
 		-cmp.Compare(len(a.Match.Headers), len(b.Match.Headers)),
+		-cmp.Compare(len(a.Match.QueryParams), len(b.Match.QueryParams)),
 		first(a.tie.port, b.tie.port),
 		first(!a.tie.global, !b.tie.global),
 		cmp.Compare(a.tie.created, b.tie.created),
@@ -180,12 +194,15 @@ func matchID(m gatewayv1.HTTPRouteMatch) string {
 	if m.Method != nil {
 		parts = append(parts, string(*m.Method))
 	}
-	var headers []string
+	var more []string
 	for _, h := range m.Headers {
-		headers = append(headers, strings.ToLower(string(h.Name))+"="+strconv.Quote(h.Value))
+		more = append(more, "header "+string(orZero(h.Type))+strings.ToLower(string(h.Name))+"="+strconv.Quote(h.Value))
 	}
-	slices.Sort(headers)
-	return strings.Join(append(parts, headers...), "\n")
+	for _, q := range m.QueryParams {
+		more = append(more, "query "+string(orZero(q.Type))+strconv.Quote(string(q.Name))+"="+strconv.Quote(q.Value))
+	}
+	slices.Sort(more)
+	return strings.Join(append(parts, more...), "\n")
 }
 
 // Authorization is an AuthorizationPolicy with its decoded spec.

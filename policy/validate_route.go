@@ -83,21 +83,14 @@ func validateParent(r *report, at string, res mesh.Resource, p gatewayv1.ParentR
 }
 
 func validateRule(r *report, at string, res mesh.Resource, rule gatewayv1.HTTPRouteRule) {
-	if len(rule.Filters) > 0 {
-		r.unsupported(at+"/filters", "a filter", "remove filters")
-	}
-	if rule.Timeouts != nil {
-		r.unsupported(at+"/timeouts", "a timeout in a route", "remove timeouts")
-	}
-	if rule.Retry != nil {
-		r.unsupported(at+"/retry", "retry in a route", "remove retry")
-	}
-	if rule.SessionPersistence != nil {
-		r.unsupported(at+"/sessionPersistence", "sessionPersistence", "remove it")
-	}
+	answers := validateFilters(r, at+"/filters", res, rule, rule.Filters, false)
+	validateRuleTimes(r, at, rule)
 	r.atMost(at+"/matches", len(rule.Matches), maxMatches)
 	for i, m := range rule.Matches {
 		validateMatch(r, ptr(at+"/matches", i), m)
+	}
+	if answers {
+		return
 	}
 	if len(rule.BackendRefs) == 0 {
 		r.required(at + "/backendRefs")
@@ -107,6 +100,7 @@ func validateRule(r *report, at string, res mesh.Resource, rule gatewayv1.HTTPRo
 	total := int64(0)
 	for i, b := range rule.BackendRefs {
 		total += validateBackend(r, ptr(at+"/backendRefs", i), res, b)
+		validateFilters(r, ptr(at+"/backendRefs", i)+"/filters", res, rule, b.Filters, true)
 	}
 	if total == 0 {
 		r.add(FieldError{Pointer: at + "/backendRefs", Code: CodeInvalid, Message: "all weights are 0: no request could be sent anywhere", Hint: "give one of them a weight, or deny the requests with an AuthorizationPolicy"})
@@ -128,9 +122,6 @@ func validateBackend(r *report, at string, res mesh.Resource, b gatewayv1.HTTPBa
 	case *b.Port < 1 || *b.Port > 65535:
 		r.add(FieldError{Pointer: at + "/port", Code: CodeOutOfRange, Message: "must be a port from 1 to 65535"})
 	}
-	if len(b.Filters) > 0 {
-		r.unsupported(at+"/filters", "a filter", "remove filters")
-	}
 	if b.Weight == nil {
 		return 1
 	}
@@ -150,11 +141,11 @@ func validateMatch(r *report, at string, m gatewayv1.HTTPRouteMatch) {
 		switch kind {
 		case gatewayv1.PathMatchExact, gatewayv1.PathMatchPathPrefix:
 		case gatewayv1.PathMatchRegularExpression:
-			r.unsupported(at+"/path/type", "RegularExpression", "use Exact or PathPrefix")
+			r.checked(at+"/path/value", orZero(p.Value), checkRegex)
 		default:
-			r.oneOf(at+"/path/type", string(kind), "Exact", "PathPrefix")
+			r.oneOf(at+"/path/type", string(kind), "Exact", "PathPrefix", "RegularExpression")
 		}
-		if p.Value != nil {
+		if p.Value != nil && kind != gatewayv1.PathMatchRegularExpression {
 			validatePathValue(r, at+"/path/value", *p.Value)
 		}
 	}
@@ -162,10 +153,11 @@ func validateMatch(r *report, at string, m gatewayv1.HTTPRouteMatch) {
 	seen := map[string]bool{}
 	for i, h := range m.Headers {
 		hat := ptr(at+"/headers", i)
-		if h.Type != nil && *h.Type == gatewayv1.HeaderMatchRegularExpression {
-			r.unsupported(hat+"/type", "RegularExpression", "use Exact")
-		} else if h.Type != nil {
-			r.oneOf(hat+"/type", string(*h.Type), "Exact")
+		if h.Type != nil {
+			r.oneOf(hat+"/type", string(*h.Type), "Exact", "RegularExpression")
+		}
+		if h.Type != nil && *h.Type == gatewayv1.HeaderMatchRegularExpression && h.Value != "" {
+			r.checked(hat+"/value", h.Value, checkRegex)
 		}
 		name := strings.ToLower(string(h.Name))
 		switch {
@@ -186,11 +178,37 @@ func validateMatch(r *report, at string, m gatewayv1.HTTPRouteMatch) {
 			r.invalid(hat+"/value", "must be at most 4096 bytes without line breaks")
 		}
 	}
-	if len(m.QueryParams) > 0 {
-		r.unsupported(at+"/queryParams", "matching query parameters", "use path or headers")
-	}
+	validateQuery(r, at+"/queryParams", m.QueryParams)
 	if m.Method != nil {
 		r.oneOf(at+"/method", string(*m.Method), "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+	}
+}
+
+func validateQuery(r *report, at string, list []gatewayv1.HTTPQueryParamMatch) {
+	r.atMost(at, len(list), maxHeaders)
+	seen := map[gatewayv1.HTTPHeaderName]bool{}
+	for i, q := range list {
+		qat := ptr(at, i)
+		switch {
+		case q.Name == "":
+			r.required(qat + "/name")
+		case len(q.Name) > 256 || strings.ContainsAny(string(q.Name), "&=#\r\n\x00"):
+			r.invalid(qat+"/name", "%q is no name of a query parameter", clip(string(q.Name)))
+		case seen[q.Name]:
+			r.add(FieldError{Pointer: qat + "/name", Code: CodeDuplicate, Message: fmt.Sprintf("parameter %q is matched twice", clip(string(q.Name)))})
+		}
+		seen[q.Name] = true
+		if q.Type != nil {
+			r.oneOf(qat+"/type", string(*q.Type), "Exact", "RegularExpression")
+		}
+		switch {
+		case q.Value == "":
+			r.required(qat + "/value")
+		case q.Type != nil && *q.Type == gatewayv1.QueryParamMatchRegularExpression:
+			r.checked(qat+"/value", q.Value, checkRegex)
+		case len(q.Value) > 1024:
+			r.invalid(qat+"/value", "must be at most 1024 bytes")
+		}
 	}
 }
 

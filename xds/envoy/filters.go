@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	filterchainv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -36,6 +37,12 @@ func (b *messages) perRoute(f ir.Filters, into map[string]*anypb.Any) (map[strin
 		}
 		chain := &filterchainv3.FilterChain{}
 		for _, one := range place.list {
+			if one.CORS != nil { // the filter does what the route says of it
+				if into == nil {
+					into = map[string]*anypb.Any{}
+				}
+				into[corsFilter] = b.any(cors(*one.CORS))
+			}
 			m, err := b.routeFilter(one)
 			if err != nil {
 				return nil, err
@@ -62,6 +69,8 @@ func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error
 		return b.extension("envoy.filters.http.fault", b.fault(*f.Fault)), nil
 	case f.SlowRequests != nil:
 		return b.extension("envoy.filters.http.bandwidth_limit", slowRequests(*f.SlowRequests)), nil
+	case f.CORS != nil:
+		return b.extension(corsFilter, &corsv3.Cors{}), nil
 	case f.Session != nil:
 		return b.extension("envoy.filters.http.stateful_session", b.session(*f.Session)), nil
 	case f.Lua != nil:

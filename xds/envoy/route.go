@@ -75,11 +75,19 @@ func (b *messages) route(r ir.Route) (*routev3.Route, error) {
 			Header:       &corev3.HeaderValue{Key: "content-type", Value: problemJSON},
 			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
 		}}
+	case r.Redirect != nil && len(r.Backends) == 0:
+		a, err := redirect(r.Match, *r.Redirect)
+		if err != nil {
+			return nil, err
+		}
+		m.Action = &routev3.Route_Redirect{Redirect: a}
 	case r.Reply == nil && len(r.Backends) > 0:
 		m.Action = &routev3.Route_Route{Route: b.forward(r)}
 	default:
-		return nil, errors.New("a route must either have backends or reply")
+		return nil, errors.New("a route must either have backends, reply or redirect")
 	}
+	m.RequestHeadersToAdd, m.RequestHeadersToRemove = headerOptions(r.Request), r.Request.Remove
+	m.ResponseHeadersToAdd, m.ResponseHeadersToRemove = append(m.ResponseHeadersToAdd, headerOptions(r.Response)...), r.Response.Remove
 	var err error
 	m.TypedPerFilterConfig, err = b.perRoute(r.Filters, nil)
 	return m, err
@@ -98,13 +106,21 @@ func (b *messages) forward(r ir.Route) *routev3.RouteAction {
 	if r.Retry != nil && r.Retry.Hedge {
 		a.HedgePolicy = &routev3.HedgePolicy{HedgeOnPerTryTimeout: true}
 	}
-	if len(r.Backends) == 1 {
+	if r.Rewrite != nil {
+		rewrite(a, r.Match, *r.Rewrite)
+	}
+	a.RequestMirrorPolicies = mirrors(r.Mirrors)
+	if one := r.Backends[0]; len(r.Backends) == 1 && one.Request.Empty() && one.Response.Empty() {
 		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.Backends[0].Cluster}
 		return a
 	}
 	w := &routev3.WeightedCluster{}
 	for _, c := range r.Backends {
-		w.Clusters = append(w.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: c.Cluster, Weight: u32(c.Weight)})
+		w.Clusters = append(w.Clusters, &routev3.WeightedCluster_ClusterWeight{
+			Name: c.Cluster, Weight: u32(c.Weight),
+			RequestHeadersToAdd: headerOptions(c.Request), RequestHeadersToRemove: c.Request.Remove,
+			ResponseHeadersToAdd: headerOptions(c.Response), ResponseHeadersToRemove: c.Response.Remove,
+		})
 	}
 	a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: w}
 	return a
@@ -117,6 +133,8 @@ func (b *messages) match(m ir.Match) *routev3.RouteMatch {
 		out.PathSpecifier = &routev3.RouteMatch_Path{Path: m.Path.Value}
 	case ir.PathElements:
 		out.PathSpecifier = &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: m.Path.Value}
+	case ir.PathRegex:
+		out.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: m.Path.Value}}
 	case ir.PathPrefix:
 		out.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: m.Path.Value}
 	}
@@ -135,8 +153,9 @@ func (b *messages) match(m ir.Match) *routev3.RouteMatch {
 		out.Headers = append(out.Headers, headerMatcher(":method", methodMatcher(m.Methods)))
 	}
 	for _, h := range m.Headers {
-		out.Headers = append(out.Headers, headerMatcher(h.Name, exactly(h.Value)))
+		out.Headers = append(out.Headers, headerMatcher(h.Name, valueMatcher(h)))
 	}
+	out.QueryParameters = queryMatchers(m.Query)
 	if m.PerMillion > 0 {
 		out.RuntimeFraction = &corev3.RuntimeFractionalPercent{DefaultValue: perMillion(m.PerMillion)}
 	}

@@ -8,6 +8,7 @@ type Filter struct {
 	Audit     *Audit     `json:"audit,omitempty"`
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 	Fault     *Fault     `json:"fault,omitempty"`
+	CORS      *CORS      `json:"cors,omitempty"`
 	Session   *Session   `json:"session,omitempty"`
 	Lua       *Lua       `json:"lua,omitempty"`
 	Count     *Count     `json:"count,omitempty"`

@@ -32,12 +32,18 @@ type VirtualHost struct {
 // Route is what happens to the requests that match; of several the first counts.
 type Route struct {
 	Match Match `json:"match"`
-	// Exactly one of Backends and Reply is set.
+	// Exactly one of Backends, Reply and Redirect is set.
 	Backends []Backend `json:"backends,omitempty"`
 	Reply    *Reply    `json:"reply,omitempty"`
-	Retry    *Retry    `json:"retry,omitempty"`
-	Timeouts Timeouts  `json:"timeouts,omitzero"`
-	Filters  Filters   `json:"filters,omitzero"`
+	Redirect *Redirect `json:"redirect,omitempty"`
+	Rewrite  *Rewrite  `json:"rewrite,omitempty"`
+	Mirrors  []Mirror  `json:"mirrors,omitempty"`
+	// Request and Response edit headers on the way to the backend and back.
+	Request  HeaderEdits `json:"request,omitzero"`
+	Response HeaderEdits `json:"response,omitzero"`
+	Retry    *Retry      `json:"retry,omitempty"`
+	Timeouts Timeouts    `json:"timeouts,omitzero"`
+	Filters  Filters     `json:"filters,omitzero"`
 }
 
 // Match is met when all that is set is met.
@@ -46,6 +52,8 @@ type Match struct {
 	// Methods: one of them. Empty means all.
 	Methods []string      `json:"methods,omitempty"`
 	Headers []HeaderMatch `json:"headers,omitempty"`
+	// Query parameters; of one that is there several times the first counts.
+	Query []HeaderMatch `json:"query,omitempty"`
 	// Host and NotHost are regular expressions (RE2) that the whole of the request's host, with its port, does and does not match.
 	Host    string `json:"host,omitempty"`
 	NotHost string `json:"notHost,omitempty"`
@@ -69,18 +77,24 @@ const (
 	PathExact    PathKind = "exact"
 	PathElements PathKind = "elements"
 	PathPrefix   PathKind = "prefix"
+	PathRegex    PathKind = "regex" // RE2, of the whole path
 )
 
-// HeaderMatch is met by a request whose header has exactly the value.
+// HeaderMatch is met by a request whose header, or query parameter, has exactly the value, or one that Regex matches as
+// a whole (RE2).
 type HeaderMatch struct {
-	Name  string `json:"name"` // lower case
-	Value string `json:"value"`
+	Name  string `json:"name"` // of a header in lower case
+	Value string `json:"value,omitempty"`
+	Regex string `json:"regex,omitempty"`
 }
 
 // Backend is a cluster with its share of the requests.
 type Backend struct {
 	Cluster string `json:"cluster"`
 	Weight  uint32 `json:"weight"`
+	// Request and Response are as Route's, after them.
+	Request  HeaderEdits `json:"request,omitzero"`
+	Response HeaderEdits `json:"response,omitzero"`
 }
 
 // Reply is an answer made by the proxy: RFC 9457 problem details.

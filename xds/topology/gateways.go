@@ -338,7 +338,7 @@ func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 	}
 	for _, h := range l.Hosts {
 		for _, m := range h.Routes {
-			for _, ref := range m.BackendRefs {
+			for _, ref := range m.Does.BackendRefs {
 				if to, err := e.b.t.Backend(m.Route.Namespace, ref); err == nil {
 					leads[to] = true
 				}

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -65,6 +67,14 @@ func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 		for _, ref := range rule.BackendRefs {
 			if _, err := b.t.Backend(r.Namespace, ref); err != nil {
 				b.issue(r.Key, "rule %d: %v: its share of the requests is answered 500", i, err)
+			}
+		}
+		for _, f := range rule.Filters {
+			if f.RequestMirror == nil {
+				continue
+			}
+			if _, err := b.t.Backend(r.Namespace, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.RequestMirror.BackendRef}}); err != nil {
+				b.issue(r.Key, "rule %d: mirror: %v: nothing is copied", i, err)
 			}
 		}
 	}

@@ -92,7 +92,7 @@ func (tr *Translator) findRouted() map[topology.ServicePort][]routed {
 // leadsTo lists the backends of a match, each once.
 func (tr *Translator) leadsTo(m policy.RouteMatch) []topology.ServicePort {
 	var out []topology.ServicePort
-	for _, ref := range m.BackendRefs {
+	for _, ref := range m.Does.BackendRefs {
 		if to, err := tr.t.Backend(m.Route.Namespace, ref); err == nil && !slices.Contains(out, to) {
 			out = append(out, to)
 		}

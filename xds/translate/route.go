@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -107,9 +106,14 @@ func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.R
 // then the others.
 func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
 	match := matchOf(m.Match)
+	if to := redirectOf(m.Does); to != nil {
+		out := []ir.Route{{Match: match, Redirect: to}}
+		tr.follow(out, m)
+		return out
+	}
 	var backends []ir.Backend
 	var missing, total uint64
-	for _, ref := range m.BackendRefs {
+	for _, ref := range m.Does.BackendRefs {
 		weight := uint64(1)
 		if ref.Weight != nil {
 			weight = uint64(max(*ref.Weight, 0))
@@ -120,7 +124,7 @@ func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
 		case err != nil:
 			missing += weight
 		case weight > 0:
-			backends = addBackend(backends, clusterName(to.ServiceName, to.Port), uint32(weight))
+			backends = mergeBackend(backends, ofBackend(ir.Backend{Cluster: clusterName(to.ServiceName, to.Port), Weight: uint32(weight)}, ref.Filters))
 		}
 	}
 	noBackend := ir.Route{Match: match, Reply: &ir.Reply{
@@ -136,18 +140,24 @@ func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
 		noBackend.Match.PerMillion = uint32(max(missing*perMillion/total, 1))
 		out = append([]ir.Route{noBackend}, out...)
 	}
+	tr.follow(out, m)
 	return out
 }
 
-// addBackend sums up what is named twice: Envoy would count both, people would not.
+// addBackend is mergeBackend for one that edits nothing.
 func addBackend(list []ir.Backend, cluster string, weight uint32) []ir.Backend {
+	return mergeBackend(list, ir.Backend{Cluster: cluster, Weight: weight})
+}
+
+// mergeBackend sums up what is named twice: Envoy would count both, people would not.
+func mergeBackend(list []ir.Backend, b ir.Backend) []ir.Backend {
 	for i := range list {
-		if list[i].Cluster == cluster {
-			list[i].Weight += weight
+		if sameEdits(list[i], b) {
+			list[i].Weight += b.Weight
 			return list
 		}
 	}
-	return append(list, ir.Backend{Cluster: cluster, Weight: weight})
+	return append(list, b)
 }
 
 func matchOf(m gatewayv1.HTTPRouteMatch) ir.Match {
@@ -155,14 +165,14 @@ func matchOf(m gatewayv1.HTTPRouteMatch) ir.Match {
 	switch {
 	case *m.Path.Type == gatewayv1.PathMatchExact:
 		out.Path.Kind = ir.PathExact
+	case *m.Path.Type == gatewayv1.PathMatchRegularExpression:
+		out.Path.Kind = ir.PathRegex
 	case out.Path.Value == "/":
 		out.Path.Kind = ir.PathPrefix
 	}
 	if m.Method != nil {
 		out.Methods = []string{string(*m.Method)}
 	}
-	for _, h := range m.Headers {
-		out.Headers = append(out.Headers, ir.HeaderMatch{Name: strings.ToLower(string(h.Name)), Value: h.Value})
-	}
+	out.Headers, out.Query = matchHeaders(m.Headers), matchQuery(m.QueryParams)
 	return out
 }

@@ -1,0 +1,231 @@
+package translate
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/ir"
+)
+
+// The defaults of what a rule leaves out, those of the Gateway API where it has some.
+const (
+	redirectStatus = 302
+	ruleAttempts   = 1  // one more, where a rule asks for retries and does not say how many
+	ruleBackOff    = 25 // milliseconds
+	sessionName    = "comity-session"
+)
+
+// follow edits the routes of a rule by all that it says besides where requests go; each line is one field. What it says is
+// the narrowest word, so it stays when policies edit the routes.
+func (tr *Translator) follow(routes []ir.Route, m policy.RouteMatch) {
+	for i := range routes {
+		r := &routes[i]
+		for _, f := range m.Does.Filters {
+			tr.filter(r, m, f)
+		}
+		tr.ruleTimes(r, m.Does)
+		keepSession(r, sessionOf(m.Does.SessionPersistence))
+	}
+}
+
+// filter edits a route by one filter of its rule.
+func (tr *Translator) filter(r *ir.Route, m policy.RouteMatch, f gatewayv1.HTTPRouteFilter) {
+	switch {
+	case f.CORS != nil:
+		r.Filters.After = append(r.Filters.After, ir.Filter{CORS: corsOf(*f.CORS)})
+	case f.ResponseHeaderModifier != nil:
+		r.Response = headerEdits(*f.ResponseHeaderModifier)
+	case len(r.Backends) == 0: // the others change what a backend is asked for
+	case f.RequestHeaderModifier != nil:
+		r.Request = headerEdits(*f.RequestHeaderModifier)
+	case f.URLRewrite != nil:
+		r.Rewrite = &ir.Rewrite{Host: hostOf(f.URLRewrite.Hostname), Path: pathEdit(f.URLRewrite.Path)}
+	case f.RequestMirror != nil:
+		to, err := tr.t.Backend(m.Route.Namespace, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.RequestMirror.BackendRef}})
+		if share := policy.MirrorShare(*f.RequestMirror); err == nil && share > 0 {
+			r.Mirrors = append(r.Mirrors, ir.Mirror{Cluster: clusterName(to.ServiceName, to.Port), PerMillion: share})
+		}
+	}
+}
+
+// redirectOf is the redirect of a rule, nil if it is none.
+func redirectOf(rule *gatewayv1.HTTPRouteRule) *ir.Redirect {
+	for _, f := range rule.Filters {
+		if d := f.RequestRedirect; d != nil {
+			out := &ir.Redirect{Status: redirectStatus, Host: hostOf(d.Hostname), Path: pathEdit(d.Path)}
+			if d.StatusCode != nil {
+				out.Status = uint32(*d.StatusCode)
+			}
+			if d.Scheme != nil {
+				out.Scheme = *d.Scheme
+			}
+			if d.Port != nil {
+				out.Port = uint16(*d.Port)
+			}
+			return out
+		}
+	}
+	return nil
+}
+
+func hostOf(h *gatewayv1.PreciseHostname) string {
+	if h == nil {
+		return ""
+	}
+	return strings.ToLower(string(*h))
+}
+
+func pathEdit(p *gatewayv1.HTTPPathModifier) *ir.PathEdit {
+	switch {
+	case p == nil:
+		return nil
+	case p.Type == gatewayv1.FullPathHTTPPathModifier && p.ReplaceFullPath != nil:
+		return &ir.PathEdit{Full: *p.ReplaceFullPath}
+	case p.ReplacePrefixMatch != nil:
+		return &ir.PathEdit{Prefix: *p.ReplacePrefixMatch}
+	}
+	return nil
+}
+
+func headerEdits(f gatewayv1.HTTPHeaderFilter) ir.HeaderEdits {
+	var out ir.HeaderEdits
+	for _, h := range f.Set {
+		out.Set = append(out.Set, ir.Header{Name: strings.ToLower(string(h.Name)), Value: h.Value})
+	}
+	for _, h := range f.Add {
+		out.Add = append(out.Add, ir.Header{Name: strings.ToLower(string(h.Name)), Value: h.Value})
+	}
+	for _, name := range f.Remove {
+		out.Remove = append(out.Remove, strings.ToLower(name))
+	}
+	return out
+}
+
+// ofBackend is what the filters of a backend edit.
+func ofBackend(b ir.Backend, filters []gatewayv1.HTTPRouteFilter) ir.Backend {
+	for _, f := range filters {
+		switch {
+		case f.RequestHeaderModifier != nil:
+			b.Request = headerEdits(*f.RequestHeaderModifier)
+		case f.ResponseHeaderModifier != nil:
+			b.Response = headerEdits(*f.ResponseHeaderModifier)
+		}
+	}
+	return b
+}
+
+func corsOf(f gatewayv1.HTTPCORSFilter) *ir.CORS {
+	out := &ir.CORS{Credentials: f.AllowCredentials != nil && *f.AllowCredentials, MaxAge: 5}
+	if f.MaxAge > 0 {
+		out.MaxAge = uint32(f.MaxAge)
+	}
+	for _, o := range f.AllowOrigins {
+		if p, err := policy.OriginPattern(string(o)); err == nil {
+			out.Origins = append(out.Origins, p)
+		}
+	}
+	for _, m := range f.AllowMethods {
+		out.Methods = append(out.Methods, string(m))
+	}
+	for _, h := range f.AllowHeaders {
+		out.Headers = append(out.Headers, string(h))
+	}
+	for _, h := range f.ExposeHeaders {
+		out.Expose = append(out.Expose, string(h))
+	}
+	return out
+}
+
+// ruleTimes bounds requests and tries them again as the rule says.
+func (tr *Translator) ruleTimes(r *ir.Route, rule *gatewayv1.HTTPRouteRule) {
+	if len(r.Backends) == 0 {
+		return
+	}
+	var try ir.Millis
+	if t := rule.Timeouts; t != nil {
+		r.Timeouts.Request, try = millisOf(t.Request), millisOf(t.BackendRequest)
+	}
+	if rule.Retry == nil && try == 0 {
+		return
+	}
+	// Who bounds a try says nothing about others: what is certain to have reached nobody is tried again as always.
+	r.Retry = safeRetry(tr.settings.Retry)
+	r.Retry.PerTry = try
+	if t := rule.Retry; t != nil {
+		r.Retry.Attempts = ruleAttempts
+		r.Retry.BackOff, r.Retry.MaxBackOff = ruleBackOff, 10*ruleBackOff
+		if t.Attempts != nil {
+			r.Retry.Attempts = uint32(*t.Attempts) //nolint:gosec // validated
+		}
+		if b := millisOf(t.Backoff); b > 0 {
+			r.Retry.BackOff, r.Retry.MaxBackOff = b, 10*b
+		}
+		for _, c := range t.Codes {
+			r.Retry.On = append(r.Retry.On, ir.RetryOn(strconv.Itoa(int(c))))
+		}
+	}
+}
+
+// millisOf reads a duration that was validated; 0 is none.
+func millisOf(d *gatewayv1.Duration) ir.Millis {
+	if d == nil {
+		return 0
+	}
+	t, err := time.ParseDuration(string(*d))
+	if err != nil {
+		return 0
+	}
+	return ir.Millis(min(t.Milliseconds(), math.MaxUint32)) //nolint:gosec // bounded
+}
+
+func sessionOf(s *gatewayv1.SessionPersistence) *ir.Session {
+	if s == nil {
+		return nil
+	}
+	name := sessionName
+	if s.SessionName != nil {
+		name = *s.SessionName
+	}
+	if s.Type != nil && *s.Type == gatewayv1.HeaderBasedSessionPersistence {
+		return &ir.Session{Header: strings.ToLower(name)}
+	}
+	return &ir.Session{Cookie: &ir.Cookie{Name: name, TTL: millisOf(s.AbsoluteTimeout)}}
+}
+
+// matchHeaders and matchQuery are the conditions of a match.
+func matchHeaders(list []gatewayv1.HTTPHeaderMatch) []ir.HeaderMatch {
+	var out []ir.HeaderMatch
+	for _, h := range list {
+		out = append(out, valueMatch(strings.ToLower(string(h.Name)), h.Value, h.Type != nil && *h.Type == gatewayv1.HeaderMatchRegularExpression))
+	}
+	return out
+}
+
+func matchQuery(list []gatewayv1.HTTPQueryParamMatch) []ir.HeaderMatch {
+	var out []ir.HeaderMatch
+	for _, q := range list {
+		out = append(out, valueMatch(string(q.Name), q.Value, q.Type != nil && *q.Type == gatewayv1.QueryParamMatchRegularExpression))
+	}
+	return out
+}
+
+func valueMatch(name, value string, regex bool) ir.HeaderMatch {
+	if regex {
+		return ir.HeaderMatch{Name: name, Regex: value}
+	}
+	return ir.HeaderMatch{Name: name, Value: value}
+}
+
+// sameEdits reports whether two backends of one cluster can be one.
+func sameEdits(a, b ir.Backend) bool {
+	same := func(x, y ir.HeaderEdits) bool {
+		return slices.Equal(x.Set, y.Set) && slices.Equal(x.Add, y.Add) && slices.Equal(x.Remove, y.Remove)
+	}
+	return a.Cluster == b.Cluster && same(a.Request, b.Request) && same(a.Response, b.Response)
+}
