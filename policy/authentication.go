@@ -18,8 +18,30 @@ import (
 // wins, field by field.
 type AuthenticationPolicy struct {
 	Attachment
+	// MTLS is what connections must be. Default strict.
+	MTLS *MTLS `json:"mtls,omitempty"`
 	// JWT is what requests must carry besides the identity of the caller. Default nothing.
 	JWT *JWT `json:"jwt,omitempty"`
+}
+
+// MTLS says whether callers must prove who they are.
+type MTLS struct {
+	Mode MTLSMode `json:"mode"`
+}
+
+// MTLSMode is whether plaintext is taken.
+type MTLSMode string
+
+// The modes. Permissive takes plaintext too, from callers that are not of the mesh yet, at the workload's address and the service's
+// targetPort.
+const (
+	MTLSStrict     MTLSMode = "Strict"
+	MTLSPermissive MTLSMode = "Permissive"
+)
+
+// Permissive reports whether plaintext is taken.
+func (p AuthenticationPolicy) Permissive() bool {
+	return p.MTLS != nil && p.MTLS.Mode == MTLSPermissive
 }
 
 // JWT has the servers' sidecars verify tokens (RFC 7519) of the end user.
@@ -114,11 +136,18 @@ const (
 
 func validateAuthenticationPolicy(r *report, res mesh.Resource, p *AuthenticationPolicy) {
 	validateAttachment(r, res, p.Attachment, "Service", "HTTPRoute", "GRPCRoute")
-	if p.JWT == nil {
-		r.add(FieldError{Pointer: "/spec", Code: CodeRequired, Message: "says nothing", Hint: "give jwt"})
-		return
+	if p.JWT == nil && p.MTLS == nil {
+		r.add(FieldError{Pointer: "/spec", Code: CodeRequired, Message: "says nothing", Hint: "give mtls, jwt or both"})
 	}
-	validateJWT(r, "/spec/jwt", *p.JWT)
+	if p.MTLS != nil {
+		r.oneOf("/spec/mtls/mode", string(p.MTLS.Mode), string(MTLSStrict), string(MTLSPermissive))
+		if t := p.TargetRef; t != nil && t.Kind != "Service" {
+			r.add(FieldError{Pointer: "/spec/mtls", Code: CodeInvalid, Message: "is of connections, which are there before a route is chosen", Hint: "target a Service, or a port of it"})
+		}
+	}
+	if p.JWT != nil {
+		validateJWT(r, "/spec/jwt", *p.JWT)
+	}
 }
 
 func validateJWT(r *report, at string, j JWT) {

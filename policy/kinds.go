@@ -74,7 +74,7 @@ func Kinds() []KindInfo {
 		{
 			Kind: mesh.KindAuthenticationPolicy, APIVersion: APIVersion, Plural: "authenticationpolicies", Singular: "authenticationpolicy",
 			Short: []string{"authn"}, Namespaced: true, MadeAt: MadeAnywhere,
-			Summary: "Says what callers must prove: tokens of end users.",
+			Summary: "Says what callers must prove: certificates, tokens of end users.",
 			newSpec: func() any { return new(AuthenticationPolicy) }, validate: as(validateAuthenticationPolicy),
 		},
 		{

@@ -2,10 +2,15 @@ package envoy
 
 import (
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/comity-mesh/comity/mesh"
 )
 
 // counted sums up a counter of the sidecars that serve echo.
@@ -175,5 +180,103 @@ spec: {targetRef: {kind: Service, name: echo}, action: Deny, rules: [{to: [{meth
 			}
 		}
 		return nil
+	})
+}
+
+// TestPermissive: plaintext is refused on a strict port and taken on a permissive one, from callers of whom nothing is believed.
+func TestPermissive(t *testing.T) {
+	w := newWorld(t)
+	w.service("legacy", `{"app":"legacy"}`, "one")
+	w.workload(0, "legacy", nil)
+	z := w.zones[0]
+	spec := &z.Workloads[len(z.Workloads)-1].Spec
+	spec.Address = w.host() // the application stays where it is, as on loopback
+	plain := func(method, path string) (reply, error) {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+net.JoinHostPort(spec.Address, fmt.Sprint(w.ports.http))+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Forwarded-Client-Cert", "URI=spiffe://one.example/ns/shop/sa/web")
+		return exchange(t, client(t, false), req)
+	}
+	w.apply(t, "")
+	if r, err := plain("GET", "/"); err == nil {
+		t.Errorf("a strict port answers plaintext: %d", r.status)
+	}
+	const permissive = `
+kind: AuthenticationPolicy
+metadata: {name: moving-in}
+spec: {targetRef: {kind: Service, name: legacy}, mtls: {mode: Permissive}}
+`
+	w.apply(t, permissive)
+	r, err := plain("GET", "/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (want{app: "legacy", path: "/x", told: map[string]string{"X-Forwarded-Client-Cert": ""}}).check(r); err != nil {
+		t.Error(err)
+	}
+	if err := (want{app: "legacy"}).check(w.call(t, call{to: "legacy.shop.svc.clusterset.local"})); err != nil {
+		t.Errorf("mTLS beside it: %v", err)
+	}
+	raw := dial(t, net.JoinHostPort(spec.Address, fmt.Sprint(w.ports.tcp)))
+	if line, err := readLine(raw); err != nil || line == "" {
+		t.Errorf("TCP: %q, %v", line, err)
+	}
+	p := w.sidecar(t, "legacy")
+	for counter, n := range map[string]int{
+		"http.plaintext/legacy.shop:80.downstream_rq_total": 1, "tcp.plaintext/legacy.shop:7070.downstream_cx_total": 1,
+	} {
+		if got := p.stat(t, counter); got != n {
+			t.Errorf("%s is %d, not %d", counter, got, n)
+		}
+	}
+
+	t.Run("nobody in plaintext is allowed by name, and all are denied by one", func(t *testing.T) {
+		w.apply(t, permissive+`
+---
+kind: AuthorizationPolicy
+metadata: {name: not-guest}
+spec: {targetRef: {kind: Service, name: legacy}, action: Deny, rules: [{from: [{namespaces: [guest]}], to: [{paths: ["/private*"]}]}]}
+`)
+		for path, status := range map[string]int{"/": 200, "/private": 403, "/x/..//private": 403, "/private%2f": 403} {
+			r, err := plain("GET", path)
+			if err != nil || r.status != status {
+				t.Errorf("%s: %d, not %d, %v", path, r.status, status, err)
+			}
+		}
+		if err := (want{}).check(w.call(t, call{to: "legacy.shop.svc.clusterset.local", path: "/private"})); err != nil {
+			t.Error(err)
+		}
+		w.base = slices.DeleteFunc(w.base, func(r mesh.Resource) bool { return r.Name == "everybody-may" })
+		w.apply(t, permissive+`
+---
+kind: AuthorizationPolicy
+metadata: {name: shop-may}
+spec: {action: Allow, rules: [{from: [{namespaces: [shop]}]}]}
+`)
+		if r, err := plain("GET", "/"); err != nil || r.status != 403 {
+			t.Errorf("allowed by a name: %d, %v", r.status, err)
+		}
+		if err := (want{}).check(w.call(t, call{to: "legacy.shop.svc.clusterset.local"})); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a strict port of a permissive namespace", func(t *testing.T) {
+		w.apply(t, `
+kind: AuthenticationPolicy
+metadata: {name: moving-in}
+spec: {mtls: {mode: Permissive}}
+---
+kind: AuthenticationPolicy
+metadata: {name: not-http}
+spec: {targetRef: {kind: Service, name: legacy, sectionName: http}, mtls: {mode: Strict}}
+`)
+		eventually(t, "close the port", func() error { // a listener that was removed drains first
+			if r, err := plain("GET", "/"); err == nil {
+				return fmt.Errorf("answered %d", r.status)
+			}
+			return nil
+		})
 	})
 }

@@ -464,6 +464,12 @@ func (w *world) tryWith(t *testing.T, h *http.Client, c call) (reply, error) {
 	for k, v := range c.header {
 		req.Header.Set(k, v)
 	}
+	return exchange(t, h, req)
+}
+
+// exchange makes a request as it is and reads the answer.
+func exchange(t *testing.T, h *http.Client, req *http.Request) (reply, error) {
+	t.Helper()
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	began := time.Now()
 	resp, err := h.Do(req)

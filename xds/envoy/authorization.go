@@ -47,6 +47,13 @@ func (b *messages) audit(a ir.Audit) proto.Message {
 // principal_name would take any of them, and DNS names too. unknown is for callers of no pattern and for requests of which nothing
 // was decided, malformed for certificates that prove nothing; nil does nothing.
 func (b *messages) authorize(callers []ir.Caller, unknown, malformed *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher {
+	if len(callers) == 1 && callers[0].Identity == "" {
+		on := b.decide(callers[0].Decisions, unknown)
+		if m := on.GetMatcher(); m != nil {
+			return m
+		}
+		return &xdsmatcherv3.Matcher{OnNoMatch: on}
+	}
 	exact := map[string]*xdsmatcherv3.Matcher_OnMatch{}
 	prefix := map[string]*xdsmatcherv3.Matcher_OnMatch{}
 	for _, c := range callers {

@@ -173,6 +173,8 @@ func httpLogFields() map[string]string {
 		"path": "%REQ(:PATH)%", "protocol": "%PROTOCOL%", "status": "%RESPONSE_CODE%", "details": "%RESPONSE_CODE_DETAILS%",
 		"flags": "%RESPONSE_FLAGS%", "caller": "%DOWNSTREAM_PEER_URI_SAN%", "server": "%UPSTREAM_PEER_URI_SAN%",
 		"cluster": "%UPSTREAM_CLUSTER%", "upstream": "%UPSTREAM_HOST%", "bytesIn": "%BYTES_RECEIVED%", "bytesOut": "%BYTES_SENT%",
+		// Who calls in plaintext has no name but this.
+		"source": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
 		// What policies in shadow mode would do, by which of them, and the policies that only watch.
 		"shadow": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result)%", "shadowPolicy": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%",
 		"audit": "%DYNAMIC_METADATA(envoy.filters.http.rbac:" + auditPrefix + "shadow_effective_policy_id)%",
@@ -182,7 +184,7 @@ func httpLogFields() map[string]string {
 func tcpLogFields() map[string]string {
 	return map[string]string{
 		"time": "%START_TIME%", "durationMs": "%DURATION%", "details": "%CONNECTION_TERMINATION_DETAILS%", "flags": "%RESPONSE_FLAGS%",
-		"caller": "%DOWNSTREAM_PEER_URI_SAN%", "server": "%UPSTREAM_PEER_URI_SAN%", "sni": "%REQUESTED_SERVER_NAME%",
+		"caller": "%DOWNSTREAM_PEER_URI_SAN%", "server": "%UPSTREAM_PEER_URI_SAN%", "sni": "%REQUESTED_SERVER_NAME%", "source": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
 		"cluster": "%UPSTREAM_CLUSTER%", "upstream": "%UPSTREAM_HOST%", "bytesIn": "%BYTES_RECEIVED%", "bytesOut": "%BYTES_SENT%",
 	}
 }

@@ -17,7 +17,8 @@ type Audit struct {
 	Callers []Caller `json:"callers"`
 }
 
-// Caller is what the callers of a pattern may do.
+// Caller is what the callers of a pattern may do. The empty pattern, which then is the only one, is for callers who don't say who
+// they are.
 type Caller struct {
 	Identity Pattern `json:"identity"`
 	// Decisions: the first that matches counts; the last matches everything.

@@ -1,6 +1,9 @@
 package topology
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -26,6 +29,80 @@ func (b *builder) attachAuthentication() {
 		}
 	}
 	b.sayOverridden(lost)
+}
+
+// PlaintextPort is a port at a workload's own address where it takes plaintext.
+type PlaintextPort struct {
+	Port uint16
+	// Of are the service ports that the application serves there, at least one, all permissive and alike in whether requests
+	// are understood.
+	Of []ServedPort
+}
+
+// ServedPort is a port of a service that a workload serves.
+type ServedPort struct {
+	Service *Service
+	Port    Port
+}
+
+// Plaintext lists where a workload takes plaintext, by port.
+func (t *Topology) Plaintext(w *Workload) []PlaintextPort {
+	var out []PlaintextPort
+	t.eachPermissive(w, func(port uint16, of []ServedPort, why string) {
+		if why == "" {
+			out = append(out, PlaintextPort{port, of})
+		}
+	})
+	return out
+}
+
+// eachPermissive calls f for each port of the application of which a policy says that it is permissive: with the service ports
+// there, and with the reason if it can't be.
+func (t *Topology) eachPermissive(w *Workload, f func(port uint16, of []ServedPort, why string)) {
+	at := map[uint16][]ServedPort{}
+	for _, s := range t.ServedBy(w) {
+		for _, p := range s.Ports {
+			if target, ok := s.Local.Targets[p.Number]; ok {
+				at[target] = append(at[target], ServedPort{s, p})
+			}
+		}
+	}
+	for _, port := range slices.Sorted(maps.Keys(at)) {
+		of := at[port]
+		strict := slices.ContainsFunc(of, func(x ServedPort) bool { return !t.permissive(x) })
+		mixed := slices.ContainsFunc(of, func(x ServedPort) bool { return x.Port.Protocol.IsHTTP() != of[0].Port.Protocol.IsHTTP() })
+		own := port == w.Spec.InboundPort
+		switch {
+		case !slices.ContainsFunc(of, t.permissive):
+		case w.Spec.AppAddress == w.Spec.Address:
+			f(port, of, "its application listens at "+w.Spec.Address+" itself, where callers reach it without the sidecar; let it listen at loopback")
+		case own:
+			f(port, of, "the port is the sidecar's inboundPort")
+		case strict:
+			f(port, of, "another service of the application at the same port is strict")
+		case mixed:
+			f(port, of, "it is http for one service and tcp for another")
+		default:
+			f(port, of, "")
+		}
+	}
+}
+
+func (t *Topology) permissive(p ServedPort) bool {
+	return t.Authentication(p.Service, p.Port, mesh.Key{}, "").Spec.Permissive()
+}
+
+// checkPermissive says where plaintext is not taken though a policy wants it.
+func (b *builder) checkPermissive() {
+	for _, w := range b.t.Workloads {
+		b.t.eachPermissive(w, func(port uint16, of []ServedPort, why string) {
+			for _, p := range of {
+				if why != "" && b.t.permissive(p) {
+					b.issue(b.t.Authentication(p.Service, p.Port, mesh.Key{}, "").By("MTLS"), "workload %s/%s takes no plaintext on port %d: %s", w.Namespace, w.Name, port, why)
+				}
+			}
+		})
+	}
 }
 
 // Authentication is what the AuthenticationPolicies say of requests to a port of a service that matched a rule of a route;

@@ -64,17 +64,20 @@ func (tr *Translator) callers(policies policy.Policies, p topology.Port, from to
 	for _, a := range slices.Concat(policies.Deny, policies.Allow) {
 		verdicts = append(verdicts, tr.verdicts(a, p, from)...)
 	}
-	last := ir.Decision{Policy: DefaultDenyName}
-	if len(policies.Allow) == 0 && tr.t.Config.DefaultAuthorization == policy.DefaultAllow {
-		last = ir.Decision{Policy: DefaultAllowName, Allow: true}
+	return callersOf(verdicts, from, tr.byDefault(len(policies.Allow) > 0))
+}
+
+// byDefault is what is decided where no policy does; allows says that there are any that allow something.
+func (tr *Translator) byDefault(allows bool) ir.Decision {
+	if !allows && tr.t.Config.DefaultAuthorization == policy.DefaultAllow {
+		return ir.Decision{Policy: DefaultAllowName, Allow: true}
 	}
-	return callersOf(verdicts, from, last)
+	return ir.Decision{Policy: DefaultDenyName}
 }
 
 // callersOf is the table of who is concerned by which verdicts; last is for what none of them decides.
 func callersOf(verdicts []verdict, from topology.Zone, last ir.Decision) []ir.Caller {
-	everybody := ir.Pattern(from.TrustDomain.ID("/"))
-	patterns := []ir.Pattern{everybody}
+	patterns := []ir.Pattern{everybodyOf(from)}
 	for _, v := range verdicts {
 		patterns = append(patterns, v.from...)
 	}
@@ -134,11 +137,14 @@ func sameDecision(a, b ir.Decision) bool { return reflect.DeepEqual(a, b) }
 func (tr *Translator) verdicts(a policy.Authorization, p topology.Port, from topology.Zone) []verdict {
 	name, action := PolicyName(a.Resource.Key), a.Spec.Action
 	if action != policy.Allow && len(a.Spec.Rules) == 0 {
-		return []verdict{{[]ir.Pattern{ir.Pattern(from.TrustDomain.ID("/"))}, ir.Decision{Policy: name, Allow: action == policy.Audit}}}
+		return []verdict{{[]ir.Pattern{everybodyOf(from)}, ir.Decision{Policy: name, Allow: action == policy.Audit}}}
 	}
 	var out []verdict
 	for _, rule := range a.Spec.Rules {
 		patterns := tr.patterns(rule.From, from)
+		if action == policy.Deny && from.TrustDomain == "" {
+			patterns = []ir.Pattern{""} // who doesn't say who it is can't show that it is not who is denied
+		}
 		requests, applies := requestsOf(rule, p, action)
 		if applies && len(patterns) > 0 {
 			out = append(out, verdict{patterns, ir.Decision{Policy: name, Allow: action != policy.Deny, Requests: requests}})
@@ -202,11 +208,22 @@ func requestMatch(op policy.Operation, when *policy.Condition, wide bool) ir.Req
 	return m
 }
 
+// everybodyOf is the pattern for all callers of a zone; of no zone are those in plaintext.
+func everybodyOf(from topology.Zone) ir.Pattern {
+	if from.TrustDomain == "" {
+		return ""
+	}
+	return ir.Pattern(from.TrustDomain.ID("/"))
+}
+
 // patterns resolves sources for the callers of one zone; none means that nobody of the zone is meant.
 func (tr *Translator) patterns(sources []policy.Source, from topology.Zone) []ir.Pattern {
-	everybody := ir.Pattern(from.TrustDomain.ID("/"))
+	everybody := everybodyOf(from)
 	if len(sources) == 0 {
 		return []ir.Pattern{everybody}
+	}
+	if everybody == "" {
+		return nil
 	}
 	var out []ir.Pattern
 	for _, s := range sources {

@@ -159,7 +159,8 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Pr
 	for _, s := range tr.t.ServedBy(w) {
 		in.serve(s) // chains, route tables with authorization, secrets of peers, the application's clusters
 	}
-	own = ir.Proxy{Clusters: in.clusters, Secrets: in.peerSecrets(), Routes: in.routes, Listeners: in.listeners()}
+	listeners := append(in.listeners(), in.plaintext()...)
+	own = ir.Proxy{Clusters: in.clusters, Secrets: in.peerSecrets(), Routes: in.routes, Listeners: listeners}
 	if w.Spec.OutboundPort != 0 {
 		own.Listeners = append(own.Listeners, tr.outboundListener(w))
 		shared = tr.outboundOf(tr.t.Scope(w.Namespace))

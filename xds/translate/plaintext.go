@@ -1,0 +1,89 @@
+package translate
+
+import (
+	"slices"
+
+	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/topology"
+)
+
+// plaintextName is `plaintext/<service>.<namespace>:<port>`: what callers reach that are not of the mesh.
+func plaintextName(p topology.ServedPort) string {
+	return "plaintext/" + clusterName(p.Service.ServiceName, p.Port.Number)
+}
+
+// plaintext are the listeners where the workload's ports take callers as they were before the mesh: at its address and the
+// application's port. They are listeners of their own, so that nothing else is touched when one comes or goes.
+func (in *inbound) plaintext() []ir.Listener {
+	var out []ir.Listener
+	for _, at := range in.tr.t.Plaintext(in.w) {
+		if c, ok := in.plaintextChain(at); ok {
+			out = append(out, ir.Listener{
+				Name: c.Name, Address: in.w.Spec.Address, Port: at.Port, Chains: []ir.Chain{c}, Sources: in.tr.plaintextSources(at),
+			})
+		}
+	}
+	return out
+}
+
+// plaintextChain is named after the first of the services; what the policies of any of them deny is denied. Of TCP nothing is known but
+// that nobody says who it is: where that is not enough, nothing listens.
+func (in *inbound) plaintextChain(at topology.PlaintextPort) (ir.Chain, bool) {
+	first := at.Of[0]
+	name := plaintextName(first)
+	c := ir.Chain{Name: name}
+	authorization := in.tr.anonymous(at.Of)
+	if !first.Port.Protocol.IsHTTP() {
+		c.TCP = &ir.TCP{StatPrefix: name, Cluster: appName(at.Port), MaxDuration: tcpMaxDuration, AccessLog: in.tr.accessLog()}
+		c.Connections = in.connectionLimit(first.Service, first.Port)
+		return c, authorization.Callers[0].Decisions[0].Allow
+	}
+	c.HTTP = &ir.HTTP{
+		StatPrefix: name, Codec: ir.CodecAuto, RouteTable: name,
+		// Nobody proved anything: what the caller says of itself is dropped.
+		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
+	}
+	like := ir.VirtualHost{Name: name, Authorization: authorization}
+	for _, p := range at.Of {
+		like.Filters.Before = slices.Concat(like.Filters.Before, in.tr.tokens(p.Service, p.Port), in.tr.audits(p.Service, p.Port, topology.Zone{}))
+	}
+	hosts, more := in.hosts(first.Service, first.Port, like)
+	in.routes = append(in.routes, ir.RouteTable{Name: name, Hosts: hosts, Sources: unique(slices.Concat(in.tr.plaintextSources(at), more))})
+	return c, true
+}
+
+// anonymous resolves the policies of service ports for callers who don't say who they are. Only what allows everybody allows
+// them.
+func (tr *Translator) anonymous(of []topology.ServedPort) *ir.Authorization {
+	decide := func(shadow bool) []ir.Caller {
+		var deny, allow []verdict
+		allows := false
+		for _, p := range of {
+			policies := p.Service.Policies.OfPort(p.Port.Name)
+			if !shadow {
+				policies = policies.Enforced()
+			}
+			for _, a := range policies.Deny {
+				deny = append(deny, tr.verdicts(a, p.Port, topology.Zone{})...)
+			}
+			for _, a := range policies.Allow {
+				allow = append(allow, tr.verdicts(a, p.Port, topology.Zone{})...)
+			}
+			allows = allows || len(policies.Allow) > 0
+		}
+		return callersOf(slices.Concat(deny, allow), topology.Zone{}, tr.byDefault(allows))
+	}
+	out := &ir.Authorization{Callers: decide(false)}
+	if slices.ContainsFunc(of, func(p topology.ServedPort) bool { return p.Service.Policies.OfPort(p.Port.Name).Shadowed() }) {
+		out.Shadow = decide(true)
+	}
+	return out
+}
+
+func (tr *Translator) plaintextSources(at topology.PlaintextPort) ir.Sources {
+	var out ir.Sources
+	for _, p := range at.Of {
+		out = slices.Concat(out, policySources(p.Service, p.Port, tr.t.ConfigSources), tr.authenticationSources(p.Service, p.Port))
+	}
+	return unique(out)
+}
