@@ -346,6 +346,11 @@ func validateHostnames(r *report, hosts []gatewayv1.Hostname, parents []gatewayv
 	if !slices.ContainsFunc(parents, isGateway) {
 		r.add(FieldError{Pointer: "/spec/hostnames", Code: CodeUnsupported, Message: "a route of a Service matches all of its host names", Hint: "remove hostnames, or name a Gateway in parentRefs"})
 	}
+	validateServerNames(r, hosts)
+}
+
+// validateServerNames checks host names by themselves.
+func validateServerNames(r *report, hosts []gatewayv1.Hostname) {
 	r.atMost("/spec/hostnames", len(hosts), maxHostnames)
 	seen := map[string]bool{}
 	for i, h := range hosts {

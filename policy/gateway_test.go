@@ -96,6 +96,8 @@ func TestStreamRoutes(t *testing.T) {
 	for _, res := range []mesh.Resource{
 		route(mesh.KindTLSRoute, `{parentRefs: [{name: edge}], hostnames: ["*.example.com"], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
 		route(mesh.KindTCPRoute, `{parentRefs: [{name: edge, sectionName: tcp}], rules: [{backendRefs: [{name: pay, port: 7070, weight: 3}, {name: echo, port: 7070}]}]}`),
+		route(mesh.KindTCPRoute, `{parentRefs: [{group: "", kind: Service, name: pay, namespace: bank, port: 7070}], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
+		route(mesh.KindTLSRoute, `{parentRefs: [{group: "", kind: Service, name: pay}], hostnames: [a.example.com], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
 	} {
 		if wrong := policy.Validate(res); wrong != nil {
 			t.Errorf("%s: %+v", res.Kind, wrong)
@@ -104,7 +106,7 @@ func TestStreamRoutes(t *testing.T) {
 	for at, res := range map[string]mesh.Resource{
 		"/spec/hostnames":                  route(mesh.KindTLSRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
 		"/spec/rules":                      route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 1}]}, {backendRefs: [{name: pay, port: 2}]}]}`),
-		"/spec/parentRefs/0/kind":          route(mesh.KindTCPRoute, `{parentRefs: [{group: "", kind: Service, name: pay}], rules: [{backendRefs: [{name: pay, port: 1}]}]}`),
+		"/spec/parentRefs/0/kind":          route(mesh.KindTCPRoute, `{parentRefs: [{group: "", kind: Pod, name: pay}], rules: [{backendRefs: [{name: pay, port: 1}]}]}`),
 		"/spec/rules/0/backendRefs":        route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 1, weight: 0}]}]}`),
 		"/spec/rules/0/backendRefs/0/port": route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay}]}]}`),
 	} {

@@ -107,12 +107,12 @@ func Kinds() []KindInfo {
 		},
 		{
 			Kind: mesh.KindTLSRoute, APIVersion: APIVersionGatewayAPI, Plural: "tlsroutes", Singular: "tlsroute",
-			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Chooses backends for the connections to a Gateway by their server name.",
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Chooses backends for the connections to a Gateway or a Service by their server name.",
 			newSpec: func() any { return new(TLSRoute) }, validate: as(validateTLSRoute),
 		},
 		{
 			Kind: mesh.KindTCPRoute, APIVersion: APIVersionGatewayAPI, Plural: "tcproutes", Singular: "tcproute",
-			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Chooses backends for the connections to a Gateway.",
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Chooses backends for the connections to a Gateway or a Service.",
 			newSpec: func() any { return new(TCPRoute) }, validate: as(validateTCPRoute),
 		},
 		{

@@ -8,10 +8,10 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 )
 
-// TLSRoute is the Gateway API's: where connections of a Gateway go by their server name.
+// TLSRoute is the Gateway API's: where the connections to a Gateway or a Service go by their server name.
 type TLSRoute = gatewayv1.TLSRouteSpec
 
-// TCPRoute is the Gateway API's: where connections of a Gateway go.
+// TCPRoute is the Gateway API's: where the connections to a Gateway or a Service go.
 type TCPRoute = gatewayv1.TCPRouteSpec
 
 func validateTLSRoute(r *report, res mesh.Resource, t *TLSRoute) {
@@ -19,7 +19,7 @@ func validateTLSRoute(r *report, res mesh.Resource, t *TLSRoute) {
 	if len(t.Hostnames) == 0 {
 		r.add(FieldError{Pointer: "/spec/hostnames", Code: CodeRequired, Message: "is required", Hint: "name the server names that clients ask for"})
 	}
-	validateHostnames(r, t.Hostnames, t.ParentRefs)
+	validateServerNames(r, t.Hostnames)
 	rules := make([][]gatewayv1.BackendRef, len(t.Rules))
 	for i, rule := range t.Rules {
 		rules[i] = rule.BackendRefs
@@ -46,11 +46,11 @@ func validateStreamParents(r *report, c gatewayv1.CommonRouteSpec) {
 	r.atMost("/spec/parentRefs", len(c.ParentRefs), maxParents)
 	for i, p := range c.ParentRefs {
 		at := ptr("/spec/parentRefs", i)
-		if !isGateway(p) {
-			r.unsupported(at+"/kind", "a parent that is no Gateway", "leave out group and kind; the connections of sidecars go where their upstreams say")
-			continue
+		if isGateway(p) {
+			validateGatewayParent(r, at, p)
+		} else {
+			validateServiceParent(r, at, p)
 		}
-		validateGatewayParent(r, at, p)
 	}
 }
 

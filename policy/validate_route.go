@@ -60,26 +60,10 @@ func validateParent(r *report, at string, res mesh.Resource, p gatewayv1.ParentR
 		validateGatewayParent(r, at, p)
 		return
 	}
-	kind, group := "Gateway", gatewayv1.GroupName // the Gateway API's defaults
-	if p.Kind != nil {
-		kind = string(*p.Kind)
-	}
-	if p.Group != nil {
-		group = string(*p.Group)
-	}
-	if kind != "Service" || group != "" {
-		r.unsupported(at+"/kind", fmt.Sprintf("a parent of group %q and kind %q", clip(group), clip(kind)), `write group: "" and kind: Service`)
-	}
-	r.checked(at+"/name", string(p.Name), mesh.CheckLabel)
-	if p.Namespace != nil && string(*p.Namespace) != res.Namespace {
+	if IsService(p) && ParentNamespace(p, res.Namespace) != res.Namespace {
 		r.unsupported(at+"/namespace", "a parent in another namespace", "make the route in the namespace of the Service")
 	}
-	if p.SectionName != nil {
-		r.unsupported(at+"/sectionName", "sectionName", "use port")
-	}
-	if p.Port != nil && (*p.Port < 1 || *p.Port > 65535) {
-		r.add(FieldError{Pointer: at + "/port", Code: CodeOutOfRange, Message: "must be a port from 1 to 65535"})
-	}
+	validateServiceParent(r, at, p)
 }
 
 func validateRule(r *report, at string, res mesh.Resource, rule gatewayv1.HTTPRouteRule) {

@@ -21,7 +21,9 @@ func listenerMessage(b *messages, l ir.Listener) (proto.Message, error) {
 		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
 	}
 	if l.Inspect {
-		m.TrafficDirection = corev3.TrafficDirection_INBOUND
+		if !l.Application {
+			m.TrafficDirection = corev3.TrafficDirection_INBOUND
+		}
 		m.ListenerFilters = []*listenerv3.ListenerFilter{{
 			Name:       "envoy.filters.listener.tls_inspector",
 			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: b.any(&inspectorv3.TlsInspector{})},

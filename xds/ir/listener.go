@@ -8,6 +8,8 @@ type Listener struct {
 	// Inspect reads the TLS client hello first: chains are chosen by server name, and what is not TLS
 	// is refused.
 	Inspect bool `json:"inspect,omitempty"`
+	// Application: with Inspect, whoever connects is the application beside the proxy.
+	Application bool `json:"application,omitempty"`
 	// Public: whoever connects is not of the mesh, so that a connection may take little memory.
 	Public bool    `json:"public,omitempty"`
 	Chains []Chain `json:"chains"`

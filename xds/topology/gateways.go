@@ -101,9 +101,9 @@ func (t *Topology) Listeners() map[mesh.Key][]mesh.ListenerStatus { return t.lis
 func (t *Topology) Edged() []ServicePort { return t.edged }
 
 // attachGateways gives every ingress the Gateways that it serves.
-func (b *builder) attachGateways() {
+func (b *builder) attachGateways(all []streamRoute) {
 	gateways := b.gateways()
-	routes, streams := b.gatewayRoutes(gateways), b.streamRoutes(gateways)
+	routes, streams := b.gatewayRoutes(gateways), b.streamRoutes(gateways, all)
 	served, said := map[mesh.Key]bool{}, map[listenerKey]*listenerWord{}
 	leads := map[ServicePort]bool{}
 	for _, g := range b.t.Ingresses {

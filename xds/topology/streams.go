@@ -10,7 +10,7 @@ import (
 	"github.com/comity-mesh/comity/policy"
 )
 
-// streamRoute is a TLSRoute or TCPRoute of Gateways.
+// streamRoute is a TLSRoute or TCPRoute.
 type streamRoute struct {
 	res      mesh.Resource
 	parents  []gatewayv1.ParentReference
@@ -18,8 +18,8 @@ type streamRoute struct {
 	backends []gatewayv1.BackendRef
 }
 
-// streamRoutes are those that a listener takes, those that win first: a zone's own, the older, namespace and name.
-func (b *builder) streamRoutes(gateways []gateway) []streamRoute {
+// allStreamRoutes are those that are here, those that win first: a zone's own, the older, namespace and name.
+func (b *builder) allStreamRoutes() []streamRoute {
 	var all []streamRoute
 	for _, r := range b.byKind[mesh.KindTLSRoute] {
 		if spec, ok := b.specs[r.Key].(*policy.TLSRoute); ok && len(spec.Rules) > 0 {
@@ -31,6 +31,17 @@ func (b *builder) streamRoutes(gateways []gateway) []streamRoute {
 			all = append(all, streamRoute{r, spec.ParentRefs, nil, spec.Rules[0].BackendRefs})
 		}
 	}
+	slices.SortStableFunc(all, func(x, y streamRoute) int {
+		return cmp.Or(
+			compareBools(x.res.Origin == mesh.OriginGlobal, y.res.Origin == mesh.OriginGlobal),
+			cmp.Compare(x.res.Created, y.res.Created), x.res.Compare(y.res.Key),
+		)
+	})
+	return all
+}
+
+// streamRoutes are those that a listener takes, in the order of all. Of each route it says which backends are not there.
+func (b *builder) streamRoutes(gateways []gateway, all []streamRoute) []streamRoute {
 	var out []streamRoute
 	for _, s := range all {
 		for _, ref := range s.backends {
@@ -42,12 +53,6 @@ func (b *builder) streamRoutes(gateways []gateway) []streamRoute {
 			out = append(out, s)
 		}
 	}
-	slices.SortStableFunc(out, func(x, y streamRoute) int {
-		return cmp.Or(
-			compareBools(x.res.Origin == mesh.OriginGlobal, y.res.Origin == mesh.OriginGlobal),
-			cmp.Compare(x.res.Created, y.res.Created), x.res.Compare(y.res.Key),
-		)
-	})
 	return out
 }
 

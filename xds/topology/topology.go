@@ -47,6 +47,7 @@ type Topology struct {
 	edges               map[string][]EdgePort // by ingress
 	edged               []ServicePort
 	listeners           map[mesh.Key][]mesh.ListenerStatus
+	streams             map[clients][]EdgeStream
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }

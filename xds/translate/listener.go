@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/comity-mesh/comity/policy"
@@ -35,35 +36,58 @@ func (tr *Translator) upstreamListeners(w *topology.Workload) []ir.Listener {
 	var out []ir.Listener
 	taken := map[uint16]bool{w.Spec.OutboundPort: true}
 	for _, u := range w.Spec.Upstreams {
-		cluster, sources, ok := tr.upstreamOf(w, u)
+		l, ok := tr.upstreamOf(w, u)
 		if !ok || taken[u.LocalPort] {
 			continue
 		}
 		taken[u.LocalPort] = true
-		out = append(out, ir.Listener{
-			Name: "upstream:" + strconv.Itoa(int(u.LocalPort)), Address: loopback, Port: u.LocalPort,
-			Chains: []ir.Chain{{
-				Name: "upstream",
-				TCP:  &ir.TCP{StatPrefix: "outbound", Cluster: cluster, Attempts: tcpAttempts, AccessLog: tr.accessLog()},
-			}},
-			Sources: sources,
-		})
+		l.Name, l.Address, l.Port = "upstream:"+strconv.Itoa(int(u.LocalPort)), loopback, u.LocalPort
+		out = append(out, l)
 	}
 	return out
 }
 
 // upstreamOf is where a local port of a workload leads.
-func (tr *Translator) upstreamOf(w *topology.Workload, u policy.Upstream) (cluster string, sources ir.Sources, ok bool) {
+func (tr *Translator) upstreamOf(w *topology.Workload, u policy.Upstream) (l ir.Listener, ok bool) {
 	if e, p, ok := tr.t.ExternalUpstream(w, u); ok {
-		return externalName(e.ServiceName, p.Port), tr.externalSources(e), true
+		return ir.Listener{Chains: []ir.Chain{tr.upstreamChain("", backendOf(externalName(e.ServiceName, p.Port)))}, Sources: tr.externalSources(e)}, true
 	}
 	to, ok := tr.t.Upstream(w, u)
 	if !ok {
-		return "", nil, false
+		return ir.Listener{}, false
 	}
 	s, _ := tr.t.Service(to.ServiceName)
-	return clusterName(to.ServiceName, to.Port), s.Sources, true
+	l.Sources = s.Sources
+	for _, stream := range tr.t.StreamsTo(w.Namespace, to) {
+		l.Sources = unique(append(slices.Clip(l.Sources), stream.Route))
+		l.Chains = append(l.Chains, tr.upstreamChain(stream.Host, tr.streamBackends(stream)))
+		l.Inspect = l.Inspect || stream.Host != ""
+	}
+	if len(l.Chains) == 0 {
+		l.Chains = []ir.Chain{tr.upstreamChain("", backendOf(clusterName(to.ServiceName, to.Port)))}
+	}
+	l.Application = l.Inspect
+	return l, true
 }
+
+// upstreamChain passes on the application's connections, of TLS those for a server name.
+func (tr *Translator) upstreamChain(host string, to []ir.Backend) ir.Chain {
+	c := ir.Chain{Name: "upstream", TCP: &ir.TCP{StatPrefix: "outbound", Attempts: tcpAttempts, AccessLog: tr.accessLog()}}
+	if host != "" {
+		c.Name, c.ServerNames = c.Name+"/"+host, []string{host}
+	}
+	switch len(to) {
+	case 0:
+		c.TCP.Cluster = NowhereCluster
+	case 1:
+		c.TCP.Cluster = to[0].Cluster
+	default:
+		c.TCP.Backends = to
+	}
+	return c
+}
+
+func backendOf(cluster string) []ir.Backend { return []ir.Backend{{Cluster: cluster, Weight: 1}} }
 
 // lanes are the ingress's listeners: a chain per exported port, chosen by what server names end with, and
 // one per zone whose ingresses may speak to the agent.
