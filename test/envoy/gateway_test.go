@@ -287,6 +287,77 @@ spec: {gatewayClassName: theirs, listeners: [{name: http, port: %d, protocol: HT
 	}
 }
 
+// TestGatewayRoutes: what a route says of requests holds for those from outside, redirects to HTTPS first, and what policies say of
+// the route.
+func TestGatewayRoutes(t *testing.T) {
+	w, at := edgeWorld(t)
+	ca := newPublicCA(t)
+	w.putSecret(t, "www", ca.issue(t, "www.example.com"), nil)
+	plain, secure := w.port(), w.port()
+	w.apply(t, fmt.Sprintf(`
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: comity
+  listeners:
+  - {name: http, port: %d, protocol: HTTP}
+  - {name: https, port: %d, protocol: HTTPS, tls: {certificateRefs: [{name: www}]}}
+---
+kind: HTTPRoute
+metadata: {name: to-https}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [www.example.com]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {scheme: https, port: %[2]d, statusCode: 301}}]}]
+---
+kind: HTTPRoute
+metadata: {name: site}
+spec:
+  parentRefs: [{name: edge, sectionName: https}]
+  hostnames: [www.example.com]
+  rules:
+  - matches: [{path: {value: /shop}}]
+    filters:
+    - {type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}
+    - {type: RequestMirror, requestMirror: {backendRef: {name: echo-v2, port: 80}}}
+    backendRefs: [{name: echo-v1, port: 80}]
+  - matches: [{headers: [{name: x-test, value: broken}]}]
+    name: broken
+    backendRefs: [{name: echo-v1, port: 80}]
+  - matches: [{queryParams: [{name: v, value: "2"}]}]
+    backendRefs: [{name: echo-v2, port: 80}]
+  - backendRefs: [{name: pay, port: 80}]
+---
+kind: TrafficPolicy
+metadata: {name: broken}
+spec: {targetRef: {group: gateway.networking.k8s.io, kind: HTTPRoute, name: site, sectionName: broken}, fault: {abort: {percent: 100, status: 418}}}
+`, plain, secure))
+	r := visitor{at: at, port: plain}.must(t, "www.example.com", "/a?b=c")
+	if want := fmt.Sprintf("https://www.example.com:%d/a?b=c", secure); r.status != 301 || r.header.Get("Location") != want {
+		t.Errorf("%d %v, want %s", r.status, r.header, want)
+	}
+	v := visitor{at: at, port: secure, tls: &tls.Config{RootCAs: ca.pool()}}
+	if r := v.must(t, "www.example.com", "/shop/x"); r.app != "echo-1" || r.echoed.Path != "/x" {
+		t.Errorf("%q got %s", r.app, r.echoed.Path)
+	}
+	eventually(t, "the copy arrives", func() error {
+		for _, q := range w.apps["echo-2"].requests() {
+			if q.Path == "/x" {
+				return nil
+			}
+		}
+		return fmt.Errorf("it has not")
+	})
+	for path, app := range map[string]string{"/?v=2": "echo-2", "/": "pay-1"} {
+		if r := v.must(t, "www.example.com", path); r.app != app {
+			t.Errorf("%s: %d by %q", path, r.status, r.app)
+		}
+	}
+	if r := v.must(t, "www.example.com", "/", "X-Test", "broken"); r.status != 418 {
+		t.Errorf("the policy of a rule: %d", r.status)
+	}
+}
+
 // tlsApp answers every connection over TLS with its name, as a server whose certificate no proxy has.
 func tlsApp(t *testing.T, at string, cert *tls.Certificate, name string) {
 	t.Helper()

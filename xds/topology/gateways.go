@@ -338,7 +338,7 @@ func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 	}
 	for _, h := range l.Hosts {
 		for _, m := range h.Routes {
-			for _, ref := range m.Does.BackendRefs {
+			for _, ref := range asked(m.Does) {
 				if to, err := e.b.t.Backend(m.Route.Namespace, ref); err == nil {
 					leads[to] = true
 				}
@@ -353,6 +353,17 @@ func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 		}
 	}
 	return l
+}
+
+// asked are the backends of a rule and those that get copies.
+func asked(rule *gatewayv1.HTTPRouteRule) []gatewayv1.HTTPBackendRef {
+	out := slices.Clone(rule.BackendRefs)
+	for _, f := range rule.Filters {
+		if f.RequestMirror != nil {
+			out = append(out, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.RequestMirror.BackendRef}})
+		}
+	}
+	return out
 }
 
 // clients are those that the Gateway believes on a port; nil if it asks for no certificate.
