@@ -81,19 +81,27 @@ func (s *shell) tokenJoin() *cobra.Command {
 func (s *shell) tokenEnrol() *cobra.Command {
 	req := client.EnrolmentTokenRequest{Role: mesh.RoleSidecar}
 	var ttl time.Duration
-	var ingress, out string
+	var ingress, egress, out string
 	cmd := &cobra.Command{
 		Use:   "create-enrol",
-		Short: "Make a token with which sidecars or an ingress enrol, at their zone",
+		Short: "Make a token with which sidecars, an ingress or an egress enrol, at their zone",
 		Example: `  comity --context west token create-enrol -n shop --service-account pay --labels app=pay --limit 3
   comity --context west token create-enrol --ingress main`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if (ingress == "") == (req.ServiceAccount == "") {
-				return usage("name either --service-account for sidecars or --ingress")
+			named := 0
+			for _, name := range []string{ingress, egress, req.ServiceAccount} {
+				if name != "" {
+					named++
+				}
 			}
-			if ingress != "" {
+			switch {
+			case named != 1:
+				return usage("name one of --service-account for sidecars, --ingress and --egress")
+			case ingress != "":
 				req.Role, req.Name, req.Namespace = mesh.RoleIngress, ingress, ""
+			case egress != "":
+				req.Role, req.Name, req.Namespace = mesh.RoleEgress, egress, ""
 			}
 			r, err := s.remote()
 			if err != nil {
@@ -112,6 +120,7 @@ func (s *shell) tokenEnrol() *cobra.Command {
 	f.StringVar(&req.ServiceAccount, "service-account", "", "service account of the workloads: their identity")
 	f.StringVar(&req.Name, "name", "", "only the workload of this name")
 	f.StringToStringVarP(&req.Labels, "labels", "l", nil, "labels of the workloads, as app=pay: Services select by them, so they say for which services a workload may answer")
+	f.StringVar(&egress, "egress", "", "the egress of this name instead of a workload")
 	f.StringVar(&ingress, "ingress", "", "the ingress of this name instead of a workload")
 	f.IntVar(&req.Limit, "limit", 1, "how many instances may enrol with it")
 	f.DurationVar(&ttl, "for", time.Hour, "how long it may be used")

@@ -24,6 +24,7 @@ import (
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/internal/lifecycle"
 	"github.com/comity-mesh/comity/internal/telemetry"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 // agent is one running proxy.
@@ -143,7 +144,7 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 		proxy: a.config.proxy(), instance: instance, token: token, addresses: a.config.ZoneAddresses,
 		cred: a.cred, log: a.log, metrics: a.metrics, now: time.Now, lookAgain: time.Minute, early: make(chan struct{}, 1),
 	}
-	if a.config.Ingress != nil {
+	if a.config.Ingress != nil && a.config.Ingress.Role != mesh.RoleEgress {
 		if a.peers, err = peer.New(peer.Config{Certificate: a.cred.certificate, Log: a.log, Metrics: a.registry, Now: a.config.clock}); err != nil {
 			return err
 		}
@@ -277,7 +278,7 @@ func (a *agent) describeIngress(ctx context.Context) (*enrolpb.AgentReport, erro
 	a.info.Address, a.info.Ports = i.BindAddress, ports
 	raw, err := jsonOf(adv)
 	return &enrolpb.AgentReport{Report: &enrolpb.AgentReport_Ingress{Ingress: &enrolpb.IngressSpec{
-		Ingress: raw, BindAddress: i.BindAddress, BindPorts: lanes, Peers: true, Gateways: i.Gateways,
+		Ingress: raw, BindAddress: i.BindAddress, BindPorts: lanes, Peers: i.Role != mesh.RoleEgress, Gateways: i.Gateways,
 	}}}, err
 }
 

@@ -88,8 +88,11 @@ type Sidecar struct {
 	Proxyless bool
 }
 
-// IngressSpec is what a zone ingress registers.
+// IngressSpec is what a zone ingress registers, or a zone egress.
 type IngressSpec struct {
+	// Role is ingress (or empty), or egress: the way out of the mesh for the zone's sidecars. Advertised is then for them, and its Host
+	// an IP address.
+	Role mesh.Role
 	// BindAddress is where Envoy listens, an IP address; BindPorts are its lanes, 0 for any free port.
 	BindAddress string
 	BindPorts   []uint16
@@ -119,7 +122,10 @@ type Info struct {
 }
 
 func (c *Config) role() mesh.Role {
-	if c.Ingress != nil {
+	switch {
+	case c.Ingress != nil && c.Ingress.Role == mesh.RoleEgress:
+		return mesh.RoleEgress
+	case c.Ingress != nil:
 		return mesh.RoleIngress
 	}
 	return mesh.RoleSidecar
@@ -218,6 +224,15 @@ func (s *Sidecar) check() error {
 }
 
 func (i *IngressSpec) check() error {
+	switch i.Role {
+	case "", mesh.RoleIngress:
+	case mesh.RoleEgress:
+		if _, err := netip.ParseAddr(i.Advertised.Host); err != nil && i.Advertised.Host != "" {
+			return fmt.Errorf("advertise.host %q of an egress must be an IP address, for the zone's sidecars", i.Advertised.Host)
+		}
+	default:
+		return fmt.Errorf("role %q is neither ingress nor egress", i.Role)
+	}
 	if _, err := netip.ParseAddr(i.BindAddress); err != nil {
 		return fmt.Errorf("bind address %q must be an IP address", i.BindAddress)
 	}
@@ -234,7 +249,7 @@ func (i *IngressSpec) check() error {
 		}
 	}
 	if ip, err := netip.ParseAddr(i.BindAddress); err == nil && ip.IsUnspecified() && i.Advertised.Host == "" {
-		return errors.New("an ingress that listens on every address must say by which advertise.host other zones reach it")
+		return errors.New("an ingress or egress that listens on every address must say by which advertise.host others reach it")
 	}
 	return nil
 }

@@ -136,6 +136,14 @@ func IngressID(td mesh.TrustDomain, name string) (ID, error) {
 	return ParseID(td.IngressID(name))
 }
 
+// EgressID is the ID of a zone egress.
+func EgressID(td mesh.TrustDomain, name string) (ID, error) {
+	if err := mesh.CheckLabel(name); err != nil {
+		return ID{}, fmt.Errorf("egress %w", err)
+	}
+	return ParseID(td.EgressID(name))
+}
+
 // IngressOf reads what IngressID made: the name of the ingress, false if the ID is no ingress's.
 func IngressOf(id ID) (string, bool) {
 	name, ok := strings.CutPrefix(id.path, ingressPrefix)

@@ -98,8 +98,8 @@ type JoinToken struct {
 type EnrolToken struct {
 	ID   string
 	Zone string
-	Role mesh.Role // sidecar or ingress
-	// Namespace and ServiceAccount of the workload; both empty for an ingress.
+	Role mesh.Role // sidecar, ingress or egress
+	// Namespace and ServiceAccount of the workload; both empty for an ingress or egress.
 	Namespace      string
 	ServiceAccount string
 	Endpoints      []string // host:port of the zone's enrolment service, at least one
@@ -197,9 +197,9 @@ func (t EnrolToken) Check() error {
 		if _, err := WorkloadID("check.invalid", t.Namespace, t.ServiceAccount); err != nil {
 			return fmt.Errorf("%w: %w", ErrToken, err)
 		}
-	case mesh.RoleIngress:
+	case mesh.RoleIngress, mesh.RoleEgress:
 		if t.Namespace != "" || t.ServiceAccount != "" {
-			return fmt.Errorf("%w: an ingress has neither namespace nor service account", ErrToken)
+			return fmt.Errorf("%w: an %s has neither namespace nor service account", ErrToken, t.Role)
 		}
 	default:
 		return fmt.Errorf("%w: role %q can't enrol", ErrToken, t.Role)

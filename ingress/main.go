@@ -1,5 +1,6 @@
 // Ingress runs Envoy as the entry of a zone for traffic from other zones. It passes TLS through by
-// server name to the sidecars behind it and holds no workload's key.
+// server name to the sidecars behind it and holds no workload's key. With the role egress it is the zone's way out of the mesh
+// instead: it ends the sidecars' mTLS, decides who may, and calls what is outside.
 package main
 
 import (
@@ -16,7 +17,8 @@ import (
 type settings struct {
 	ZoneAddress []string            `json:"zoneAddress" usage:"host:port of the zone's control plane; default: as the token says"`
 	TokenFile   string              `json:"tokenFile" usage:"file with the enrolment token, - for standard input; default: COMITY_ENROL_TOKEN"`
-	Name        string              `json:"name" usage:"name of the ingress within its zone"`
+	Role        string              `json:"role" usage:"ingress: takes traffic from other zones; egress: is the way of the zone's sidecars to ExternalServices"`
+	Name        string              `json:"name" usage:"name of the ingress or egress within its zone"`
 	BindAddress string              `json:"bindAddress" usage:"IP address on which to listen"`
 	Lanes       []uint16            `json:"lanes" usage:"ports on which to listen; several, because HTTP/2 through passthrough ties a connection to one server; 0: any free one"`
 	Advertise   advertise           `json:"advertise"`
@@ -32,7 +34,7 @@ type settings struct {
 	Log         telemetry.LogConfig `json:"log"`
 }
 
-// advertise is how other zones reach the ingress.
+// advertise is how other zones reach the ingress, or the zone's sidecars the egress.
 type advertise struct {
 	ID      string   `json:"id" usage:"identity of the address among the zone's; default: the name"`
 	Network string   `json:"network" usage:"network on which host is reachable; empty: every one"`
@@ -42,9 +44,9 @@ type advertise struct {
 
 func main() {
 	os.Exit(program.Program[settings]{
-		Name: "ingress", Short: "Run Envoy as the entry of a zone", Common: common,
-		Long:     "Ingress enrols with its zone and takes traffic from other zones.\n\nThe enrolment token comes from a file, standard input or " + program.TokenEnv + ", never from a flag.",
-		Defaults: settings{Name: "ingress", BindAddress: "0.0.0.0", Lanes: []uint16{15443, 15444, 15445, 15446}},
+		Name: "ingress", Short: "Run Envoy as the entry of a zone, or as its way out", Common: common,
+		Long:     "Ingress enrols with its zone and takes traffic from other zones, or as egress traffic of the zone's sidecars to ExternalServices.\n\nThe enrolment token comes from a file, standard input or " + program.TokenEnv + ", never from a flag.",
+		Defaults: settings{Role: string(mesh.RoleIngress), Name: "ingress", BindAddress: "0.0.0.0", Lanes: []uint16{15443, 15444, 15445, 15446}},
 	}.Main())
 }
 
@@ -55,7 +57,7 @@ func common(s settings) program.Common {
 			Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir, SecretsDir: s.SecretsDir,
 			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
 			Ingress: &dataplane.IngressSpec{
-				BindAddress: s.BindAddress, BindPorts: s.Lanes, Gateways: s.Gateways,
+				Role: mesh.Role(s.Role), BindAddress: s.BindAddress, BindPorts: s.Lanes, Gateways: s.Gateways,
 				Advertised: mesh.Ingress{ID: s.Advertise.ID, Network: s.Advertise.Network, Host: s.Advertise.Host, Ports: s.Advertise.Ports},
 			},
 		},

@@ -179,7 +179,7 @@ func (z *zone) routes(h huma.API, authz api.Authorizer) {
 			out, err := z.describe(ctx)
 			return &struct{ Body zoneAnswer }{out}, z.problem(ctx, err)
 		})
-	huma.Register(h, op("create-enrolmenttoken", http.MethodPost, "enrolmenttokens", "Create a token with which sidecars or an ingress enrol; its text is shown this once", http.StatusCreated),
+	huma.Register(h, op("create-enrolmenttoken", http.MethodPost, "enrolmenttokens", "Create a token with which sidecars, an ingress or an egress enrol; its text is shown this once", http.StatusCreated),
 		func(ctx context.Context, in *struct{ Body client.EnrolmentTokenRequest }) (*struct{ Body client.EnrolmentToken }, error) {
 			if err := authz.Require(ctx, api.RoleAdmin); err != nil {
 				return nil, err

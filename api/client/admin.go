@@ -52,7 +52,7 @@ type JoinResult struct {
 // EnrolmentTokenRequest asks a zone for a token with which sidecars or an ingress get their identity.
 // POST /api/v1/enrolmenttokens at the zone.
 type EnrolmentTokenRequest struct {
-	Role           mesh.Role `json:"role"` // sidecar or ingress
+	Role           mesh.Role `json:"role"` // sidecar, ingress or egress
 	Namespace      string    `json:"namespace,omitempty"`
 	ServiceAccount string    `json:"serviceAccount,omitempty"`
 	Name           string    `json:"name,omitempty"` // only this workload or ingress; empty for any

@@ -162,8 +162,12 @@ func (c *CA) admits(t Token, p mesh.ProxyID) error {
 
 // identityOf derives the identity from what the token attests.
 func (c *CA) identityOf(t Token, p mesh.ProxyID) (identity.ID, error) {
-	if p.Role == mesh.RoleIngress {
+	switch p.Role {
+	case mesh.RoleIngress:
 		return identity.IngressID(c.cfg.TrustDomain, p.Name)
+	case mesh.RoleEgress:
+		return identity.EgressID(c.cfg.TrustDomain, p.Name)
+	case mesh.RoleSidecar:
 	}
 	return identity.WorkloadID(c.cfg.TrustDomain, t.Namespace, t.ServiceAccount)
 }
@@ -374,9 +378,9 @@ func checkProxy(p mesh.ProxyID) error {
 		if err := mesh.CheckLabel(p.Namespace); err != nil {
 			return refuse(CodeMalformed, "namespace %v", err)
 		}
-	case mesh.RoleIngress:
+	case mesh.RoleIngress, mesh.RoleEgress:
 		if p.Namespace != "" {
-			return refuse(CodeMalformed, "an ingress has no namespace")
+			return refuse(CodeMalformed, "an %s has no namespace", p.Role)
 		}
 	default:
 		return refuse(CodeMalformed, "role %q can't enrol", clip(string(p.Role)))

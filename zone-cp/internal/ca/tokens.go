@@ -27,7 +27,7 @@ const (
 
 // TokenSpec says what a new enrolment token is good for.
 type TokenSpec struct {
-	Role           mesh.Role // sidecar or ingress
+	Role           mesh.Role // sidecar, ingress or egress
 	Namespace      string    // of a sidecar's workload
 	ServiceAccount string    // of a sidecar's workload
 	Name           string    // of the one workload or ingress that it admits; empty for any

@@ -22,6 +22,8 @@ type Picture struct {
 	Workloads []topology.Workload
 	// Ingresses of the zone, sorted by name.
 	Ingresses []Ingress
+	// Egresses of the zone, sorted by name.
+	Egresses []topology.EgressProxy
 	// Agents says how each of the above does, for statuses, keyed by the proxy.
 	Agents map[mesh.ProxyID]Agent
 }
@@ -33,6 +35,13 @@ type Ingress struct {
 	// Ready: its agent attends, its Envoy serves, and it is not drained. One that is not stays configured, but is not
 	// advertised while another is ready.
 	Ready bool `json:"ready"`
+}
+
+// Egress is the same program when it is the way out: what is advertised is for the zone's own sidecars.
+func (i Ingress) Egress() topology.EgressProxy {
+	return topology.EgressProxy{
+		Name: i.Name, BindAddress: i.BindAddress, BindPorts: i.BindPorts, Address: i.Advertised.Host, Ports: i.Advertised.Ports, Ready: i.Ready,
+	}
 }
 
 // Agent is what the program beside an Envoy last said.

@@ -395,5 +395,8 @@ func sameShape(a, b topology.Input) bool {
 		})
 		x.Exports, x.Ingresses = y.Exports, y.Ingresses
 		return same && reflect.DeepEqual(x, y)
+	}) && slices.EqualFunc(a.Egresses, b.Egresses, func(x, y topology.EgressProxy) bool {
+		x.Ready = y.Ready
+		return reflect.DeepEqual(x, y)
 	}) && reflect.DeepEqual(a.Ingresses, b.Ingresses) && reflect.DeepEqual(a.Roots, b.Roots)
 }

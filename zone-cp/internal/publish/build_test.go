@@ -24,6 +24,7 @@ func TestSameShape(t *testing.T) {
 				Zone: "west", Exports: []mesh.Export{{Namespace: "shop", Service: "pay", Ready: 2, Total: 2, Capacity: 2, ReadyCapacity: 2}},
 				Ingresses: []topology.RemoteIngress{{Addresses: []string{"10.1.0.1"}}},
 			}},
+			Egresses: []topology.EgressProxy{{Name: "out", Ready: true}},
 		}
 	}
 	for name, c := range map[string]struct {
@@ -38,6 +39,8 @@ func TestSameShape(t *testing.T) {
 			in.Remotes[0].Exports[0].Ready, in.Remotes[0].Exports[0].ReadyCapacity = 0, 0
 		}, true},
 		"reach":        {func(in *topology.Input) { in.Remotes[0].Ingresses[0].Unreachable = true }, true},
+		"an egress":    {func(in *topology.Input) { in.Egresses[0].Ready = false }, true},
+		"an egress's":  {func(in *topology.Input) { in.Egresses[0].Address = "10.0.0.9" }, false},
 		"address":      {func(in *topology.Input) { in.Workloads[0].Spec.Address = "10.0.0.2" }, false},
 		"an ingress":   {func(in *topology.Input) { in.Remotes[0].Ingresses[0].Addresses = []string{"10.1.0.2"} }, false},
 		"identities":   {func(in *topology.Input) { in.Remotes[0].Exports[0].Identities = []string{"x"} }, false},

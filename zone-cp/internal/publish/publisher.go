@@ -375,7 +375,7 @@ func (p *Publisher) input(ctx context.Context, now time.Time) (topology.Input, m
 	in := topology.Input{
 		Zone: p.cfg.Zone, TrustDomain: p.cfg.TrustDomain, Revision: p.cursor.Revision,
 		Resources: make([]mesh.Resource, 0, len(p.resources)),
-		Workloads: p.picture.Workloads, Remotes: others.Remotes, Roots: others.Roots,
+		Workloads: p.picture.Workloads, Egresses: p.picture.Egresses, Remotes: others.Remotes, Roots: others.Roots,
 	}
 	for _, r := range p.resources {
 		in.Resources = append(in.Resources, r)
@@ -441,6 +441,11 @@ func (p *Publisher) own(each func(address string, port uint16)) {
 		}
 		if w.Spec.HealthCheck != nil {
 			each(app, w.Spec.HealthCheck.Port)
+		}
+	}
+	for _, g := range p.picture.Egresses {
+		for _, port := range g.Ports {
+			each(g.Address, port)
 		}
 	}
 	for _, g := range p.picture.Ingresses {

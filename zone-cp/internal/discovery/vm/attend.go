@@ -174,7 +174,7 @@ func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (
 		}
 		return "", s.workload(spec, peer.Labels)
 	case *enrolpb.AgentReport_Ingress:
-		if peer.Proxy.Role != mesh.RoleIngress {
+		if peer.Proxy.Role != mesh.RoleIngress && peer.Proxy.Role != mesh.RoleEgress {
 			return codeNotAllowed, fmt.Errorf("a %s is no ingress", peer.Proxy.Role)
 		}
 		in, err := readIngress(peer, r.Ingress)
@@ -269,6 +269,9 @@ func readIngress(peer Peer, in *enrolpb.IngressSpec) (discovery.Ingress, error) 
 	out.Advertised.ID, out.Advertised.Peers = peer.Proxy.Name, in.GetPeers()
 	if err := CheckIngress(out.Advertised); err != nil {
 		return out, err
+	}
+	if _, err := netip.ParseAddr(out.Advertised.Host); err != nil && peer.Proxy.Role == mesh.RoleEgress {
+		return out, fmt.Errorf("sidecars reach an egress by its IP address, which host is not: %w", err)
 	}
 	if _, err := netip.ParseAddr(in.GetBindAddress()); err != nil {
 		return out, fmt.Errorf("bind address: %w", err)

@@ -135,7 +135,11 @@ func (t *Table) draw() discovery.Picture {
 		case e.Ingress != nil:
 			in := *e.Ingress
 			in.Ready, in.Secrets = e.Healthy && !e.Draining, e.secrets
-			p.Ingresses = append(p.Ingresses, in)
+			if id.Role == mesh.RoleEgress {
+				p.Egresses = append(p.Egresses, in.Egress())
+			} else {
+				p.Ingresses = append(p.Ingresses, in)
+			}
 		}
 		p.Agents[id] = discovery.Agent{
 			Attending: e.session != 0, Healthy: e.Healthy, Draining: e.Draining, Reason: e.reason,
