@@ -194,11 +194,13 @@ func (a *agent) describe(ctx context.Context) error {
 	}
 	a.severer = newSeverer(func() int { return a.proxyState().PID }, a.changed, a.log)
 	a.severer.never = a.enroller.endpoints
-	spec.Answers = true
+	spec.Answers = a.client == nil // there is an Envoy to ask
 	a.attend = newAttendant(spec)
 	a.attend.sever = a.severer.set
 	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime
-	a.attend.inspect = a.envoy.admin.inspect
+	if a.envoy != nil {
+		a.attend.inspect = a.envoy.admin.inspect
+	}
 	a.attend.trust, a.attend.unknown, a.attend.peers = a.enroller.trust, a.enroller.soon, a.peers
 	return nil
 }

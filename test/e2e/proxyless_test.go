@@ -14,28 +14,34 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 )
 
 // grpcClient is the program of an application that knows nothing of the mesh but xDS.
-var grpcClient = sync.OnceValues(func() (string, error) {
-	out := filepath.Join(bin, "grpcclient")
-	text, err := exec.Command("go", "build", "-C", "grpcclient", "-o", out, ".").CombinedOutput()
+var grpcClient = sync.OnceValues(func() (string, error) { return buildApplication("grpcclient") })
+
+// buildApplication builds a program of a module like grpcclient's.
+func buildApplication(dir string) (string, error) {
+	out := filepath.Join(bin, filepath.Base(dir))
+	text, err := exec.Command("go", "build", "-C", dir, "-o", out, ".").CombinedOutput()
 	if err != nil {
-		err = fmt.Errorf("build grpcclient: %w\n%s", err, text)
+		err = fmt.Errorf("build %s: %w\n%s", dir, err, text)
 	}
 	return out, err
-})
+}
 
 // grpcAnswer is what the program says of a call.
 type grpcAnswer struct{ Server, Caller, Code, Message string }
@@ -150,7 +156,8 @@ func (d *dialled) tally(method string, n int) map[string]int {
 // grpcServer says in every answer who it is and who called, as its sidecar told it.
 type grpcServer struct {
 	*health.Server
-	name string
+	name  string
+	calls *atomic.Int64 // of what fails every other time
 }
 
 func (s grpcServer) tell(ctx context.Context) error {
@@ -161,6 +168,16 @@ func (s grpcServer) tell(ctx context.Context) error {
 func (s grpcServer) Check(ctx context.Context, r *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
 	if err := s.tell(ctx); err != nil {
 		return nil, err
+	}
+	switch r.GetService() {
+	case "flaky":
+		if s.calls.Add(1)%2 == 1 {
+			return nil, status.Error(codes.Unavailable, "every other time")
+		}
+		r = &healthpb.HealthCheckRequest{}
+	case "never":
+		<-ctx.Done()
+		return nil, ctx.Err()
 	}
 	return s.Server.Check(ctx, r)
 }
@@ -180,7 +197,7 @@ func grpcApp(t *testing.T, name, address string, port int) int {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer()
-	healthpb.RegisterHealthServer(s, grpcServer{health.NewServer(), name})
+	healthpb.RegisterHealthServer(s, grpcServer{health.NewServer(), name, new(atomic.Int64)})
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Serve(l) }) // ends with Stop
 	t.Cleanup(func() { s.Stop(); wg.Wait() })
@@ -322,4 +339,61 @@ func TestProxylessAcrossZones(t *testing.T) {
 	d.answers("Check", "OK", "west")
 	t.Logf("the other zone answers %s after the last endpoint of this one died", time.Since(began))
 	old.answers("Check", "OK", "west")
+}
+
+// TrafficPolicies hold as far as gRPC knows what they ask for.
+func TestProxylessPolicies(t *testing.T) {
+	z := startZone(t, "policies")
+	z.apply(grpcService("pay", grpcApp(t, "pay", "127.0.0.1", 0)) + allowCaller("pay"))
+	z.workload("pay")
+	caller := z.proxyless("caller")
+	d := caller.dial(t, payTarget)
+	d.answers("Check", "OK", "pay")
+	failed := 0
+	for range 20 {
+		if d.call("Checkflaky").Code == "Unavailable" {
+			failed++
+		}
+	}
+	if failed != 10 {
+		t.Fatalf("%d of 20 calls fail, of a server that fails every other", failed)
+	}
+	policy := func(spec string) {
+		t.Helper()
+		followed(t, z.controlPlane, z.apply("apiVersion: mesh.comity.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: pay, namespace: shop}\nspec: {targetRef: {kind: Service, name: pay}, "+spec+"}\n"))
+	}
+	policy("retry: {attempts: 2, reasons: [unavailable], requests: All}, timeouts: {request: 300ms}")
+	d.tally("Checkflaky", 20)
+	began := time.Now()
+	if a := d.call("Checknever"); a.Code != "DeadlineExceeded" || time.Since(began) > 3*time.Second {
+		t.Fatalf("after %s: %+v", time.Since(began), a)
+	}
+	policy("fault: {abort: {percent: 100, status: 503}}")
+	d.answers("Check", "Unavailable", "")
+	policy("fault: {abort: {percent: 100, status: 503, match: [{headers: [{name: x-trial, value: \"yes\"}]}]}}")
+	d.tally("Check", 20) // gRPC would not look whether a call matches, so it is told nothing
+
+	// The example of the docs is a program that works.
+	text, err := os.ReadFile("../../docs/proxyless.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(text), "```go\n")
+	example, _, _ = strings.Cut(example, "```\n")
+	dir := filepath.Join(t.TempDir(), "example")
+	if err := os.CopyFS(dir, os.DirFS("grpcclient")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(example), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program, err := buildApplication(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctxOf(t), program)
+	cmd.Env = append(os.Environ(), caller.environment()...)
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "pay is SERVING\n" {
+		t.Fatalf("the example of docs/proxyless.md: %v\n%s", err, out)
+	}
 }

@@ -191,10 +191,10 @@ func retriedCode(on ir.RetryOn) string {
 	return string(on)
 }
 
-// proxylessFilters keeps the one filter that clients know.
+// proxylessFilters keeps the one filter that clients know: faults of all calls. They would not look whether a call matches.
 func (b *messages) proxylessFilters(f ir.Filters) map[string]*anypb.Any {
 	for _, one := range slices.Concat(f.Before, f.After) {
-		if one.Fault != nil {
+		if one.Fault != nil && one.Fault.Match == nil {
 			return map[string]*anypb.Any{faultFilter: b.any(b.fault(*one.Fault))}
 		}
 	}

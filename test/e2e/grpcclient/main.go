@@ -1,5 +1,5 @@
 // Grpcclient is an application of the tests: it dials its argument by grpc-go's xDS, and makes a call for each line of
-// its standard input, which is a method of grpc.health.v1.Health. It answers with a line of JSON each.
+// its standard input: List, or Check of what the line says. It answers with a line of JSON each.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -61,7 +62,7 @@ func call(cc *grpc.ClientConn, method string) answer {
 	if method == "List" {
 		_, err = healthpb.NewHealthClient(cc).List(ctx, &healthpb.HealthListRequest{}, grpc.Header(&head))
 	} else {
-		_, err = healthpb.NewHealthClient(cc).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.Header(&head))
+		_, err = healthpb.NewHealthClient(cc).Check(ctx, &healthpb.HealthCheckRequest{Service: strings.TrimPrefix(method, "Check")}, grpc.Header(&head))
 	}
 	a := answer{Code: status.Code(err).String(), Message: status.Convert(err).Message()}
 	if v := head.Get("server-name"); len(v) > 0 {
