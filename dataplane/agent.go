@@ -431,8 +431,10 @@ func (a *agent) changed() {
 	envoy := a.proxyState()
 	a.mu.Lock()
 	h := &enrolpb.Health{Healthy: a.app, Reason: a.appReason, EnvoyVersion: envoy.Version, EnvoyReady: envoy.Ready, Unsevered: a.severer.unsevered()}
-	for _, p := range a.sds.Problems() {
-		h.Secrets = append(h.Secrets, &enrolpb.Secret{Name: p.Name, Problem: p.Reason})
+	if a.sds != nil {
+		for _, p := range a.sds.Problems() {
+			h.Secrets = append(h.Secrets, &enrolpb.Secret{Name: p.Name, Problem: p.Reason})
+		}
 	}
 	rewrite := a.info.Ready != envoy.Ready
 	a.info.Ready, a.info.EnvoyPID = envoy.Ready, envoy.PID
