@@ -190,11 +190,7 @@ func validateDetection(r *report, d Detection) {
 		}
 	}
 	if o := d.Outlier; o != nil {
-		r.number(at+"/outlier/localFailures", o.LocalFailures, 1, 1000)
-		r.number(at+"/outlier/gatewayFailures", o.GatewayFailures, 1, 1000)
-		r.number(at+"/outlier/maxEjectionPercent", o.MaxEjectionPercent, 0, 100)
-		r.duration(at+"/outlier/interval", o.Interval, 50*time.Millisecond, time.Hour)
-		r.duration(at+"/outlier/ejection", o.Ejection, 50*time.Millisecond, time.Hour)
+		validateOutlierDetection(r, at+"/outlier", *o)
 	}
 	if k := d.KeepAlive; k != nil {
 		r.duration(at+"/keepalive/interval", k.Interval, 100*time.Millisecond, time.Hour)
@@ -205,6 +201,14 @@ func validateDetection(r *report, d Detection) {
 		r.duration(at+"/probe/timeout", p.Timeout, 10*time.Millisecond, time.Minute)
 		r.number(at+"/probe/failures", p.Failures, 1, 100)
 	}
+}
+
+func validateOutlierDetection(r *report, at string, o OutlierDetection) {
+	r.number(at+"/localFailures", o.LocalFailures, 1, 1000)
+	r.number(at+"/gatewayFailures", o.GatewayFailures, 1, 1000)
+	r.number(at+"/maxEjectionPercent", o.MaxEjectionPercent, 0, 100)
+	r.duration(at+"/interval", o.Interval, 50*time.Millisecond, time.Hour)
+	r.duration(at+"/ejection", o.Ejection, 50*time.Millisecond, time.Hour)
 }
 
 func validateBackOff(r *report, at string, b BackOff) {

@@ -12,6 +12,10 @@ type TrafficPolicy struct {
 	Retry          *Retry          `json:"retry,omitempty"`
 	CircuitBreaker *CircuitBreaker `json:"circuitBreaker,omitempty"`
 	ConnectionPool *ConnectionPool `json:"connectionPool,omitempty"`
+	Outlier        *Outlier        `json:"outlier,omitempty"`
+	HealthCheck    *EndpointCheck  `json:"healthCheck,omitempty"`
+	LoadBalancer   *LoadBalancer   `json:"loadBalancer,omitempty"`
+	Session        *Session        `json:"session,omitempty"`
 	// Fault spoils a share of the requests on purpose, at the caller's side. Default none.
 	Fault *Fault `json:"fault,omitempty"`
 	// Layer is how much the sidecars of the servers understand: l7 requests, l4 bytes and who sends them, at a third to a fifth of
@@ -35,6 +39,9 @@ func (p *TrafficPolicy) ofConnections() []block {
 		{"/spec/retry/budget", p.Retry != nil && p.Retry.Budget != nil},
 		{"/spec/circuitBreaker", p.CircuitBreaker != nil},
 		{"/spec/connectionPool", p.ConnectionPool != nil},
+		{"/spec/outlier", p.Outlier != nil},
+		{"/spec/healthCheck", p.HealthCheck != nil},
+		{"/spec/loadBalancer", p.LoadBalancer != nil},
 	}
 }
 
@@ -61,6 +68,18 @@ func validateTrafficPolicy(r *report, res mesh.Resource, p *TrafficPolicy) {
 	}
 	if p.ConnectionPool != nil {
 		validateConnectionPool(r, *p.ConnectionPool)
+	}
+	if p.Outlier != nil {
+		validateOutlier(r, *p.Outlier)
+	}
+	if p.HealthCheck != nil {
+		validateEndpointCheck(r, *p.HealthCheck)
+	}
+	if p.LoadBalancer != nil {
+		validateLoadBalancer(r, *p.LoadBalancer)
+	}
+	if p.Session != nil {
+		validateSession(r, *p.Session)
 	}
 	if p.Fault != nil {
 		validateFault(r, *p.Fault)

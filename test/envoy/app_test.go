@@ -16,6 +16,8 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -37,9 +39,11 @@ type app struct {
 	name string
 	keys *keyCounts // shared by the apps of a world
 
-	mu    sync.Mutex
-	seen  []echoed
-	close func()
+	mu     sync.Mutex
+	seen   []echoed
+	sick   string // a path that is answered with sickAs
+	sickAs int
+	close  func()
 	// decide, if set, answers as an external authorization instead (its gRPC only).
 	decide func(*authv3.CheckRequest) *authv3.CheckResponse
 }
@@ -85,6 +89,7 @@ func startApp(t *testing.T, name, address string, ports appPorts, keys *keyCount
 	h.Protocols.SetHTTP1(true)
 	h.Protocols.SetUnencryptedHTTP2(true)
 	g := grpc.NewServer(grpc.UnknownServiceHandler(a.serveGRPC))
+	healthpb.RegisterHealthServer(g, health.NewServer())
 	raw := listen(ports.tcp)
 	go func() { _ = h.Serve(listen(ports.http)) }()
 	go func() { _ = g.Serve(listen(ports.grpc)) }()
@@ -104,6 +109,19 @@ func (a *app) requests() []echoed {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return append([]echoed(nil), a.seen...)
+}
+
+// ill makes the app answer a path with a status.
+func (a *app) ill(path string, status int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sick, a.sickAs = path, status
+}
+
+func (a *app) illness(path string) (status int, ill bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sickAs, a.sick != "" && a.sick == path
 }
 
 // forget drops what was kept.
@@ -156,6 +174,8 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	if code, yes := a.fails(r.Header.Get); yes {
+		w.WriteHeader(code)
+	} else if code, yes := a.illness(r.URL.Path); yes {
 		w.WriteHeader(code)
 	}
 	_ = json.NewEncoder(w).Encode(e) // the caller may be gone

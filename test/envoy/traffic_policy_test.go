@@ -4,10 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/comity-mesh/comity/xds/topology"
 )
 
 // echoPolicy is a TrafficPolicy for echo, all of it or one port.
@@ -274,4 +278,368 @@ func TestTrafficConnections(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// homes says which app answers each of n keys, three times each; an empty name is for keys whose requests met several.
+func (w *world) homes(t *testing.T, n int, c func(key string) call) map[string]string {
+	t.Helper()
+	out, h := map[string]string{}, client(t, false)
+	for i := range n {
+		key := strconv.Itoa(i)
+		for range 3 {
+			r, err := w.tryWith(t, h, c(key))
+			if err != nil || r.status != http.StatusOK {
+				t.Fatalf("key %s: %d, %v", key, r.status, err)
+			}
+			if was, ok := out[key]; ok && was != r.app {
+				r.app = ""
+			}
+			out[key] = r.app
+		}
+	}
+	return out
+}
+
+// TestTrafficHash: what is alike goes to one endpoint, and another endpoint takes its share and moves nothing else.
+func TestTrafficHash(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct {
+		name, spec string
+		of         func(key string) call
+	}{
+		{"header", `algorithm: RingHash, hash: [{header: X-User}]`, func(k string) call { return call{header: map[string]string{"x-user": k}} }},
+		{"query", `algorithm: Maglev, hash: [{query: user}]`, func(k string) call { return call{path: "/x?other=1&user=" + k} }},
+		{"cookie", `algorithm: Maglev, hash: [{cookie: {name: user}}]`, func(k string) call { return call{header: map[string]string{"cookie": "a=b; user=" + k}} }},
+		{"address", `algorithm: RingHash, hash: [{clientAddress: true}]`, func(k string) call {
+			// What follows the first address differs from request to request.
+			return call{header: map[string]string{"x-forwarded-for": "10.0.0." + k + ", 192.0.2." + strconv.Itoa(time.Now().Nanosecond()%255)}}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w.apply(t, echoPolicy("loadBalancer: {"+c.spec+"}"))
+			n := map[string]int{}
+			for k, app := range w.homes(t, 40, c.of) {
+				if n[app]++; app == "" {
+					t.Errorf("key %s went to several", k)
+				}
+			}
+			if n["echo-1"] < 5 || n["echo-2"] < 5 {
+				t.Errorf("the keys are not spread: %v", n)
+			}
+		})
+	}
+
+	t.Run("a cookie is made", func(t *testing.T) {
+		w.apply(t, echoPolicy("loadBalancer: {algorithm: RingHash, hash: [{cookie: {name: home, ttl: 1h}}]}"))
+		first := w.call(t, call{})
+		cookie := first.header.Get("Set-Cookie")
+		pair, _, _ := strings.Cut(cookie, ";")
+		if !strings.HasPrefix(pair, "home=") || !strings.Contains(cookie, "Max-Age=3600") {
+			t.Fatalf("the cookie: %q", cookie)
+		}
+		for range 10 {
+			if r := w.call(t, call{header: map[string]string{"cookie": pair}}); r.app != first.app {
+				t.Fatalf("%s, and then %s", first.app, r.app)
+			}
+		}
+	})
+
+	t.Run("another endpoint", func(t *testing.T) {
+		of := func(k string) call { return call{header: map[string]string{"x-user": k}} }
+		w.apply(t, echoPolicy("loadBalancer: {algorithm: RingHash, hash: [{header: x-user}]}"))
+		before := w.homes(t, 60, of)
+		w.workload(0, "echo-3", map[string]string{"echo": "yes"})
+		w.publish(t)
+		moved, needlessly := 0, 0
+		for k, app := range w.homes(t, 60, of) {
+			switch {
+			case app == before[k]:
+			case app == "echo-3":
+				moved++
+			default:
+				needlessly++ // the ring keeps its size, so the others have fewer places on it
+			}
+		}
+		t.Logf("of 60 keys %d moved to the new endpoint, and %d between the others", moved, needlessly)
+		if moved < 8 || moved > 32 || needlessly > 14 {
+			t.Errorf("of 60 keys %d moved to the new endpoint, and %d between the others", moved, needlessly)
+		}
+	})
+}
+
+// TestTrafficSharesHold: whatever chooses endpoints, zones get their shares.
+func TestTrafficSharesHold(t *testing.T) {
+	w := newWorld(t)
+	host := w.twoZoned(t)
+	for _, c := range []struct {
+		spec  string
+		slack int
+	}{
+		{`algorithm: RoundRobin, slowStart: {window: 1ms}`, 2}, {`algorithm: LeastRequest`, 2}, {`algorithm: Random`, 45},
+		{`algorithm: RingHash, hash: [{header: x-key}]`, 60}, {`algorithm: Maglev, hash: [{header: x-key}]`, 45},
+	} {
+		w.apply(t, `
+kind: FailoverPolicy
+metadata: {name: shared}
+spec: {targetRef: {kind: Service, name: shared}, tiers: [{name: all, zones: [{zone: one, weight: 80}, {zone: two, weight: 20}]}]}
+---
+kind: TrafficPolicy
+metadata: {name: shared}
+spec: {targetRef: {kind: Service, name: shared}, loadBalancer: {`+c.spec+`}}
+`)
+		got, h := map[string]int{}, client(t, false)
+		for i := range 500 {
+			r, err := w.tryWith(t, h, call{to: host, header: map[string]string{"x-key": strconv.Itoa(i)}})
+			if err != nil || r.status != http.StatusOK {
+				t.Fatalf("%s: %d, %v", c.spec, r.status, err)
+			}
+			got[r.app]++
+			if !strings.Contains(c.spec, "hash") || i > 20 {
+				continue
+			}
+			if again := w.call(t, call{to: host, header: map[string]string{"x-key": strconv.Itoa(i)}}); again.app != r.app {
+				t.Errorf("%s: key %d went to %s, and then to %s", c.spec, i, r.app, again.app)
+			}
+		}
+		t.Logf("%s: %v", c.spec, got)
+		if d := got["echo-1"] - 400; d < -c.slack || d > c.slack {
+			t.Errorf("%s: %v, want 400 and 100", c.spec, got)
+		}
+	}
+}
+
+// TestTrafficLeastRequest: an endpoint that is busy gets less.
+func TestTrafficLeastRequest(t *testing.T) {
+	w := newWorld(t)
+	w.apply(t, echoPolicy("loadBalancer: {algorithm: LeastRequest}"))
+	// Requests that hang at both; those of the lower address end.
+	busy := w.atOnce(t, 1, 1, call{header: map[string]string{doDelay: "1ms"}})
+	if busy[200] != 1 {
+		t.Fatal(busy)
+	}
+	first := make(chan string, 1)
+	go func() {
+		r, _ := w.try(t, call{header: map[string]string{doDelay: "5s"}})
+		first <- r.app
+	}()
+	eventually(t, "a request hangs", func() error {
+		if w.sidecar(t, "web").stat(t, "cluster.echo.shop:80.upstream_rq_active") == 0 {
+			return errors.New("none does")
+		}
+		return nil
+	})
+	got := w.tally(t, 100, call{})
+	hangs := <-first
+	t.Logf("one request hangs at %s; 100 more: %v", hangs, got)
+	if got[hangs] > 40 {
+		t.Errorf("%s is busy and gets as much: %v", hangs, got)
+	}
+}
+
+// TestTrafficSlowStart: a new endpoint gets less at first, and then its share.
+func TestTrafficSlowStart(t *testing.T) {
+	w := newWorld(t)
+	w.workload(0, "echo-3", map[string]string{"echo": "yes"})
+	late := &w.zones[0].Workloads[len(w.zones[0].Workloads)-1]
+	late.Healthy = false // its identity is known, so that its coming changes endpoints alone
+	w.apply(t, echoPolicy("loadBalancer: {slowStart: {window: 4s, aggression: 0.5}}"))
+	old := time.NewTimer(4 * time.Second) // to a cluster that is new, all endpoints are
+	<-old.C
+	late.Healthy = true
+	w.publish(t)
+	if got := w.tally(t, 60, call{}); got["echo-3"] > 12 || got["echo-1"] < 20 {
+		t.Errorf("at once: %v", got)
+	}
+	eventually(t, "it has its share", func() error {
+		if got := w.tally(t, 60, call{}); got["echo-3"] < 19 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+}
+
+// TestTrafficSession: a session stays where it began while endpoints come, and begins anew when its own is gone.
+func TestTrafficSession(t *testing.T) {
+	w := newWorld(t)
+	begin := func(t *testing.T, c call) (app string, again call) {
+		t.Helper()
+		r := w.call(t, c)
+		again = c
+		again.header = map[string]string{}
+		if cookie, _, ok := strings.Cut(r.header.Get("Set-Cookie"), ";"); ok {
+			again.header["cookie"] = cookie
+		}
+		if v := r.header.Get("X-Session"); v != "" {
+			again.header["x-session"] = v
+		}
+		if len(again.header) == 0 {
+			t.Fatalf("no session was begun: %v", r.header)
+		}
+		return r.app, again
+	}
+	for _, spec := range []string{`cookie: {name: home, ttl: 1h}`, `header: X-Session`} {
+		w.apply(t, echoPolicy("session: {"+spec+"}"))
+		app, again := begin(t, call{})
+		if got := w.tally(t, 20, again); got[app] != 20 {
+			t.Errorf("%s: a session at %s: %v", spec, app, got)
+		}
+		if got := w.tally(t, 20, call{}); got["echo-1"] != 10 {
+			t.Errorf("%s: requests of no session: %v", spec, got)
+		}
+	}
+
+	w.apply(t, echoPolicy(`session: {cookie: {name: home}}`))
+	app, again := begin(t, call{})
+	for _, name := range []string{"echo-3", "echo-4"} {
+		w.workload(0, name, map[string]string{"echo": "yes"})
+		w.publish(t)
+		if got := w.tally(t, 20, again); got[app] != 20 {
+			t.Errorf("with %s: a session at %s: %v", name, app, got)
+		}
+	}
+	w.zones[0].Workloads = slices.DeleteFunc(w.zones[0].Workloads, func(wl topology.Workload) bool { return wl.Name == app })
+	w.publish(t)
+	moved, anew := begin(t, again)
+	if got := w.tally(t, 20, anew); moved == app || got[moved] != 20 {
+		t.Errorf("after the end of %s at %s: %v", app, moved, got)
+	}
+	w.apply(t, echoPolicy(`session: {cookie: {name: home}, strict: true}`))
+	if r := w.call(t, again); r.status != http.StatusServiceUnavailable {
+		t.Errorf("a strict session whose endpoint is gone: %d by %s", r.status, r.app)
+	}
+}
+
+// TestTrafficSessionAcrossZones: what holds is the way into the other zone, not who answers behind it.
+func TestTrafficSessionAcrossZones(t *testing.T) {
+	w := newWorld(t)
+	w.service("far", `{"far":"yes"}`, "two")
+	w.base = append(w.base, resource("ServiceExport", "shop", "far", `{}`))
+	w.workload(1, "far-1", map[string]string{"far": "yes"})
+	w.workload(1, "far-2", map[string]string{"far": "yes"})
+	w.publish(t)
+	const host = "far.shop.svc.clusterset.local"
+	w.apply(t, "kind: TrafficPolicy\nmetadata: {name: far}\nspec: {targetRef: {kind: Service, name: far}, session: {cookie: {name: home}}}\n")
+	r := w.call(t, call{to: host})
+	cookie, _, _ := strings.Cut(r.header.Get("Set-Cookie"), ";")
+	in := call{to: host, header: map[string]string{"cookie": cookie}}
+	if got := w.tally(t, 20, in); got[r.app] != 20 { // while the one connection through the lane lives
+		t.Errorf("a session at %s: %v", r.app, got)
+	}
+	w.apply(t, "kind: TrafficPolicy\nmetadata: {name: far}\nspec: {targetRef: {kind: Service, name: far}, session: {cookie: {name: home}}, connectionPool: {maxRequestsPerConnection: 1}}\n")
+	if got := w.tally(t, 20, in); got["far-1"] == 0 || got["far-2"] == 0 {
+		t.Errorf("the page says that the session is one of the lane: %v", got)
+	}
+}
+
+// TestTrafficOutlier: an endpoint that fails, as the policy counts, is taken out, and comes back.
+func TestTrafficOutlier(t *testing.T) {
+	w := newWorld(t)
+	web := w.sidecar(t, "web")
+	const ejected = "cluster.echo.shop:80.outlier_detection.ejections_active"
+	w.apply(t, echoPolicy(`outlier: {answers: ServerErrors, gatewayFailures: 3, interval: 1s, ejection: 1s}`))
+	bad := call{to: "echo-v1.shop.svc.clusterset.local", method: "POST", header: map[string]string{doStatus: "500"}}
+	if got := w.tally(t, 20, bad); got["500"] != 20 {
+		t.Errorf("another service: %v", got)
+	}
+	if n := web.stat(t, ejected); n != 0 {
+		t.Errorf("%d endpoints of echo are out", n)
+	}
+	// Requests fail at whoever gets them, until nobody but one is left: the last is Envoy's own to keep or not.
+	bad.to = ""
+	for range 5 {
+		w.call(t, bad)
+	}
+	if n := web.stat(t, ejected); n != 1 {
+		t.Errorf("%d of two are out after five failures by turns, want 1", n)
+	}
+	got := w.tally(t, 20, call{})
+	if len(got) != 1 {
+		t.Errorf("one is out: %v", got)
+	}
+	eventually(t, "it comes back", func() error {
+		if got := w.tally(t, 10, call{}); len(got) != 2 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+
+	// Every second request fails at one of them, never in a row.
+	w.apply(t, echoPolicy(`outlier: {answers: ServerErrors, interval: 500ms, ejection: 30s, failurePercentage: {threshold: 40, minimumRequests: 5}}`))
+	h, turn := client(t, false), 0
+	eventually(t, "the one that fails half of its requests is out", func() error {
+		turn++
+		c := call{method: "POST"}
+		if turn%4 == 0 {
+			c.header = map[string]string{doStatus: "500"}
+		}
+		if _, err := w.tryWith(t, h, c); err != nil {
+			t.Fatal(err)
+		}
+		if n := web.stat(t, ejected); n != 1 {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+}
+
+// TestTrafficHealthCheck: endpoints are asked by the caller's proxy, with its identity; one that says that it is not well gets nothing.
+func TestTrafficHealthCheck(t *testing.T) {
+	w := newWorld(t)
+	web := w.sidecar(t, "web")
+	checks := func(app string) (n int) {
+		for _, r := range w.apps[app].requests() {
+			if r.Path == "/healthz" {
+				if n++; !strings.Contains(r.Header.Get("X-Forwarded-Client-Cert"), "URI=spiffe://one.example/ns/shop/sa/") {
+					t.Errorf("%s is asked by %q", app, r.Header.Get("X-Forwarded-Client-Cert"))
+				}
+			}
+		}
+		return n
+	}
+	w.apply(t, echoPolicy("healthCheck: {http: {path: /healthz}, interval: 1s, idleInterval: 1s, unhealthy: 1}"))
+	eventually(t, "both are asked", func() error {
+		if checks("echo-1") == 0 || checks("echo-2") == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	w.apps["echo-1"].ill("/healthz", http.StatusInternalServerError)
+	eventually(t, "the one that is ill is known", func() error {
+		if n := web.stat(t, "cluster.echo.shop:80.membership_healthy"); n != 1 {
+			return fmt.Errorf("%d are healthy", n)
+		}
+		return nil
+	})
+	if got := w.tally(t, 20, call{}); got["echo-2"] != 20 {
+		t.Errorf("echo-1 is ill: %v", got)
+	}
+	w.apps["echo-1"].ill("", 0)
+	eventually(t, "it is well again", func() error {
+		if got := w.tally(t, 10, call{}); got["echo-1"] != 5 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+
+	// Of another zone's service nobody is asked through its ingress.
+	w.apply(t, "kind: TrafficPolicy\nmetadata: {name: pay}\nspec: {targetRef: {kind: Service, name: pay}, healthCheck: {http: {path: /healthz}, interval: 1s, idleInterval: 1s}}\n")
+	if r := w.call(t, call{to: payHost}); r.app != "pay-1" {
+		t.Errorf("%d by %q", r.status, r.app)
+	}
+	for _, p := range []string{"web", "echo-1"} {
+		if n := w.sidecar(t, p).stat(t, "cluster.pay.shop:80.health_check.attempt"); n != 0 {
+			t.Errorf("%s asked %d times", p, n)
+		}
+	}
+
+	// TCP: a session with the sidecar; of gRPC the health service.
+	for _, c := range []struct{ port, number, spec string }{{"raw", "7070", "tcp: {}"}, {"grpc", "9090", "grpc: {}"}} {
+		w.apply(t, "kind: TrafficPolicy\nmetadata: {name: echo}\nspec: {targetRef: {kind: Service, name: echo, sectionName: "+c.port+"}, healthCheck: {"+c.spec+", interval: 1s}}\n")
+		eventually(t, "a check over "+c.port, func() error {
+			if web.stat(t, "cluster.echo.shop:"+c.number+".health_check.success") == 0 {
+				return errors.New("none succeeded")
+			}
+			return nil
+		})
+	}
 }

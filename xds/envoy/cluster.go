@@ -8,6 +8,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -29,7 +30,7 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 	m := &clusterv3.Cluster{
 		Name:            c.Name,
 		ConnectTimeout:  duration(c.ConnectTimeout),
-		LbPolicy:        clusterv3.Cluster_ROUND_ROBIN, // least request does not keep to the weights of localities
+		LbPolicy:        clusterv3.Cluster_ROUND_ROBIN,
 		CircuitBreakers: circuitBreakers(c.Breaker),
 	}
 	switch {
@@ -54,11 +55,26 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 			},
 		}
 	}
+	if c.Balance != nil {
+		if m.CommonLbConfig != nil {
+			m.CommonLbConfig.LocalityConfigSpecifier = nil // it is in the policy, and Envoy refuses both
+		}
+		m.LoadBalancingPolicy = b.balance(*c.Balance)
+	}
+	if h := c.HealthCheck; h != nil {
+		m.HealthChecks = healthChecks(c)
+		// What the zone took out is out, whatever a check says; by default Envoy would wait for one to fail.
+		m.IgnoreHealthOnHostRemoval = true
+	}
 	if d := c.Detection; d != nil {
 		if m.CommonLbConfig != nil {
 			m.CommonLbConfig.HealthyPanicThreshold = percent(float64(d.PanicPercent))
 		}
 		m.OutlierDetection = outlierDetection(*d)
+		if h := c.HealthCheck; h != nil && h.TCP {
+			// The sidecar is there; that says nothing of the application for which its endpoint was ejected.
+			m.OutlierDetection.SuccessfulActiveHealthCheckUnejectHost = no()
+		}
 		m.CloseConnectionsOnHostHealthFailure = true
 	}
 	if c.Protocol == ir.Bytes || slices.ContainsFunc(c.Peers, func(p ir.Peer) bool { return p.L4 }) {
@@ -101,7 +117,7 @@ func httpOptions(c ir.Cluster) *httpv3.HttpProtocolOptions {
 		o.UpstreamHttpProtocolOptions = &corev3.UpstreamHttpProtocolOptions{AutoSni: true, AutoSanValidation: true}
 	}
 	if c.Detection != nil {
-		o.OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: noAnswer()}
+		o.OutlierDetection = &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: failedAnswer(c.Detection.Answers)}
 	}
 	return o
 }
@@ -115,22 +131,32 @@ func http2Options(c ir.Cluster) *corev3.Http2ProtocolOptions {
 	return h2
 }
 
-// noAnswer matches the answers by which an endpoint's own sidecar says that its application does not. No other answer
-// counts against an endpoint, whatever its status.
-func noAnswer() *commonmatcherv3.MatchPredicate {
-	return &commonmatcherv3.MatchPredicate{Rule: &commonmatcherv3.MatchPredicate_HttpResponseHeadersMatch{
-		HttpResponseHeadersMatch: &commonmatcherv3.HttpHeadersMatch{Headers: []*routev3.HeaderMatcher{{
-			Name: noAnswerHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
-		}}},
-	}}
+// failedAnswer matches the answers by which an endpoint's own sidecar says that its application does not, and those that a policy
+// names. No other answer counts against an endpoint, whatever its status.
+func failedAnswer(also ir.Answers) *commonmatcherv3.MatchPredicate {
+	header := func(h *routev3.HeaderMatcher) *commonmatcherv3.MatchPredicate {
+		return &commonmatcherv3.MatchPredicate{Rule: &commonmatcherv3.MatchPredicate_HttpResponseHeadersMatch{
+			HttpResponseHeadersMatch: &commonmatcherv3.HttpHeadersMatch{Headers: []*routev3.HeaderMatcher{h}},
+		}}
+	}
+	status := func(re string) *commonmatcherv3.MatchPredicate {
+		return header(headerMatcher(":status", &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: re}}}))
+	}
+	switch also { // the sidecar's own are 503
+	case ir.GatewayErrors:
+		return status("50[234]")
+	case ir.ServerErrors:
+		return status("5[0-9][0-9]")
+	}
+	return header(&routev3.HeaderMatcher{Name: noAnswerHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}})
 }
 
 // outlierDetection ejects by what requests meet, at once: the interval only decides when an endpoint
 // comes back, so it can be long and cost nothing. Short ejections send traffic back into the hole.
-// What counts as a failed answer says noAnswer; the statuses that an application passes on from deeper in the call graph
+// What counts as a failed answer says failedAnswer; the statuses that an application passes on from deeper in the call graph
 // would eject endpoints that are well.
 func outlierDetection(d ir.Detection) *clusterv3.OutlierDetection {
-	return &clusterv3.OutlierDetection{
+	m := &clusterv3.OutlierDetection{
 		SplitExternalLocalOriginErrors: true,
 		ConsecutiveLocalOriginFailure:  u32(d.LocalFailures), EnforcingConsecutiveLocalOriginFailure: u32(100),
 		Consecutive_5Xx: u32(d.GatewayFailures), EnforcingConsecutive_5Xx: u32(100),
@@ -138,6 +164,12 @@ func outlierDetection(d ir.Detection) *clusterv3.OutlierDetection {
 		EnforcingSuccessRate:               u32(0), EnforcingLocalOriginSuccessRate: u32(0),
 		Interval: duration(d.Interval), BaseEjectionTime: duration(d.Ejection), MaxEjectionPercent: u32(d.MaxEjectionPercent),
 	}
+	if d.FailurePercent > 0 {
+		m.FailurePercentageThreshold, m.EnforcingFailurePercentage = u32(d.FailurePercent), u32(100)
+		m.EnforcingFailurePercentageLocalOrigin = u32(100)
+		m.FailurePercentageRequestVolume, m.FailurePercentageMinimumHosts = u32(d.FailureRequests), u32(d.FailureEndpoints)
+	}
+	return m
 }
 
 // peerSockets chooses by an endpoint's zone. The last match is for endpoints of no known zone: without

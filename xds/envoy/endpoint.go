@@ -25,9 +25,13 @@ func endpointsMessage(_ *messages, e ir.Endpoints) (proto.Message, error) {
 			Priority:            g.Priority,
 			LoadBalancingWeight: u32(g.Weight),
 		}
+		var check *endpointv3.Endpoint_HealthCheckConfig
+		if g.Unchecked {
+			check = &endpointv3.Endpoint_HealthCheckConfig{DisableActiveHealthCheck: true}
+		}
 		for _, ep := range g.Endpoints {
 			l.LbEndpoints = append(l.LbEndpoints, &endpointv3.LbEndpoint{
-				HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(ep.Address, ep.Port)}},
+				HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(ep.Address, ep.Port), HealthCheckConfig: check}},
 				Metadata:            meta,
 				LoadBalancingWeight: u32(ep.Weight),
 			})

@@ -23,6 +23,10 @@ type Cluster struct {
 	// MaxRequests replaces connections that carried so many (HTTP only); 0 for no end.
 	MaxRequests uint32   `json:"maxRequests,omitempty"`
 	Breaker     *Breaker `json:"breaker,omitempty"`
+	// Balance chooses endpoints; nil goes by turns.
+	Balance *Balance `json:"balance,omitempty"`
+	// HealthCheck asks those endpoints whose group is not Unchecked.
+	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
 	// Detection watches endpoints by the requests they fail, and prefers those of the lowest priority. Nil: there
 	// is one endpoint, and nothing to choose.
 	Detection *Detection `json:"detection,omitempty"`
@@ -46,12 +50,28 @@ type Detection struct {
 	Interval           Millis `json:"intervalMs"`
 	Ejection           Millis `json:"ejectionMs"`
 	MaxEjectionPercent uint32 `json:"maxEjectionPercent"`
+	// Answers that count as GatewayFailures beside those.
+	Answers Answers `json:"answers,omitempty"`
+	// FailurePercent of an endpoint's requests in an interval take it out as well, where it had FailureRequests of them and
+	// FailureEndpoints did; 0 for never.
+	FailurePercent   uint32 `json:"failurePercent,omitempty"`
+	FailureRequests  uint32 `json:"failureRequests,omitempty"`
+	FailureEndpoints uint32 `json:"failureEndpoints,omitempty"`
 	// KeepAlive sends HTTP/2 pings and closes a connection without an answer after KeepAliveTimeout.
 	KeepAlive        Millis `json:"keepAliveMs"`
 	KeepAliveTimeout Millis `json:"keepAliveTimeoutMs"`
 	// PanicPercent of the endpoints must look alive, or all of them are tried.
 	PanicPercent uint32 `json:"panicPercent"`
 }
+
+// Answers is a class of answers by status.
+type Answers string
+
+// The classes of answers.
+const (
+	GatewayErrors Answers = "gatewayErrors" // 502, 503, 504
+	ServerErrors  Answers = "serverErrors"  // 5xx
+)
 
 // Protocol is what is spoken to the endpoints of a cluster.
 type Protocol string

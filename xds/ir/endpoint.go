@@ -22,6 +22,8 @@ type Group struct {
 	// Weight among the groups of one priority: its share of the traffic, in millionths.
 	Weight    uint32     `json:"weight"`
 	Endpoints []Endpoint `json:"endpoints"`
+	// Unchecked endpoints get no active health checks: behind a lane of an ingress each is answered by somebody else.
+	Unchecked bool `json:"unchecked,omitempty"`
 }
 
 // Endpoint is one address. Those that are known to be dead are not there: Envoy finds the others itself.

@@ -20,6 +20,7 @@ func (b *builder) attachTraffic() {
 	b.t.traffic = map[string][]policy.Attached[policy.TrafficPolicy]{}
 	for _, p := range policies {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
+		b.checkConnections(p.Resource, *p.Spec)
 		b.t.traffic[p.Resource.Namespace] = append(b.t.traffic[p.Resource.Namespace], p)
 	}
 	merged, lost := map[policy.Subject]policy.Merged[policy.TrafficPolicy]{}, map[mesh.Key][]mesh.Key{}

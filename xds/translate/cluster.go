@@ -110,7 +110,7 @@ func (tr *Translator) outboundCluster(r reach) ir.Cluster {
 	}
 	speakToApps(&c, r.port.Protocol)
 	traffic := tr.t.Traffic(r.service, r.port, mesh.Key{}, "")
-	treatCluster(&c, traffic.Spec)
+	tr.treatCluster(&c, r.port, traffic.Spec)
 	c.Sources = unique(slices.Concat(tr.clusterSources(r.service), clusterSources(traffic)))
 	return c
 }

@@ -43,6 +43,12 @@ func (tr *Translator) endpointsOf(r reach) ir.Endpoints {
 			priority++ // Envoy wants them without gaps
 		}
 	}
+	if h := tr.t.Traffic(r.service, r.port, mesh.Key{}, ""); h.Spec.HealthCheck != nil && topology.Checkable(r.port, *h.Spec.HealthCheck) {
+		for i := range e.Groups {
+			e.Groups[i].Unchecked = e.Groups[i].Zone != tr.t.Zone
+		}
+		e.Sources = unique(append(e.Sources, h.By("HealthCheck")))
+	}
 	return e
 }
 

@@ -16,6 +16,7 @@ func (tr *Translator) treatOutbound(p topology.Port, routes []ir.Route, t policy
 	for _, r := range routes {
 		boundTime(&r, t.Timeouts)
 		injectFault(&r, t.Fault)
+		keepSession(&r, sessionAsked(t.Session))
 		out = append(out, tr.retries(p, r, t)...)
 	}
 	return out
@@ -36,7 +37,7 @@ func inboundSources(t policy.Merged[policy.TrafficPolicy]) ir.Sources {
 
 // clusterSources are those that said any of what treatCluster does.
 func clusterSources(t policy.Merged[policy.TrafficPolicy]) ir.Sources {
-	return saidBy(t, "Timeouts", "Retry", "CircuitBreaker", "ConnectionPool")
+	return saidBy(t, "Timeouts", "Retry", "CircuitBreaker", "ConnectionPool", "Outlier", "HealthCheck", "LoadBalancer")
 }
 
 // saidBy are the policies that said any of the fields.
@@ -52,10 +53,13 @@ func saidBy(t policy.Merged[policy.TrafficPolicy], fields ...string) ir.Sources 
 
 // treatCluster edits the connections of a client to a service port by what TrafficPolicies say of it; each line is one
 // feature.
-func treatCluster(c *ir.Cluster, t policy.TrafficPolicy) {
+func (tr *Translator) treatCluster(c *ir.Cluster, p topology.Port, t policy.TrafficPolicy) {
 	boundConnect(c, t.Timeouts)
 	breakCircuit(c, t.CircuitBreaker, t.Retry)
 	poolConnections(c, t.ConnectionPool)
+	ejectOutliers(c, t.Outlier, tr.settings.Outlier)
+	checkEndpoints(c, p, t.HealthCheck)
+	balance(c, t.LoadBalancer)
 }
 
 // perMillionOf is a percentage as Envoy counts shares.
