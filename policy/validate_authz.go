@@ -246,10 +246,8 @@ func checkClaim(name string) error {
 	if len(path) > 8 {
 		return fmt.Errorf("%q leads deeper than 8 objects", clip(name))
 	}
-	for _, part := range path {
-		if part == "" {
-			return fmt.Errorf("%q has an empty part", clip(name))
-		}
+	if slices.Contains(path, "") {
+		return fmt.Errorf("%q has an empty part", clip(name))
 	}
 	return nil
 }
