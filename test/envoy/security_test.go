@@ -111,6 +111,44 @@ spec: {targetRef: {kind: Service, name: echo-v1}, action: Deny, rules: [{to: [{h
 	})
 }
 
+// TestManyPaths: what is looked up by path decides as if it were tried one by one.
+func TestManyPaths(t *testing.T) {
+	w := newWorld(t)
+	var deny, allow []string
+	for i := range 12 {
+		deny = append(deny, fmt.Sprintf(`{to: [{methods: [DELETE], paths: ["/d%d*", "/deep/%d/x*"]}]}`, i, i))
+		allow = append(allow, fmt.Sprintf(`{to: [{paths: ["/a%d", "/deep/%d/*"]}]}`, i, i))
+	}
+	w.base = slices.DeleteFunc(w.base, func(r mesh.Resource) bool { return r.Name == "everybody-may" })
+	w.table(t, []feature{{
+		name: "denials, then allowances, then neither",
+		yaml: fmt.Sprintf(`
+kind: AuthorizationPolicy
+metadata: {name: denials}
+spec: {action: Deny, rules: [%s, {to: [{methods: [PUT], paths: ["/deep/*"]}]}]}
+---
+kind: AuthorizationPolicy
+metadata: {name: allowances}
+spec: {action: Allow, rules: [%s, {to: [{methods: [POST]}]}]}
+`, strings.Join(deny, ", "), strings.Join(allow, ", ")),
+		expect: []expectation{
+			{call{path: "/a3"}, want{}},
+			{call{path: "/a3?q=1"}, want{}},
+			{call{path: "/a33"}, want{status: 403}},
+			{call{path: "/a1", method: "DELETE"}, want{}},
+			{call{path: "/other"}, want{status: 403}},
+			{call{path: "/other", method: "POST"}, want{}},
+			{call{path: "/d3", method: "POST"}, want{}}, // the denial there is of another method
+			{call{path: "/d3", method: "DELETE"}, want{status: 403}},
+			{call{path: "/deep/4/x/y"}, want{}},
+			{call{path: "/deep/4/x/y", method: "DELETE"}, want{status: 403}},
+			{call{path: "/deep/4/x/y", method: "PUT"}, want{status: 403}}, // by the shorter of two
+			{call{path: "/deep/99", method: "PUT"}, want{status: 403}},
+			{call{path: "/deep/4/z", method: "DELETE"}, want{}},
+		},
+	}})
+}
+
 // TestShadowAndAudit: policies that don't decide change no answer; counters and logs say what they saw.
 func TestShadowAndAudit(t *testing.T) {
 	w := newWorld(t)

@@ -111,13 +111,18 @@ func (b *messages) refuse(peers []ir.RefusedPeer) *xdsmatcherv3.Matcher {
 	return &xdsmatcherv3.Matcher{MatcherType: list(fields...), OnNoMatch: b.act("accepted-in-handshake", true)}
 }
 
-// decide tries decisions in order; the last one is for every request, or else the rest is unknown's.
+// decide tries decisions in order; the last one is for every request, or else the rest is unknown's. Many that look at paths are
+// looked up by path.
 func (b *messages) decide(decisions []ir.Decision, unknown *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher_OnMatch {
 	var fields []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher
-	last := unknown
-	for _, d := range decisions {
+	rest := unknown
+	for i, d := range decisions {
 		if len(d.Requests) == 0 {
-			last = b.act(d.Policy, d.Allow)
+			rest = b.act(d.Policy, d.Allow)
+			break
+		}
+		if paths, n := pathsFirst(decisions[i:]); n > 0 {
+			rest = onMatcher(b.byPath(paths, b.decide(decisions[i+n:], unknown)))
 			break
 		}
 		var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
@@ -127,9 +132,9 @@ func (b *messages) decide(decisions []ir.Decision, unknown *xdsmatcherv3.Matcher
 		fields = append(fields, field(or(ways), b.act(d.Policy, d.Allow)))
 	}
 	if len(fields) == 0 {
-		return last
+		return rest
 	}
-	return onMatcher(&xdsmatcherv3.Matcher{MatcherType: list(fields...), OnNoMatch: last})
+	return onMatcher(&xdsmatcherv3.Matcher{MatcherType: list(fields...), OnNoMatch: rest})
 }
 
 func (b *messages) uriSAN() *xdscorev3.TypedExtensionConfig {
