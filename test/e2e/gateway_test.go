@@ -66,21 +66,27 @@ func TestGateway(t *testing.T) {
 	})
 	z.apply(fmt.Sprintf(edgeGateway, plain, secure))
 
-	visit := func(url string, roots *x509.CertPool) (*http.Response, string, error) {
+	visit := func(url string, roots *x509.CertPool) (status int, body string, err error) {
 		h := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "pay.example.com"}}}
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		req.Host = "pay.example.com"
-		return do(&h, req)
+		r, err := h.Do(req)
+		if err != nil {
+			return 0, "", err
+		}
+		defer r.Body.Close()
+		text, err := io.ReadAll(r.Body)
+		return r.StatusCode, string(text), err
 	}
 	gets := func(url string, roots *x509.CertPool, status int, part string) {
 		t.Helper()
 		await(t, fmt.Sprintf("%s is answered %d", url, status), func() error {
-			r, body, err := visit(url, roots)
-			if err == nil && (r.StatusCode != status || !strings.Contains(body, part)) {
-				err = fmt.Errorf("it is answered %d: %s", r.StatusCode, body)
+			got, body, err := visit(url, roots)
+			if err == nil && (got != status || !strings.Contains(body, part)) {
+				err = fmt.Errorf("it is answered %d: %s", got, body)
 			}
 			return err
 		})
@@ -152,14 +158,4 @@ func putCertificate(t *testing.T, dir, name string) *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(cert)
 	return pool
-}
-
-func do(h *http.Client, req *http.Request) (*http.Response, string, error) {
-	r, err := h.Do(req)
-	if err != nil {
-		return nil, "", err
-	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(r.Body)
-	return r, string(body), err
 }
