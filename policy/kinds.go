@@ -66,6 +66,16 @@ func Kinds() []KindInfo {
 			newSpec: func() any { return new(HTTPRoute) }, validate: as(validateHTTPRoute),
 		},
 		{
+			Kind: mesh.KindGRPCRoute, APIVersion: APIVersionGatewayAPI, Plural: "grpcroutes", Singular: "grpcroute", Short: []string{"gr"},
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Chooses backends for gRPC calls by service and method.",
+			newSpec: func() any { return new(GRPCRoute) }, validate: as(validateGRPCRoute),
+		},
+		{
+			Kind: mesh.KindReferenceGrant, APIVersion: APIVersionGatewayAPI, Plural: "referencegrants", Singular: "referencegrant", Short: []string{"refgrant"},
+			Namespaced: true, MadeAt: MadeAnywhere, Summary: "Lets routes of other namespaces lead to Services of its own.",
+			newSpec: func() any { return new(ReferenceGrant) }, validate: as(validateReferenceGrant),
+		},
+		{
 			Kind: mesh.KindAuthorizationPolicy, APIVersion: APIVersion, Plural: "authorizationpolicies", Singular: "authorizationpolicy",
 			Short: []string{"authz", "ap"}, Namespaced: true, MadeAt: MadeAnywhere,
 			Summary: "Allows or denies requests by who asks and what is asked.",

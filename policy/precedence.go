@@ -65,7 +65,34 @@ func RoutesFor(routes []Route, service ServiceRef) (matches []RouteMatch, overri
 		matches = append(matches, matchesOf(rt, port)...)
 	}
 	slices.SortStableFunc(matches, compareMatches)
-	return dropUnreachable(matches)
+	matches, less := onlyMostSpecific(matches)
+	matches, overridden = dropUnreachable(matches)
+	for k, by := range less {
+		if overridden == nil {
+			overridden = map[mesh.Key][]mesh.Key{}
+		}
+		overridden[k] = append(overridden[k], by...)
+	}
+	return matches, overridden
+}
+
+// onlyMostSpecific leaves the GRPCRoutes where there are any: of routes of several kinds for one port of a Service those of the more
+// specific kind hold alone (GEP-1294, "Route types").
+func onlyMostSpecific(matches []RouteMatch) (kept []RouteMatch, overridden map[mesh.Key][]mesh.Key) {
+	i := slices.IndexFunc(matches, func(m RouteMatch) bool { return m.Route.Kind == mesh.KindGRPCRoute })
+	if i < 0 {
+		return matches, nil
+	}
+	overridden = map[mesh.Key][]mesh.Key{}
+	for _, m := range matches {
+		switch {
+		case m.Route.Kind == mesh.KindGRPCRoute:
+			kept = append(kept, m)
+		case overridden[m.Route] == nil:
+			overridden[m.Route] = []mesh.Key{matches[i].Route}
+		}
+	}
+	return kept, overridden
 }
 
 // matchesOf are the matches of a route in the order of its rules; byPort says that its parent names the port.

@@ -24,7 +24,7 @@ func validateTLSRoute(r *report, res mesh.Resource, t *TLSRoute) {
 	for i, rule := range t.Rules {
 		rules[i] = rule.BackendRefs
 	}
-	validateStreamRules(r, res, rules)
+	validateStreamRules(r, rules)
 }
 
 func validateTCPRoute(r *report, res mesh.Resource, t *TCPRoute) {
@@ -33,7 +33,7 @@ func validateTCPRoute(r *report, res mesh.Resource, t *TCPRoute) {
 	for i, rule := range t.Rules {
 		rules[i] = rule.BackendRefs
 	}
-	validateStreamRules(r, res, rules)
+	validateStreamRules(r, rules)
 }
 
 func validateStreamParents(r *report, c gatewayv1.CommonRouteSpec) {
@@ -55,7 +55,7 @@ func validateStreamParents(r *report, c gatewayv1.CommonRouteSpec) {
 }
 
 // validateStreamRules takes one rule, as the Gateway API has it: a connection has nothing by which to choose among several.
-func validateStreamRules(r *report, res mesh.Resource, rules [][]gatewayv1.BackendRef) {
+func validateStreamRules(r *report, rules [][]gatewayv1.BackendRef) {
 	if len(rules) != 1 {
 		r.add(FieldError{Pointer: "/spec/rules", Code: CodeInvalid, Message: fmt.Sprintf("%d rules; exactly one is possible", len(rules))})
 	}
@@ -67,7 +67,7 @@ func validateStreamRules(r *report, res mesh.Resource, rules [][]gatewayv1.Backe
 		r.atMost(at, len(refs), maxBackends)
 		total := int64(0)
 		for j, ref := range refs {
-			total += validateBackend(r, ptr(at, j), res, gatewayv1.HTTPBackendRef{BackendRef: ref})
+			total += validateBackend(r, ptr(at, j), gatewayv1.HTTPBackendRef{BackendRef: ref})
 		}
 		if total == 0 && len(refs) > 0 {
 			r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: "all weights are 0: no connection could be sent anywhere", Hint: "give one of them a weight"})

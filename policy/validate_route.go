@@ -48,7 +48,7 @@ func validateHTTPRoute(r *report, res mesh.Resource, h *HTTPRoute) {
 			names[*rule.Name] = true
 			r.checked(at+"/name", string(*rule.Name), mesh.CheckSubdomain)
 		}
-		validateRule(r, at, res, rule)
+		validateRule(r, at, rule)
 		if r.full() {
 			return
 		}
@@ -66,8 +66,8 @@ func validateParent(r *report, at string, res mesh.Resource, p gatewayv1.ParentR
 	validateServiceParent(r, at, p)
 }
 
-func validateRule(r *report, at string, res mesh.Resource, rule gatewayv1.HTTPRouteRule) {
-	answers := validateFilters(r, at+"/filters", res, rule, rule.Filters, false)
+func validateRule(r *report, at string, rule gatewayv1.HTTPRouteRule) {
+	answers := validateFilters(r, at+"/filters", rule, rule.Filters, false)
 	validateRuleTimes(r, at, rule)
 	r.atMost(at+"/matches", len(rule.Matches), maxMatches)
 	for i, m := range rule.Matches {
@@ -83,8 +83,8 @@ func validateRule(r *report, at string, res mesh.Resource, rule gatewayv1.HTTPRo
 	r.atMost(at+"/backendRefs", len(rule.BackendRefs), maxBackends)
 	total := int64(0)
 	for i, b := range rule.BackendRefs {
-		total += validateBackend(r, ptr(at+"/backendRefs", i), res, b)
-		validateFilters(r, ptr(at+"/backendRefs", i)+"/filters", res, rule, b.Filters, true)
+		total += validateBackend(r, ptr(at+"/backendRefs", i), b)
+		validateFilters(r, ptr(at+"/backendRefs", i)+"/filters", rule, b.Filters, true)
 	}
 	if total == 0 {
 		r.add(FieldError{Pointer: at + "/backendRefs", Code: CodeInvalid, Message: "all weights are 0: no request could be sent anywhere", Hint: "give one of them a weight, or deny the requests with an AuthorizationPolicy"})
@@ -92,14 +92,8 @@ func validateRule(r *report, at string, res mesh.Resource, rule gatewayv1.HTTPRo
 }
 
 // validateBackend returns the weight of the backend.
-func validateBackend(r *report, at string, res mesh.Resource, b gatewayv1.HTTPBackendRef) int64 {
-	if b.Kind != nil && *b.Kind != "Service" || b.Group != nil && *b.Group != "" {
-		r.unsupported(at+"/kind", "a backend that is no Service", "leave out group and kind, or write Service")
-	}
-	r.checked(at+"/name", string(b.Name), mesh.CheckLabel)
-	if b.Namespace != nil && string(*b.Namespace) != res.Namespace {
-		r.unsupported(at+"/namespace", "a backend in another namespace", "it would need a ReferenceGrant; use a Service of the route's namespace")
-	}
+func validateBackend(r *report, at string, b gatewayv1.HTTPBackendRef) int64 {
+	validateBackendRef(r, at, b.BackendObjectReference)
 	switch {
 	case b.Port == nil:
 		r.required(at + "/port")

@@ -20,7 +20,7 @@ const (
 )
 
 // validateFilters checks the filters of a rule, or of one of its backends. It reports whether the rule answers by itself.
-func validateFilters(r *report, at string, res mesh.Resource, rule gatewayv1.HTTPRouteRule, filters []gatewayv1.HTTPRouteFilter, ofBackend bool) (answers bool) {
+func validateFilters(r *report, at string, rule gatewayv1.HTTPRouteRule, filters []gatewayv1.HTTPRouteFilter, ofBackend bool) (answers bool) {
 	r.atMost(at, len(filters), maxFilters)
 	seen := map[gatewayv1.HTTPRouteFilterType]bool{}
 	for i, f := range filters {
@@ -48,7 +48,7 @@ func validateFilters(r *report, at string, res mesh.Resource, rule gatewayv1.HTT
 		case gatewayv1.HTTPRouteFilterURLRewrite:
 			validateRewrite(r, fat+"/urlRewrite", rule, *f.URLRewrite)
 		case gatewayv1.HTTPRouteFilterRequestMirror:
-			validateMirror(r, fat+"/requestMirror", res, *f.RequestMirror)
+			validateMirror(r, fat+"/requestMirror", *f.RequestMirror)
 		case gatewayv1.HTTPRouteFilterCORS:
 			validateCORS(r, fat+"/cors", *f.CORS)
 		case gatewayv1.HTTPRouteFilterExtensionRef, gatewayv1.HTTPRouteFilterExternalAuth:
@@ -193,8 +193,8 @@ func validatePathEdit(r *report, at string, rule gatewayv1.HTTPRouteRule, p gate
 	}
 }
 
-func validateMirror(r *report, at string, res mesh.Resource, f gatewayv1.HTTPRequestMirrorFilter) {
-	validateBackend(r, at+"/backendRef", res, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.BackendRef}})
+func validateMirror(r *report, at string, f gatewayv1.HTTPRequestMirrorFilter) {
+	validateBackend(r, at+"/backendRef", gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.BackendRef}})
 	switch {
 	case f.Percent != nil && f.Fraction != nil:
 		r.invalid(at, "gives percent or fraction, not both")

@@ -106,7 +106,7 @@ func (b *builder) ruleNames(kind mesh.Kind, namespace, name string) (names []gat
 			continue
 		}
 		found = true
-		if spec, ok := b.specs[r.Key].(*policy.HTTPRoute); ok {
+		if spec, ok := b.httpSpec(r); ok {
 			for _, rule := range spec.Rules {
 				if rule.Name != nil {
 					names = append(names, *rule.Name)

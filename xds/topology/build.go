@@ -42,6 +42,7 @@ func Build(in Input) (*Topology, []Issue) {
 			Roots:        map[mesh.TrustDomain][]byte{},
 			services:     map[ServiceName]*Service{},
 			workloads:    map[mesh.ProxyID]*Workload{},
+			grants:       map[string][]*policy.ReferenceGrant{},
 			serves:       map[mesh.ProxyID][]*Service{},
 			trustDomains: map[string]mesh.TrustDomain{in.Zone: in.TrustDomain},
 			edges:        map[string][]EdgePort{},
@@ -59,6 +60,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.localServices()
 	b.importServices()
 	b.findExternals()
+	b.findGrants()
 	b.attachRoutes()
 	b.attachTraffic()
 	streams := b.allStreamRoutes()

@@ -175,8 +175,8 @@ func (b *builder) gateways() []gateway {
 // gatewayRoutes are the routes with a Gateway for a parent. Of parents that are not here it says so.
 func (b *builder) gatewayRoutes(gateways []gateway) []policy.Route {
 	var out []policy.Route
-	for _, r := range b.byKind[mesh.KindHTTPRoute] {
-		spec, ok := b.specs[r.Key].(*policy.HTTPRoute)
+	for _, r := range b.httpRoutes() {
+		spec, ok := b.httpSpec(r)
 		if !ok {
 			continue
 		}
@@ -319,6 +319,18 @@ func (e *edge) finish(leads map[ServicePort]bool) []EdgePort {
 	return out
 }
 
+// lead notes to where a route leads.
+func (e *edge) lead(leads map[ServicePort]bool, route mesh.Key, ref gatewayv1.BackendObjectReference, find func(mesh.Key, gatewayv1.BackendObjectReference) (Backend, error)) {
+	to, err := find(route, ref)
+	switch {
+	case err != nil: // said where the route is checked
+	case to.External:
+		e.b.issue(route, "ExternalService %s can't be a backend of a Gateway: its requests are answered 503", to.ServiceName)
+	default:
+		leads[to.ServicePort] = true
+	}
+}
+
 func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 	l := EdgeListener{
 		Gateway: x.res.Key, Name: string(x.l.Name), Protocol: x.l.Protocol, Host: policy.ListenerHost(x.l), TrustedHops: x.hops,
@@ -339,17 +351,13 @@ func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 	for _, h := range l.Hosts {
 		for _, m := range h.Routes {
 			for _, ref := range asked(m.Does) {
-				if to, err := e.b.t.Backend(m.Route.Namespace, ref); err == nil {
-					leads[to] = true
-				}
+				e.lead(leads, m.Route, ref.BackendObjectReference, e.b.t.Backend)
 			}
 		}
 	}
 	for _, h := range l.Streams {
 		for _, ref := range h.Backends {
-			if to, err := e.b.t.StreamBackend(h.Route.Namespace, ref); err == nil {
-				leads[to] = true
-			}
+			e.lead(leads, h.Route, ref.BackendObjectReference, e.b.t.StreamBackend)
 		}
 	}
 	return l

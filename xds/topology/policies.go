@@ -4,16 +4,14 @@ import (
 	"maps"
 	"slices"
 
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
 
 // attachRoutes gives every HTTP port its routes in order.
 func (b *builder) attachRoutes() {
-	for _, r := range b.byKind[mesh.KindHTTPRoute] {
-		if spec, ok := b.specs[r.Key].(*policy.HTTPRoute); ok {
+	for _, r := range b.httpRoutes() {
+		if spec, ok := b.httpSpec(r); ok {
 			b.routes[r.Namespace] = append(b.routes[r.Namespace], policy.Route{Resource: r, Spec: spec})
 			b.checkRoute(r, spec)
 		}
@@ -43,6 +41,22 @@ func (b *builder) attachRoutes() {
 	}
 }
 
+// httpRoutes are all routes of requests.
+func (b *builder) httpRoutes() []mesh.Resource {
+	return slices.Concat(b.byKind[mesh.KindHTTPRoute], b.byKind[mesh.KindGRPCRoute])
+}
+
+// httpSpec is a route of requests as an HTTPRoute.
+func (b *builder) httpSpec(r mesh.Resource) (*policy.HTTPRoute, bool) {
+	switch spec := b.specs[r.Key].(type) {
+	case *policy.HTTPRoute:
+		return spec, true
+	case *policy.GRPCRoute:
+		return policy.HTTPOf(spec), true
+	}
+	return nil, false
+}
+
 // checkRoute says what a route names that is not there. A backend that is not there answers 500 for
 // its share (Gateway API, HTTPRouteRule.BackendRefs).
 func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
@@ -65,7 +79,7 @@ func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 	}
 	for i, rule := range spec.Rules {
 		for _, ref := range rule.BackendRefs {
-			if _, err := b.t.Backend(r.Namespace, ref); err != nil {
+			if _, err := b.t.Backend(r.Key, ref.BackendObjectReference); err != nil {
 				b.issue(r.Key, "rule %d: %v: its share of the requests is answered 500", i, err)
 			}
 		}
@@ -73,7 +87,7 @@ func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 			if f.RequestMirror == nil {
 				continue
 			}
-			if _, err := b.t.Backend(r.Namespace, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.RequestMirror.BackendRef}}); err != nil {
+			if _, err := b.t.Backend(r.Key, f.RequestMirror.BackendRef); err != nil {
 				b.issue(r.Key, "rule %d: mirror: %v: nothing is copied", i, err)
 			}
 		}

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"slices"
 
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -111,40 +109,4 @@ func (t *Topology) Upstream(w *Workload, u policy.Upstream) (ServicePort, bool) 
 	}
 	p, ok := s.Port(u.Port)
 	return ServicePort{n, u.Port}, ok && (!p.Protocol.IsHTTP() || t.l4Everywhere(s, p.Number))
-}
-
-// Backend resolves a backend of an HTTPRoute in a namespace to an HTTP port of a service.
-func (t *Topology) Backend(namespace string, ref gatewayv1.HTTPBackendRef) (ServicePort, error) {
-	return t.backend(namespace, ref.BackendRef, true)
-}
-
-// StreamBackend resolves a backend of a TLSRoute or TCPRoute in a namespace to a TCP port of a service.
-func (t *Topology) StreamBackend(namespace string, ref gatewayv1.BackendRef) (ServicePort, error) {
-	return t.backend(namespace, ref, false)
-}
-
-func (t *Topology) backend(namespace string, ref gatewayv1.BackendRef, http bool) (ServicePort, error) {
-	n := ServiceName{namespace, string(ref.Name)}
-	if ref.Kind != nil && *ref.Kind != "Service" || ref.Group != nil && *ref.Group != "" {
-		return ServicePort{}, fmt.Errorf("backend %s is no Service", n)
-	}
-	if ref.Namespace != nil && string(*ref.Namespace) != namespace {
-		return ServicePort{}, fmt.Errorf("backend %s is in another namespace", n)
-	}
-	s, ok := t.services[n]
-	if !ok {
-		return ServicePort{}, fmt.Errorf("backend: there is no service %s here", n)
-	}
-	if ref.Port == nil {
-		return ServicePort{}, fmt.Errorf("backend %s has no port", n)
-	}
-	p, ok := s.Port(uint16(*ref.Port))
-	if !ok || p.Protocol.IsHTTP() != http {
-		what := "TCP"
-		if http {
-			what = "HTTP"
-		}
-		return ServicePort{}, fmt.Errorf("backend: service %s has no %s port %d", n, what, *ref.Port)
-	}
-	return ServicePort{n, p.Number}, nil
 }

@@ -45,7 +45,7 @@ func (b *builder) streamRoutes(gateways []gateway, all []streamRoute) []streamRo
 	var out []streamRoute
 	for _, s := range all {
 		for _, ref := range s.backends {
-			if _, err := b.t.StreamBackend(s.res.Namespace, ref); err != nil {
+			if _, err := b.t.StreamBackend(s.res.Key, ref.BackendObjectReference); err != nil {
 				b.issue(s.res.Key, "%v: its share of the connections is closed", err)
 			}
 		}

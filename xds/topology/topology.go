@@ -48,6 +48,7 @@ type Topology struct {
 	edged               []ServicePort
 	listeners           map[mesh.Key][]mesh.ListenerStatus
 	streams             map[clients][]EdgeStream
+	grants              map[string][]*policy.ReferenceGrant // by namespace
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }

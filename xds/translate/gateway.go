@@ -93,8 +93,8 @@ func (tr *Translator) streamBackends(s topology.EdgeStream) []ir.Backend {
 			continue
 		}
 		cluster := NowhereCluster
-		if to, err := tr.t.StreamBackend(s.Route.Namespace, ref); err == nil {
-			cluster = clusterName(to.ServiceName, to.Port)
+		if to, err := tr.t.StreamBackend(s.Route, ref.BackendObjectReference); err == nil {
+			cluster = tr.backendName(to)
 		}
 		out = addBackend(out, cluster, weight)
 	}
@@ -218,7 +218,7 @@ func (tr *Translator) edgedReaches() []reach {
 	for _, to := range tr.t.Edged() {
 		if s, ok := tr.t.Service(to.ServiceName); ok {
 			if p, ok := s.Port(to.Port); ok {
-				out = append(out, reach{s, p, ""})
+				out = append(out, tr.reaches(s, p)...)
 			}
 		}
 	}

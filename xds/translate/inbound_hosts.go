@@ -93,8 +93,8 @@ func (tr *Translator) findRouted() map[topology.ServicePort][]routed {
 func (tr *Translator) leadsTo(m policy.RouteMatch) []topology.ServicePort {
 	var out []topology.ServicePort
 	for _, ref := range m.Does.BackendRefs {
-		if to, err := tr.t.Backend(m.Route.Namespace, ref); err == nil && !slices.Contains(out, to) {
-			out = append(out, to)
+		if to, err := tr.t.Backend(m.Route, ref.BackendObjectReference); err == nil && !to.External && !slices.Contains(out, to.ServicePort) {
+			out = append(out, to.ServicePort)
 		}
 	}
 	return out

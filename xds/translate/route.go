@@ -119,12 +119,12 @@ func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
 			weight = uint64(max(*ref.Weight, 0))
 		}
 		total += weight
-		to, err := tr.t.Backend(m.Route.Namespace, ref)
+		to, err := tr.t.Backend(m.Route, ref.BackendObjectReference)
 		switch {
 		case err != nil:
 			missing += weight
 		case weight > 0:
-			backends = mergeBackend(backends, ofBackend(ir.Backend{Cluster: clusterName(to.ServiceName, to.Port), Weight: uint32(weight)}, ref.Filters))
+			backends = mergeBackend(backends, ofBackend(ir.Backend{Cluster: tr.backendName(to), Weight: uint32(weight)}, ref.Filters))
 		}
 	}
 	noBackend := ir.Route{Match: match, Reply: &ir.Reply{
@@ -142,6 +142,21 @@ func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
 	}
 	tr.follow(out, m)
 	return out
+}
+
+// backendName is the cluster of a backend. The way to the only zone that has a service is the way to the service.
+func (tr *Translator) backendName(to topology.Backend) string {
+	switch {
+	case to.External:
+		return externalName(to.ServiceName, to.Port)
+	case to.Zone != "":
+		s, _ := tr.t.Service(to.ServiceName)
+		p, _ := s.Port(to.Port)
+		if len(tr.zonesOf(s, p)) > 1 {
+			return pinnedName(to.ServiceName, to.Zone, to.Port)
+		}
+	}
+	return clusterName(to.ServiceName, to.Port)
 }
 
 // addBackend is mergeBackend for one that edits nothing.

@@ -47,9 +47,9 @@ func (tr *Translator) filter(r *ir.Route, m policy.RouteMatch, f gatewayv1.HTTPR
 	case f.URLRewrite != nil:
 		r.Rewrite = &ir.Rewrite{Host: hostOf(f.URLRewrite.Hostname), Path: pathEdit(f.URLRewrite.Path)}
 	case f.RequestMirror != nil:
-		to, err := tr.t.Backend(m.Route.Namespace, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.RequestMirror.BackendRef}})
+		to, err := tr.t.Backend(m.Route, f.RequestMirror.BackendRef)
 		if share := policy.MirrorShare(*f.RequestMirror); err == nil && share > 0 {
-			r.Mirrors = append(r.Mirrors, ir.Mirror{Cluster: clusterName(to.ServiceName, to.Port), PerMillion: share})
+			r.Mirrors = append(r.Mirrors, ir.Mirror{Cluster: tr.backendName(to), PerMillion: share})
 		}
 	}
 }

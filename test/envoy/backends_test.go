@@ -1,0 +1,87 @@
+package envoy
+
+import (
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// TestBackends: where routes lead besides services of their own namespace.
+func TestBackends(t *testing.T) {
+	w := newWorld(t)
+	// pay is in zone one, too.
+	w.service("pay", `{"app":"echo-1"}`, "one")
+	w.publish(t)
+	to := func(backend string) string { return route(`[{backendRefs: [` + backend + `]}]`) }
+	w.table(t, []feature{{
+		name:   "a service wherever it is",
+		yaml:   to(`{group: multicluster.x-k8s.io, kind: ServiceImport, name: pay, port: 80}`),
+		expect: []expectation{{want: want{app: "echo-1"}}},
+	}, {
+		name:   "the same in another zone",
+		yaml:   to(`{group: mesh.comity.dev, kind: ZoneService, name: pay.two, port: 80}`),
+		expect: []expectation{{want: want{app: "pay-1"}}},
+	}, {
+		name:   "in a zone that has it not",
+		yaml:   to(`{group: mesh.comity.dev, kind: ZoneService, name: echo.two, port: 80}`),
+		expect: []expectation{{want: want{status: 500, body: []string{"NO-BACKEND"}}}},
+	}})
+	const other = `
+---
+kind: Service
+metadata: {name: echo-v1, namespace: bank}
+spec: {selector: {app: nobody}, ports: [{port: 80, appProtocol: http}]}`
+	grant := func(name string) string {
+		return `
+---
+kind: ReferenceGrant
+metadata: {name: grant, namespace: bank}
+spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: "", kind: Service, name: ` + name + `}]}`
+	}
+	in := to(`{name: echo-v1, namespace: bank, port: 80}`) + other
+	w.table(t, []feature{
+		{name: "of another namespace, not granted", yaml: in, expect: []expectation{{want: want{status: 500}}}},
+		{name: "granted to another service", yaml: in + grant("echo-v2"), expect: []expectation{{want: want{status: 500}}}},
+		{name: "granted", yaml: in + grant("echo-v1"), expect: []expectation{{want: want{status: 503}}}}, // it is asked; nobody serves it
+	})
+}
+
+// TestGRPCRoute: methods go to where their rules say; statuses come through.
+func TestGRPCRoute(t *testing.T) {
+	w := newWorld(t)
+	w.apply(t, `
+kind: GRPCRoute
+metadata: {name: methods}
+spec:
+  parentRefs: [{group: "", kind: Service, name: echo, port: 9090}]
+  rules:
+    - {matches: [{method: {service: shop.Pay}}], backendRefs: [{name: echo-v1, port: 9090}]}
+    - {matches: [{method: {service: shop.Pay, method: Charge}}], backendRefs: [{name: echo-v2, port: 9090}]}
+    - {matches: [{method: {service: shop.Pay, method: Charge}, headers: [{name: x-who, value: me}]}], backendRefs: [{name: echo-v1, port: 9090}]}
+    - {matches: [{method: {method: Check}}], backendRefs: [{name: echo-v2, port: 9090}]}
+    - {matches: [{method: {type: RegularExpression, service: "shop\\.S.*"}}], backendRefs: [{name: echo-v1, port: 9090}]}
+`)
+	const at = echoHost + ":9090"
+	for _, c := range []struct {
+		method string
+		header map[string]string
+		app    string
+	}{
+		{"/shop.Pay/Charge", nil, "echo-2"},
+		{"/shop.Pay/Charge", map[string]string{"x-who": "me"}, "echo-1"},
+		{"/shop.Pay/Refund", nil, "echo-1"},
+		{"/health.Health/Check", nil, "echo-2"},
+		{"/shop.Stock/List", nil, "echo-1"},
+	} {
+		if app, err := w.callGRPC(t, "web", at, c.method, c.header); err != nil || app != c.app {
+			t.Errorf("%s %v: %q, %v, not %s", c.method, c.header, app, err, c.app)
+		}
+	}
+	if _, err := w.callGRPC(t, "web", at, "/shop.Pay/Charge", map[string]string{doStatus: "8"}); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a status of the application came as %v", err)
+	}
+	if _, err := w.callGRPC(t, "web", at, "/other.Service/Do", nil); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a method that no rule has: %v", err) // HTTP 404 to gRPC
+	}
+}
