@@ -2,7 +2,6 @@ package envoy
 
 import (
 	"errors"
-	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -96,46 +95,44 @@ func proxylessRoutesMessage(b *messages, t ir.RouteTable) (proto.Message, error)
 			Name: h.Name, Domains: h.Domains, RetryPolicy: proxylessRetry(h.Retry), TypedPerFilterConfig: b.proxylessFilters(h.Filters),
 		}
 		for _, r := range h.Routes {
-			if r.Match = postOnly(r.Match); r.Match.Path.Kind == "" {
+			met := false
+			if r.Match, met = ofCalls(r.Match); !met {
 				continue
 			}
-			rm, err := b.proxylessRoute(r)
-			if err != nil {
-				return nil, fmt.Errorf("host %s: %w", h.Name, err)
-			}
-			v.Routes = append(v.Routes, rm)
+			v.Routes = append(v.Routes, b.proxylessRoute(r))
 		}
 		m.VirtualHosts = append(m.VirtualHosts, v)
 	}
 	return m, b.err
 }
 
-// postOnly answers for the method, which every call has and no client compares: a match for others is none.
-func postOnly(m ir.Match) ir.Match {
-	if len(m.Methods) > 0 && !slices.Contains(m.Methods, "POST") {
-		return ir.Match{}
+// ofCalls is a match without what no client compares: the method, which is POST. A match for others is met by no call, nor
+// is one by the host, which the target has decided, or for connections.
+func ofCalls(m ir.Match) (_ ir.Match, met bool) {
+	if m.Connect || m.Host != "" || m.NotHost != "" || len(m.Methods) > 0 && !slices.Contains(m.Methods, "POST") {
+		return ir.Match{}, false
 	}
 	m.Methods = nil
-	return m
+	return m, true
 }
 
-func (b *messages) proxylessRoute(r ir.Route) (*routev3.Route, error) {
+func (b *messages) proxylessRoute(r ir.Route) *routev3.Route {
 	m := &routev3.Route{Match: b.match(r.Match), TypedPerFilterConfig: b.proxylessFilters(r.Filters)}
 	if p, ok := m.GetMatch().GetPathSpecifier().(*routev3.RouteMatch_PathSeparatedPrefix); ok {
 		m.Match.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{
 			Regex: regexp.QuoteMeta(p.PathSeparatedPrefix) + "(/.*)?",
 		}}
 	}
+	// Other actions clients don't know: calls that match fail with UNAVAILABLE.
 	switch {
-	case r.Reply != nil && len(r.Backends) == 0:
-		// An action that clients don't know: calls that match fail with UNAVAILABLE.
-		m.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: r.Reply.Status}}
-	case r.Reply == nil && len(r.Backends) > 0:
+	case len(r.Backends) > 0:
 		m.Action = &routev3.Route_Route{Route: b.proxylessForward(r)}
+	case r.Reply != nil:
+		m.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: r.Reply.Status}}
 	default:
-		return nil, errors.New("a route must either have backends or reply")
+		m.Action = &routev3.Route_Redirect{Redirect: &routev3.RedirectAction{}}
 	}
-	return m, nil
+	return m
 }
 
 func (b *messages) proxylessForward(r ir.Route) *routev3.RouteAction {
