@@ -54,7 +54,7 @@ func (c Cookie) Length() time.Duration { return durationOr(c.TTL, 0) }
 
 // SlowStart lets an endpoint's share grow from MinWeightPercent of its own to all of it.
 type SlowStart struct {
-	// Window since the endpoint came; 0s to 1h. Required: what is warm when only the application knows.
+	// Window since the endpoint came. Required: how long it takes to be warm only the application knows.
 	Window gatewayv1.Duration `json:"window"`
 	// Aggression of the growth: 1 is even, more is quicker at first. Default 1.
 	Aggression *float64 `json:"aggression,omitempty"`
