@@ -21,6 +21,8 @@ type TrafficPolicy struct {
 	// Layer is how much the sidecars of the servers understand: l7 requests, l4 bytes and who sends them, at a third to a fifth of
 	// the CPU. It is of whole ports. Default l7.
 	Layer mesh.Layer `json:"layer,omitempty"`
+	// LoadShedding refuses requests while a workload is overloaded, at the server's side. Default none is.
+	LoadShedding *LoadShedding `json:"loadShedding,omitempty"`
 	// RateLimit bounds what each workload of the service takes, at the server's side. Default no bound.
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 }
@@ -89,6 +91,9 @@ func validateTrafficPolicy(r *report, res mesh.Resource, p *TrafficPolicy) {
 		if p.TargetRef != nil && p.TargetRef.Kind != "Service" {
 			r.add(FieldError{Pointer: "/spec/layer", Code: CodeInvalid, Message: "a connection is of no route", Hint: "target the Service"})
 		}
+	}
+	if p.LoadShedding != nil {
+		validateLoadShedding(r, *p.LoadShedding)
 	}
 	if p.RateLimit != nil {
 		validateRateLimit(r, *p.RateLimit, p.TargetRef)

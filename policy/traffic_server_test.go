@@ -26,6 +26,8 @@ func TestValidateServerSide(t *testing.T) {
 		"layer":              {`{"targetRef":{"kind":"Service","name":"web","sectionName":"http"},"layer":"l4"}`, nil},
 		"layer unknown":      {`{"layer":"L4"}`, []string{"/spec/layer invalid"}},
 		"layer of a route":   {`{` + toRule + `"layer":"l4"}`, []string{"/spec/layer invalid"}},
+		"shedding":           {`{"loadShedding":{"latency":"20ms"}}`, nil},
+		"shedding bounds":    {`{"loadShedding":{"alwaysConcurrent":20000}}`, []string{"/spec/loadShedding/latency required", "/spec/loadShedding/alwaysConcurrent out_of_range"}},
 		"fault":              {`{"fault":{"match":{"method":"POST","headers":[{"name":"x","value":"y"}]},"delay":{"percent":20,"for":"1s"},"abort":{"percent":10,"grpcStatus":14},"bandwidth":{"response":64,"percent":50}}}`, nil},
 		"fault of nothing":   {`{"fault":{"match":{"method":"POST"}}}`, []string{"/spec/fault required"}},
 		"fault abort":        {`{"fault":{"abort":{"percent":101,"status":200}}}`, []string{"/spec/fault/abort/percent out_of_range", "/spec/fault/abort/status out_of_range"}},

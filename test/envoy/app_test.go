@@ -30,6 +30,7 @@ const (
 	doKey    = "X-Do-Key"
 	doDelay  = "X-Do-Delay" // how long the answer takes
 	doBody   = "X-Do-Body"  // how many bytes the answer has
+	doWork   = "X-Do-Work"  // how long the answer takes of one of the app's four workers, for whom requests wait in order
 	doReset  = "X-Do-Reset" // the connection ends instead of an answer
 )
 
@@ -38,6 +39,8 @@ const (
 type app struct {
 	name string
 	keys *keyCounts // shared by the apps of a world
+
+	workers chan struct{}
 
 	mu     sync.Mutex
 	seen   []echoed
@@ -76,7 +79,7 @@ type appPorts struct{ http, grpc, tcp uint16 }
 
 func startApp(t *testing.T, name, address string, ports appPorts, keys *keyCounts) *app {
 	t.Helper()
-	a := &app{name: name, keys: keys}
+	a := &app{name: name, keys: keys, workers: make(chan struct{}, 4)}
 	ctx, cancel := context.WithCancel(context.Background())
 	listen := func(port uint16) net.Listener {
 		l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(int(port))))
@@ -164,6 +167,11 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := echoed{App: a.name, Method: r.Method, Host: r.Host, Path: r.URL.RequestURI(), Proto: r.Proto, Header: r.Header, Body: string(body)}
 	a.note(e)
 	pause(r.Context(), r.Header.Get(doDelay))
+	if of := r.Header.Get(doWork); of != "" {
+		a.workers <- struct{}{}
+		pause(context.WithoutCancel(r.Context()), of) // a worker does not notice that nobody waits for it any more
+		<-a.workers
+	}
 	if r.Header.Get(doReset) != "" {
 		panic(http.ErrAbortHandler)
 	}

@@ -17,6 +17,7 @@ import (
 const (
 	beforeFilters = "comity.before"
 	afterFilters  = "comity.after"
+	loadFilters   = "comity.load"
 )
 
 // filterPlace is a filter that only routes give a content.
@@ -31,7 +32,7 @@ func (b *messages) perRoute(f ir.Filters, into map[string]*anypb.Any) (map[strin
 	for _, place := range []struct {
 		name string
 		list []ir.Filter
-	}{{beforeFilters, f.Before}, {afterFilters, f.After}} {
+	}{{beforeFilters, f.Before}, {afterFilters, f.After}, {loadFilters, f.Load}} {
 		if len(place.list) == 0 {
 			continue
 		}
@@ -67,6 +68,8 @@ func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error
 		return b.extension("comity.audit", b.audit(*f.Audit)), nil
 	case f.Fault != nil:
 		return b.extension("envoy.filters.http.fault", b.fault(*f.Fault)), nil
+	case f.LoadShedding != nil:
+		return b.extension("envoy.filters.http.adaptive_concurrency", loadShedding(*f.LoadShedding)), nil
 	case f.SlowRequests != nil:
 		return b.extension("envoy.filters.http.bandwidth_limit", slowRequests(*f.SlowRequests)), nil
 	case f.CORS != nil:

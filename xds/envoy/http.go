@@ -59,9 +59,9 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		// Allow rules without policies refuse everything. The policies come with the routes, so that they
 		// hold from the next request of a live connection; a route without them stays closed.
 		m.HttpFilters = append(m.HttpFilters, b.httpFilter(rbacFilter, &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}))
-		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{b.deniedReply(h.Explain), b.unauthenticatedReply(), b.limitedReply(), noAnswerReply()}}
+		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{b.deniedReply(h.Explain), b.unauthenticatedReply(), b.limitedReply(), b.shedReply(), noAnswerReply()}}
 	}
-	m.HttpFilters = append(m.HttpFilters, b.filterPlace(afterFilters))
+	m.HttpFilters = append(m.HttpFilters, b.filterPlace(afterFilters), b.filterPlace(loadFilters))
 	router := &routerv3.Router{SuppressEnvoyHeaders: true} // which no application reads
 	if h.Authorize {
 		// A server's answers by response code; it costs some 5 us a request. Of a client Envoy counts failed requests by

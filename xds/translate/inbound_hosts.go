@@ -16,11 +16,12 @@ func (in *inbound) hosts(s *topology.Service, p topology.Port, like ir.VirtualHo
 	whole := like
 	whole.Domains = []string{"*"}
 	whole.Filters.After = in.tr.serverFilters(s, p, mesh.Key{}, "")
-	whole.Routes = []ir.Route{in.toApp(s, p)}
+	shed := in.tr.t.Traffic(s, p, mesh.Key{}, "").Spec.LoadShedding
+	whole.Routes = shedLoad(in.toApp(s, p), shed)
 	sources := in.tr.serverSources(s, p, mesh.Key{}, "")
 	out := []ir.VirtualHost{whole}
 	for _, from := range in.tr.routedTo()[topology.ServicePort{ServiceName: s.ServiceName, Port: p.Number}] {
-		host, differs := whole, false
+		host, differs, more := whole, false, ir.Sources{}
 		host.Routes = nil
 		host.Name += "/of/" + clusterName(from.service.ServiceName, from.port.Number)
 		host.Domains = domains(from.port.Number, from.byDefault, from.service.String(), mesh.ClusterSetHost(from.service.Name, from.service.Namespace))
@@ -28,14 +29,16 @@ func (in *inbound) hosts(s *topology.Service, p topology.Port, like ir.VirtualHo
 			r := in.toApp(s, p)
 			r.Match = matchOf(m.Match)
 			if f := in.tr.serverFilters(s, p, m.Route, m.RuleName); !reflect.DeepEqual(f, whole.Filters.After) {
-				r.Filters, differs = ir.Filters{Before: whole.Filters.Before, After: f}, true
-				sources = append(append(sources, m.Route), in.tr.serverSources(s, p, m.Route, m.RuleName)...)
+				r.Filters.After, differs = f, true
 			}
-			host.Routes = append(host.Routes, r)
+			own := in.tr.t.Traffic(s, p, m.Route, m.RuleName).Spec.LoadShedding
+			differs = differs || !reflect.DeepEqual(own, shed)
+			more = append(append(more, m.Route), in.tr.serverSources(s, p, m.Route, m.RuleName)...)
+			host.Routes = append(host.Routes, shedLoad(r, own)...)
 		}
 		if differs {
 			host.Routes = append(host.Routes, whole.Routes...) // what came another way
-			out = append(out, host)
+			out, sources = append(out, host), append(sources, more...)
 		}
 	}
 	return out, sources

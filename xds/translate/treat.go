@@ -32,7 +32,7 @@ func treatInbound(t policy.Merged[policy.TrafficPolicy]) []ir.Filter {
 
 // inboundSources are the policies that said any of what treatInbound does.
 func inboundSources(t policy.Merged[policy.TrafficPolicy]) ir.Sources {
-	return saidBy(t, "RateLimit")
+	return saidBy(t, "RateLimit", "LoadShedding")
 }
 
 // clusterSources are those that said any of what treatCluster does.
