@@ -194,9 +194,17 @@ func (s *shell) showWorkloads(ctx context.Context, r *remote, objects []client.O
 		slices.Sort(labels)
 		zone := string(o.Metadata.Origin)
 		t.rows = append(t.rows, []string{o.Metadata.Namespace, o.Metadata.Name, zone, firstOf(health[at{zone, o.Metadata.Namespace, o.Metadata.Name}], "UNKNOWN"),
-			spec.ServiceAccount, age(o.Metadata.CreationTimestamp), fmt.Sprintf("%s:%d", spec.Address, spec.InboundPort), strings.Join(labels, ",")})
+			spec.ServiceAccount, age(o.Metadata.CreationTimestamp), addressOf(spec), strings.Join(labels, ",")})
 	}
 	return t.write(s.out, s.output, headers)
+}
+
+// addressOf is where a workload takes requests, if it does.
+func addressOf(w mesh.Workload) string {
+	if w.Proxyless {
+		return "proxyless client"
+	}
+	return fmt.Sprintf("%s:%d", w.Address, w.InboundPort)
 }
 
 // show prints objects in the chosen format: one alone as itself, several as a list.

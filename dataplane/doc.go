@@ -10,10 +10,11 @@
 //	loads       where Envoy sends requests (dataplane/lrs), until the zone has been told
 //	bootstrap   the part of Envoy's configuration that does not come from the zone
 //	supervise   Envoy as a child process: start, readiness, restart, end
+//	client      what a proxyless workload has instead (dataplane/proxyless)
 //	appcheck    the application's health
 //	observe     metrics and health for people, on loopback
 //
 // Everything but the first enrolment goes on while the zone's control plane is away. Private keys
 // are made here and go nowhere but to Envoy over a Unix socket; only the instance key, which Envoy
-// never sees, is ever on disk.
+// never sees, is ever on disk. (A gRPC client without Envoy reads its key from a file of the run directory.)
 package dataplane

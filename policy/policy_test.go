@@ -65,6 +65,8 @@ func TestValidate(t *testing.T) {
 		"port too large":      {mesh.KindService, "shop", "web", `{"selector":{"app":"web"},"ports":[{"port":65536}]}`, []string{"/spec/ports/0/port out_of_range"}},
 		"no namespace":        {mesh.KindServiceExport, "", "web", ``, []string{"/metadata/namespace required"}},
 		"workload":            {mesh.KindWorkload, "shop", "web-1", `{"serviceAccount":"web","address":"10.0.0.1","inboundPort":15006,"upstreams":[{"service":"db","port":5432,"localPort":5432}]}`, nil},
+		"proxyless workload":  {mesh.KindWorkload, "shop", "web-1", `{"serviceAccount":"web","address":"10.0.0.1","proxyless":true}`, nil},
+		"proxyless ports":     {mesh.KindWorkload, "shop", "web-1", `{"serviceAccount":"web","address":"10.0.0.1","proxyless":true,"inboundPort":1,"outboundPort":2}`, []string{"/spec/inboundPort invalid", "/spec/outboundPort invalid"}},
 		"workload ports":      {mesh.KindWorkload, "shop", "web-1", `{"serviceAccount":"web","address":"0.0.0.0","inboundPort":1,"outboundPort":1,"upstreams":[{"service":"db","port":5432,"localPort":1}]}`, []string{"/spec/address invalid", "/spec/outboundPort duplicate", "/spec/upstreams/0/localPort duplicate"}},
 		"route":               {mesh.KindHTTPRoute, "shop", "web", route(`{"matches":[{"path":{"type":"Exact","value":"/a"},"headers":[{"name":"x","value":"1"}],"method":"GET"}],` + to + `}`), nil},
 		"route to gateway":    {mesh.KindHTTPRoute, "shop", "web", `{"parentRefs":[{"name":"gw"}],"hostnames":["a.example"],"rules":[{` + to + `}]}`, nil},
