@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -179,7 +180,28 @@ func composed(r mesh.Resource, zones []string, words map[string]mesh.ResourceSta
 		return c
 	}
 	out.Conditions = []client.Condition{condition("Accepted", accepted), condition("Programmed", programmed)}
+	for _, w := range out.Zones {
+		for _, c := range w.Conditions {
+			out.Conditions = noteCondition(out.Conditions, w.Zone, c, newest)
+		}
+	}
 	return out
+}
+
+// noteCondition adds a zone's word on a route: what is False in one zone is False.
+func noteCondition(list []client.Condition, zone string, c mesh.Condition, at time.Time) []client.Condition {
+	i := slices.IndexFunc(list, func(have client.Condition) bool { return have.Type == c.Type })
+	if i < 0 {
+		list, i = append(list, client.Condition{Type: c.Type, Status: c.Status, Reason: c.Reason, LastTransitionTime: at}), len(list)
+		if c.Status == "False" {
+			list[i].Message = "zone " + zone + ": " + c.Message
+		}
+		return list
+	}
+	if c.Status == "False" && list[i].Status != "False" {
+		list[i].Status, list[i].Reason, list[i].Message = c.Status, c.Reason, "zone "+zone+": "+c.Message
+	}
+	return list
 }
 
 // why is the most telling word of a refusal.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -222,6 +223,9 @@ func describeZones(w io.Writer, zones []mesh.ResourceStatus) error {
 	if err := t.write(w, formatTable, true); err != nil {
 		return err
 	}
+	if err := describeRoutes(w, zones); err != nil {
+		return err
+	}
 	if err := describeListeners(w, zones); err != nil {
 		return err
 	}
@@ -233,23 +237,47 @@ func describeZones(w io.Writer, zones []mesh.ResourceStatus) error {
 	return nil
 }
 
+// describeRoutes shows the conditions of a route; other resources have none.
+func describeRoutes(w io.Writer, zones []mesh.ResourceStatus) error {
+	t := table{columns: []string{"ZONE", "CONDITIONS"}}
+	for _, z := range zones {
+		if len(z.Conditions) == 0 {
+			continue
+		}
+		programmed := mesh.Condition{Type: "Programmed", Status: "True"}
+		if z.Acked < z.Total {
+			programmed.Status, programmed.Reason = "False", "Pending"
+		}
+		t.rows = append(t.rows, []string{z.Zone, conditionWords(append(slices.Clip(z.Conditions), programmed))})
+	}
+	if len(t.rows) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "Route:")
+	return t.write(w, formatTable, true)
+}
+
+func conditionWords(list []mesh.Condition) string {
+	var words []string
+	for _, c := range list {
+		word := c.Type
+		if c.Status != "True" {
+			word = "not " + c.Type + " (" + c.Reason + ")"
+		}
+		if c.Message != "" {
+			word += ": " + c.Message
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, ", ")
+}
+
 // describeListeners shows those of a Gateway; other resources have none.
 func describeListeners(w io.Writer, zones []mesh.ResourceStatus) error {
 	t := table{columns: []string{"ZONE", "LISTENER", "ROUTES", "CONDITIONS"}}
 	for _, z := range zones {
 		for _, l := range z.Listeners {
-			var words []string
-			for _, c := range l.Conditions {
-				word := c.Type
-				if c.Status != "True" {
-					word = "not " + c.Type + " (" + c.Reason + ")"
-				}
-				if c.Message != "" {
-					word += ": " + c.Message
-				}
-				words = append(words, word)
-			}
-			t.rows = append(t.rows, []string{z.Zone, l.Name, fmt.Sprint(l.AttachedRoutes), strings.Join(words, ", ")})
+			t.rows = append(t.rows, []string{z.Zone, l.Name, fmt.Sprint(l.AttachedRoutes), conditionWords(l.Conditions)})
 		}
 	}
 	if len(t.rows) == 0 {

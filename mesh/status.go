@@ -36,6 +36,9 @@ type ResourceStatus struct {
 	Rejections []Rejection `json:"rejections,omitempty"`
 	// OverriddenBy lists the resources that win over this one, where one does.
 	OverriddenBy []Key `json:"overriddenBy,omitempty"`
+	// Conditions of a route: Accepted by all of its parents, and ResolvedRefs, of all that it names. Programmed is what Acked
+	// and Total say.
+	Conditions []Condition `json:"conditions,omitempty"`
 	// Listeners of a Gateway.
 	Listeners  []ListenerStatus `json:"listeners,omitempty"`
 	ObservedAt time.Time        `json:"observedAt"`
@@ -46,11 +49,11 @@ type ListenerStatus struct {
 	Name           string `json:"name"`
 	AttachedRoutes int    `json:"attachedRoutes"`
 	// Conditions: Accepted, ResolvedRefs and Programmed; Conflicted where it is.
-	Conditions []ListenerCondition `json:"conditions"`
+	Conditions []Condition `json:"conditions"`
 }
 
-// ListenerCondition is one fact about a listener; Type and Reason are the Gateway API's words.
-type ListenerCondition struct {
+// Condition is one fact about a route or a listener; Type and Reason are the Gateway API's words.
+type Condition struct {
 	Type    string `json:"type"`
 	Status  string `json:"status"` // True or False
 	Reason  string `json:"reason"`

@@ -17,12 +17,12 @@ type listenerKey struct {
 
 // listenerWord is what the ingresses say of a listener.
 type listenerWord struct {
-	served  bool                     // by one at least
-	refused []mesh.ListenerCondition // by others, or with something missing
+	served  bool             // by one at least
+	refused []mesh.Condition // by others, or with something missing
 }
 
 func (w *listenerWord) refuse(kind gatewayv1.ListenerConditionType, reason gatewayv1.ListenerConditionReason, message string) {
-	w.refused = append(w.refused, mesh.ListenerCondition{Type: string(kind), Status: "False", Reason: string(reason), Message: message})
+	w.refused = append(w.refused, mesh.Condition{Type: string(kind), Status: "False", Reason: string(reason), Message: message})
 }
 
 func (e *edge) word(gw gateway, l gatewayv1.Listener) *listenerWord {
@@ -70,14 +70,14 @@ func listenerStatuses(gateways []gateway, routes []policy.Route, streams []strea
 			if !w.served {
 				programmed.Status, programmed.Reason = "False", string(gatewayv1.ListenerReasonPending)
 			}
-			var conflicted []mesh.ListenerCondition
+			var conflicted []mesh.Condition
 			for _, r := range w.refused {
 				switch gatewayv1.ListenerConditionType(r.Type) {
 				case gatewayv1.ListenerConditionResolvedRefs:
 					resolved = joined(resolved, r)
 				case gatewayv1.ListenerConditionConflicted:
 					r.Status = "True"
-					conflicted = []mesh.ListenerCondition{r}
+					conflicted = []mesh.Condition{r}
 					if !w.served {
 						programmed.Reason = string(gatewayv1.ListenerReasonInvalid)
 					}
@@ -88,19 +88,20 @@ func listenerStatuses(gateways []gateway, routes []policy.Route, streams []strea
 					}
 				}
 			}
-			s.Conditions = append([]mesh.ListenerCondition{accepted, resolved, programmed}, conflicted...)
+			s.Conditions = append([]mesh.Condition{accepted, resolved, programmed}, conflicted...)
 			out[gw.res.Key] = append(out[gw.res.Key], s)
 		}
 	}
 	return out
 }
 
-func condition(kind gatewayv1.ListenerConditionType, reason gatewayv1.ListenerConditionReason) mesh.ListenerCondition {
-	return mesh.ListenerCondition{Type: string(kind), Status: "True", Reason: string(reason)}
+// condition is one that is as it should be.
+func condition[T, R ~string](kind T, reason R) mesh.Condition {
+	return mesh.Condition{Type: string(kind), Status: "True", Reason: string(reason)}
 }
 
 // joined is the condition with what else is said against it.
-func joined(c, against mesh.ListenerCondition) mesh.ListenerCondition {
+func joined(c, against mesh.Condition) mesh.Condition {
 	if c.Status == "False" && !strings.Contains(c.Message, against.Message) {
 		against.Message = c.Message + "; " + against.Message
 	}

@@ -194,8 +194,8 @@ func (b *builder) attaches(gateways []gateway, r mesh.Resource, parents []gatewa
 		if p.Kind != nil && *p.Kind != "Gateway" {
 			continue
 		}
-		if why := parentProblem(gateways, r, r.Kind, p, hosts); why != "" {
-			b.issue(r.Key, "parent %s: %s", p.Name, why)
+		if reason, why := parentProblem(gateways, r, r.Kind, p, hosts); why != "" {
+			b.unaccepted(r.Key, reason, "parent %s: %s", p.Name, why)
 		} else {
 			attached = true
 		}
@@ -205,8 +205,8 @@ func (b *builder) attaches(gateways []gateway, r mesh.Resource, parents []gatewa
 
 // parentProblem says why no listener takes a route by one of its parents, empty if one does. The words in parentheses are
 // the reasons of the Gateway API.
-func parentProblem(gateways []gateway, route mesh.Resource, kind mesh.Kind, p gatewayv1.ParentReference, hosts []gatewayv1.Hostname) string {
-	problem := "there is no such Gateway here"
+func parentProblem(gateways []gateway, route mesh.Resource, kind mesh.Kind, p gatewayv1.ParentReference, hosts []gatewayv1.Hostname) (reason gatewayv1.RouteConditionReason, problem string) {
+	reason, problem = gatewayv1.RouteReasonNoMatchingParent, "there is no such Gateway here"
 	for _, gw := range gateways {
 		for _, l := range gw.spec.Listeners {
 			whole := p
@@ -221,15 +221,15 @@ func parentProblem(gateways []gateway, route mesh.Resource, kind mesh.Kind, p ga
 			switch {
 			case !ref.Means(p, route.Namespace):
 			case !admits(gw, l, route.Namespace, kind):
-				problem = "its listeners do not allow it (NotAllowedByListeners)"
+				reason, problem = gatewayv1.RouteReasonNotAllowedByListeners, "its listeners do not allow it (NotAllowedByListeners)"
 			case len(policy.CommonHosts(policy.ListenerHost(l), hosts)) == 0:
-				problem = "no listener has one of its hostnames (NoMatchingListenerHostname)"
+				reason, problem = gatewayv1.RouteReasonNoMatchingListenerHostname, "no listener has one of its hostnames (NoMatchingListenerHostname)"
 			default:
-				return ""
+				return "", ""
 			}
 		}
 	}
-	return problem
+	return reason, problem
 }
 
 func (g gateway) listener(l gatewayv1.Listener) policy.ListenerRef {

@@ -92,7 +92,7 @@ func (b *builder) streamClients(s streamRoute) []clients {
 	}
 	service, ok := b.t.services[n]
 	if !ok {
-		b.issue(s.res.Key, "parent: there is no service %s here", n)
+		b.unaccepted(s.res.Key, gatewayv1.RouteReasonNoMatchingParent, "parent: there is no service %s here", n)
 		return nil
 	}
 	var out []clients
@@ -104,9 +104,9 @@ func (b *builder) streamClients(s streamRoute) []clients {
 	switch {
 	case len(out) > 0:
 	case p.Port != nil:
-		b.issue(s.res.Key, "parent: service %s has no TCP port %d", n, *p.Port)
+		b.unaccepted(s.res.Key, gatewayv1.RouteReasonNoMatchingParent, "parent: service %s has no TCP port %d", n, *p.Port)
 	default:
-		b.issue(s.res.Key, "parent: service %s has no TCP port (appProtocol tcp)", n)
+		b.unaccepted(s.res.Key, gatewayv1.RouteReasonNoMatchingParent, "parent: service %s has no TCP port (appProtocol tcp)", n)
 	}
 	return out
 }

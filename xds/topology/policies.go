@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -68,19 +70,19 @@ func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 		s, ok := b.t.services[n]
 		switch {
 		case !ok:
-			b.issue(r.Key, "parent: there is no service %s here", n)
+			b.unaccepted(r.Key, gatewayv1.RouteReasonNoMatchingParent, "parent: there is no service %s here", n)
 		case p.Port != nil:
 			if port, ok := s.Port(uint16(*p.Port)); !ok || !port.Protocol.IsHTTP() {
-				b.issue(r.Key, "parent: service %s has no HTTP port %d", n, *p.Port)
+				b.unaccepted(r.Key, gatewayv1.RouteReasonNoMatchingParent, "parent: service %s has no HTTP port %d", n, *p.Port)
 			}
 		case !slices.ContainsFunc(s.Ports, func(p Port) bool { return p.Protocol.IsHTTP() }):
-			b.issue(r.Key, "parent: service %s has no HTTP port (appProtocol http, http2 or grpc)", n)
+			b.unaccepted(r.Key, gatewayv1.RouteReasonNoMatchingParent, "parent: service %s has no HTTP port (appProtocol http, http2 or grpc)", n)
 		}
 	}
 	for i, rule := range spec.Rules {
 		for _, ref := range rule.BackendRefs {
 			if _, err := b.t.Backend(r.Key, ref.BackendObjectReference); err != nil {
-				b.issue(r.Key, "rule %d: %v: its share of the requests is answered 500", i, err)
+				b.unresolved(r.Key, err, "rule %d: %v: its share of the requests is answered 500", i, err)
 			}
 		}
 		for _, f := range rule.Filters {
@@ -88,7 +90,7 @@ func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 				continue
 			}
 			if _, err := b.t.Backend(r.Key, f.RequestMirror.BackendRef); err != nil {
-				b.issue(r.Key, "rule %d: mirror: %v: nothing is copied", i, err)
+				b.unresolved(r.Key, err, "rule %d: mirror: %v: nothing is copied", i, err)
 			}
 		}
 	}

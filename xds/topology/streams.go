@@ -46,7 +46,7 @@ func (b *builder) streamRoutes(gateways []gateway, all []streamRoute) []streamRo
 	for _, s := range all {
 		for _, ref := range s.backends {
 			if _, err := b.t.StreamBackend(s.res.Key, ref.BackendObjectReference); err != nil {
-				b.issue(s.res.Key, "%v: its share of the connections is closed", err)
+				b.unresolved(s.res.Key, err, "%v: its share of the connections is closed", err)
 			}
 		}
 		if b.attaches(gateways, s.res, s.parents, s.hosts) {

@@ -7,6 +7,8 @@ import (
 	"cmp"
 	"slices"
 
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -223,4 +225,7 @@ type Issue struct {
 	Message string
 	// OverriddenBy are the resources that win over it, if that is what the issue is.
 	OverriddenBy []mesh.Key
+	// Condition of a route that is False for it, with the Gateway API's Reason; empty if none is.
+	Condition gatewayv1.RouteConditionType
+	Reason    gatewayv1.RouteConditionReason
 }

@@ -360,6 +360,7 @@ func (p *Publisher) noteIssues(issues []topology.Issue, others imports.Picture) 
 		}
 	}
 	p.tracker.noteAll(notes)
+	p.tracker.noteRoutes(issues)
 }
 
 // state says to the other zones what has changed about this one.

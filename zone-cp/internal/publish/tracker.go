@@ -306,6 +306,25 @@ func (t *tracker) noteAll(notes map[mesh.Key]topology.Issue) {
 	}
 }
 
+// noteRoutes sets the conditions of routes.
+func (t *tracker) noteRoutes(issues []topology.Issue) {
+	of := map[mesh.Key][]topology.Issue{}
+	for _, i := range issues {
+		if topology.IsRoute(i.Key.Kind) {
+			of[i.Key] = append(of[i.Key], i)
+		}
+	}
+	for k, c := range t.changes {
+		if !topology.IsRoute(k.Kind) || c.gone || c.status.State != mesh.StateApplied {
+			continue
+		}
+		if now := topology.RouteConditions(of[k]); !slices.Equal(c.status.Conditions, now) {
+			c.status.Conditions = now
+			t.updated[k] = struct{}{}
+		}
+	}
+}
+
 // noteListeners sets how the listeners of Gateways do.
 func (t *tracker) noteListeners(listeners map[mesh.Key][]mesh.ListenerStatus) {
 	for k, c := range t.changes {
