@@ -69,15 +69,16 @@ func proxylessClusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 // proxylessTLS trusts the roots of one trust domain, for one exact set of identities: gRPC compares a name with every
 // kind of subject alternative name, so with the roots of several domains each could make itself out to be another.
 func proxylessTLS(p ir.Peer) proto.Message {
+	var names []*matcherv3.StringMatcher
+	for _, id := range p.Identities {
+		names = append(names, exactly(id))
+	}
+	if len(names) == 0 {
+		names = append(names, exactly(nobody)) // without any it takes every name
+	}
 	v := &tlsv3.CertificateValidationContext{
 		CaCertificateProviderInstance: &tlsv3.CertificateProviderPluginInstance{InstanceName: p.Trust},
-	}
-	for _, id := range p.Identities {
-		// The newer field, match_typed_subject_alt_names, it does not read, and without names it takes any.
-		v.MatchSubjectAltNames = append(v.MatchSubjectAltNames, exactly(id))
-	}
-	if len(v.MatchSubjectAltNames) == 0 {
-		v.MatchSubjectAltNames = append(v.MatchSubjectAltNames, exactly(nobody))
+		MatchSubjectAltNames:          names, //nolint:staticcheck // the newer field it does not read
 	}
 	return &tlsv3.UpstreamTlsContext{
 		Sni: p.SNI,
@@ -95,11 +96,10 @@ func proxylessRoutesMessage(b *messages, t ir.RouteTable) (proto.Message, error)
 			Name: h.Name, Domains: h.Domains, RetryPolicy: proxylessRetry(h.Retry), TypedPerFilterConfig: b.proxylessFilters(h.Filters),
 		}
 		for _, r := range h.Routes {
-			met := false
-			if r.Match, met = ofCalls(r.Match); !met {
-				continue
+			if match, met := ofCalls(r.Match); met {
+				r.Match = match
+				v.Routes = append(v.Routes, b.proxylessRoute(r))
 			}
-			v.Routes = append(v.Routes, b.proxylessRoute(r))
 		}
 		m.VirtualHosts = append(m.VirtualHosts, v)
 	}
