@@ -236,6 +236,29 @@ spec: {hosts: [api.plain.example], ports: [{port: %d, protocol: http}]}
 		w.names.set("api.plain.example", plain.host)
 	})
 
+	t.Run("backend of a route", func(t *testing.T) {
+		w.apply(t, fmt.Sprintf(`
+kind: ExternalService
+metadata: {name: plain}
+spec: {hosts: [api.plain.example], ports: [{port: %[1]d, protocol: http}]}
+---
+kind: HTTPRoute
+metadata: {name: echo}
+spec:
+  parentRefs: [{group: "", kind: Service, name: echo}]
+  rules:
+    - matches: [{path: {value: /out}}]
+      backendRefs: [{group: mesh.comity.dev, kind: ExternalService, name: plain, port: %[1]d}]
+    - backendRefs: [{name: echo, port: 80}]
+`, port))
+		eventually(t, "ask the outside", func() error {
+			return want{body: []string{"I am plain, asked for api.plain.example/out"}}.check(w.call(t, call{path: "/out"}))
+		})
+		if r := w.call(t, call{}); !strings.HasPrefix(r.app, "echo-") {
+			t.Errorf("%d by %q", r.status, r.app)
+		}
+	})
+
 	t.Run("priorities", func(t *testing.T) {
 		w.apply(t, fmt.Sprintf(`
 kind: ExternalService

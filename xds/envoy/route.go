@@ -110,17 +110,21 @@ func (b *messages) forward(r ir.Route) *routev3.RouteAction {
 		rewrite(a, r.Match, *r.Rewrite)
 	}
 	a.RequestMirrorPolicies = mirrors(r.Mirrors)
-	if one := r.Backends[0]; len(r.Backends) == 1 && one.Request.Empty() && one.Response.Empty() {
+	if one := r.Backends[0]; len(r.Backends) == 1 && one.Host == "" && one.Request.Empty() && one.Response.Empty() {
 		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.Backends[0].Cluster}
 		return a
 	}
 	w := &routev3.WeightedCluster{}
 	for _, c := range r.Backends {
-		w.Clusters = append(w.Clusters, &routev3.WeightedCluster_ClusterWeight{
+		cw := &routev3.WeightedCluster_ClusterWeight{
 			Name: c.Cluster, Weight: u32(c.Weight),
 			RequestHeadersToAdd: headerOptions(c.Request), RequestHeadersToRemove: c.Request.Remove,
 			ResponseHeadersToAdd: headerOptions(c.Response), ResponseHeadersToRemove: c.Response.Remove,
-		})
+		}
+		if c.Host != "" {
+			cw.HostRewriteSpecifier = &routev3.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: c.Host}
+		}
+		w.Clusters = append(w.Clusters, cw)
 	}
 	a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: w}
 	return a

@@ -92,6 +92,8 @@ type HeaderMatch struct {
 type Backend struct {
 	Cluster string `json:"cluster"`
 	Weight  uint32 `json:"weight"`
+	// Host that it is asked for instead of what the client wrote; empty leaves that, or what the route's Rewrite says.
+	Host string `json:"host,omitempty"`
 	// Request and Response are as Route's, after them.
 	Request  HeaderEdits `json:"request,omitzero"`
 	Response HeaderEdits `json:"response,omitzero"`

@@ -138,3 +138,12 @@ func tunnelRoutes(cluster string, x topology.ExternalHost) []ir.Route {
 		}},
 	}
 }
+
+// hostOutside is the name of an ExternalService that a route leads to, which knows no other; empty for services of the mesh.
+func (tr *Translator) hostOutside(to topology.Backend) string {
+	e, ok := tr.t.External(to.ServiceName)
+	if !to.External || !ok || len(e.Spec.Hosts) == 0 {
+		return ""
+	}
+	return e.Spec.Hosts[0]
+}

@@ -124,7 +124,7 @@ func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
 		case err != nil:
 			missing += weight
 		case weight > 0:
-			backends = mergeBackend(backends, ofBackend(ir.Backend{Cluster: tr.backendName(to), Weight: uint32(weight)}, ref.Filters))
+			backends = mergeBackend(backends, ofBackend(ir.Backend{Cluster: tr.backendName(to), Host: tr.hostOutside(to), Weight: uint32(weight)}, ref.Filters))
 		}
 	}
 	noBackend := ir.Route{Match: match, Reply: &ir.Reply{
