@@ -35,10 +35,10 @@ func (b *messages) outside(m *clusterv3.Cluster, c ir.Cluster) {
 	m.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
 	if kind == clusterv3.Cluster_STRICT_DNS {
 		m.WaitForWarmOnInit = no()
-		m.RespectDnsTtl = true
+		m.RespectDnsTtl = true //nolint:staticcheck // its successor is another type of cluster, which Envoys of the last year don't know
 		// Few machines reach IPv6 servers only, and many can't reach any.
 		m.DnsLookupFamily = clusterv3.Cluster_V4_PREFERRED
-		m.DnsFailureRefreshRate = &clusterv3.Cluster_RefreshRate{BaseInterval: seconds(1), MaxInterval: seconds(10)}
+		m.DnsFailureRefreshRate = &clusterv3.Cluster_RefreshRate{BaseInterval: seconds(1), MaxInterval: seconds(10)} //nolint:staticcheck // as above
 	}
 	if t := c.Outside.TLS; t != nil {
 		m.TransportSocket = b.tlsSocket(b.outsideTLS(*t, c.Protocol))
