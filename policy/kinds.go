@@ -100,6 +100,12 @@ func Kinds() []KindInfo {
 			newSpec: func() any { return new(TrafficPolicy) }, validate: as(validateTrafficPolicy),
 		},
 		{
+			Kind: mesh.KindTelemetryPolicy, APIVersion: APIVersion, Plural: "telemetrypolicies", Singular: "telemetrypolicy",
+			Short: []string{"telemetry"}, Namespaced: true, MadeAt: MadeAnywhere,
+			Summary: "Says what proxies tell of requests: access logs and traces.",
+			newSpec: func() any { return new(TelemetryPolicy) }, validate: as(validateTelemetryPolicy),
+		},
+		{
 			Kind: mesh.KindExtension, APIVersion: APIVersion, Plural: "extensions", Singular: "extension",
 			Short: []string{"ext"}, Namespaced: true, MadeAt: MadeAnywhere,
 			Summary: "Adds a Lua script, an external authorization or a patch of Envoy's configuration.",

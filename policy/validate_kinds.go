@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"path"
 	"strings"
 	"time"
 
@@ -54,12 +53,7 @@ func validateMeshConfig(r *report, res mesh.Resource, c *MeshConfig) {
 	}
 	r.oneOf("/spec/defaultAuthorization", string(c.DefaultAuthorization), "", string(DefaultAllow), string(DefaultDeny))
 	if c.AccessLog != nil {
-		r.checked("/spec/accessLog/path", c.AccessLog.Path, func(p string) error {
-			if !path.IsAbs(p) || path.Clean(p) != p || strings.ContainsRune(p, 0) {
-				return fmt.Errorf("%q must be a clean absolute path", clip(p))
-			}
-			return nil
-		})
+		r.checked("/spec/accessLog/path", c.AccessLog.Path, checkLogPath)
 	}
 	if c.Detection != nil {
 		validateDetection(r, *c.Detection)

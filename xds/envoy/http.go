@@ -4,7 +4,6 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
-	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -29,7 +28,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
 			ConfigSource: fromADS(), RouteConfigName: h.RouteTable,
 		}},
-		// No request id: nothing traces by it yet, and an application's own passes through.
+		// No request id where nothing is traced; an application's own passes through.
 		GenerateRequestId: no(),
 		// Applications see the headers that were sent, not the mesh's opinion of them.
 		SkipXffAppend:              true,
@@ -41,7 +40,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		StreamIdleTimeout: seconds(3600),
 		// A sender of half a request is not waited for.
 		RequestHeadersTimeout: seconds(10),
-		AccessLog:             b.accessLog(h.AccessLog, httpLogFields()),
+		AccessLog:             b.accessLogs(h.Telemetry, httpLogFields()),
 	}
 	if h.Codec == ir.CodecHTTP2 {
 		m.CodecType = hcmv3.HttpConnectionManager_HTTP2
@@ -50,6 +49,9 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		// Only the URI: a subject or DNS name could be mistaken for an identity.
 		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
+	}
+	if t := h.Telemetry; t != nil && t.Tracing != nil {
+		b.trace(m, *t)
 	}
 	if h.Edge != nil {
 		guardRequests(m, *h.Edge)
@@ -152,21 +154,6 @@ func stringStruct(m map[string]string) *structpb.Struct {
 	return s
 }
 
-func (b *messages) accessLog(path string, fields map[string]string) []*accesslogv3.AccessLog {
-	if path == "" {
-		return nil
-	}
-	return []*accesslogv3.AccessLog{{
-		Name: "envoy.access_loggers.file",
-		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: b.any(&fileaccesslogv3.FileAccessLog{
-			Path: path,
-			AccessLogFormat: &fileaccesslogv3.FileAccessLog_LogFormat{LogFormat: &corev3.SubstitutionFormatString{
-				Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: stringStruct(fields)},
-			}},
-		})},
-	}}
-}
-
 func httpLogFields() map[string]string {
 	return map[string]string{
 		"time": "%START_TIME%", "durationMs": "%DURATION%", "method": "%REQ(:METHOD)%", "host": "%REQ(:AUTHORITY)%",
@@ -175,6 +162,8 @@ func httpLogFields() map[string]string {
 		"cluster": "%UPSTREAM_CLUSTER%", "upstream": "%UPSTREAM_HOST%", "bytesIn": "%BYTES_RECEIVED%", "bytesOut": "%BYTES_SENT%",
 		// Who calls in plaintext has no name but this.
 		"source": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+		"route":  "%ROUTE_NAME%", "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "upstreamMs": "%RESPONSE_DURATION%",
+		"traceId": "%TRACE_ID%", "requestId": "%REQ(X-REQUEST-ID)%",
 		// What policies in shadow mode would do, by which of them, and the policies that only watch.
 		"shadow": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result)%", "shadowPolicy": "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%",
 		"audit": "%DYNAMIC_METADATA(envoy.filters.http.rbac:" + auditPrefix + "shadow_effective_policy_id)%",

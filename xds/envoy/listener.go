@@ -91,7 +91,7 @@ func (b *messages) tcpProxy(t ir.TCP) proto.Message {
 		StatPrefix:                      t.StatPrefix,
 		ClusterSpecifier:                &tcpproxyv3.TcpProxy_Cluster{Cluster: t.Cluster},
 		MaxDownstreamConnectionDuration: duration(t.MaxDuration),
-		AccessLog:                       b.accessLog(t.AccessLog, tcpLogFields()),
+		AccessLog:                       b.accessLogs(t.Telemetry, tcpLogFields()),
 	}
 	if len(t.Backends) > 0 {
 		w := &tcpproxyv3.TcpProxy_WeightedCluster{}

@@ -67,8 +67,8 @@ type HTTP struct {
 	ForwardIdentity bool `json:"forwardIdentity,omitempty"`
 	// Edge is set where clients are not of the mesh.
 	Edge *Edge `json:"edge,omitempty"`
-	// AccessLog is the file to which requests are logged; empty for none.
-	AccessLog string `json:"accessLog,omitempty"`
+	// Telemetry is nil where nothing is told.
+	Telemetry *Telemetry `json:"telemetry,omitempty"`
 }
 
 // HTTPCodec is the protocol that a listener speaks.
@@ -89,6 +89,6 @@ type TCP struct {
 	// Attempts to connect before giving up; 0 means 1.
 	Attempts uint32 `json:"attempts,omitempty"`
 	// MaxDuration ends a connection however busy it is.
-	MaxDuration Millis `json:"maxDurationMs,omitempty"`
-	AccessLog   string `json:"accessLog,omitempty"`
+	MaxDuration Millis     `json:"maxDurationMs,omitempty"`
+	Telemetry   *Telemetry `json:"telemetry,omitempty"`
 }

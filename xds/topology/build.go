@@ -68,6 +68,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.attachGateways(streams)
 	b.attachAuthentication()
 	b.attachExtensions()
+	b.attachTelemetry()
 	b.attachPolicies()
 	b.attachExternalPolicies()
 	b.attachFailover()

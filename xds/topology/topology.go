@@ -43,6 +43,7 @@ type Topology struct {
 	serves              map[mesh.ProxyID][]*Service
 	traffic             map[string][]policy.Attached[policy.TrafficPolicy] // by namespace
 	merged              map[policy.Subject]policy.Merged[policy.TrafficPolicy]
+	telemetry           map[string][]policy.Attached[policy.TelemetryPolicy]      // by namespace
 	authentication      map[string][]policy.Attached[policy.AuthenticationPolicy] // by namespace
 	extensions, patches []policy.Attached[policy.Extension]
 	scopes              map[string]bool       // namespaces whose sidecars know other hosts than the rest

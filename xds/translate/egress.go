@@ -153,14 +153,14 @@ func (tr *Translator) exitChain(e *topology.External, p topology.ExternalPort, f
 		c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
 		c.HTTP = &ir.HTTP{
 			StatPrefix: "egress", Codec: ir.CodecHTTP2, RouteTable: name,
-			Authorize: true, Explain: tr.t.Config.ExplainRefusals, AccessLog: tr.accessLog(),
+			Authorize: true, Explain: tr.t.Config.ExplainRefusals, Telemetry: tr.gatewayTelemetry(),
 		}
 		return c
 	}
 	_, refused := handshake(tr.authorization(e.AsService(), p.AsPort(), from).Callers)
 	c.TLS, c.RefusePeers = &ir.ServerTLS{Peers: egressPeers(from.TrustDomain, e.ServiceName, p.Port)}, refused
 	c.TCP = &ir.TCP{
-		StatPrefix: "egress", Cluster: externalName(e.ServiceName, p.Port), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, AccessLog: tr.accessLog(),
+		StatPrefix: "egress", Cluster: externalName(e.ServiceName, p.Port), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, Telemetry: tr.gatewayTelemetry(),
 	}
 	return c
 }

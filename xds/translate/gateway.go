@@ -21,7 +21,7 @@ func (tr *Translator) gatewayListeners(g topology.IngressProxy) []ir.Listener {
 	for _, p := range tr.t.Edge(g.Name) {
 		l := ir.Listener{
 			Name: gatewayName(p.Number, ""), Address: g.BindAddress, Port: p.Number, Inspect: p.TLS(), Public: true,
-			Sources: slices.Concat(p.Sources, tr.t.ConfigSources),
+			Sources: slices.Concat(p.Sources, tr.t.ConfigSources, tr.edgePolicy().Sources),
 		}
 		switch {
 		case l.Inspect:
@@ -66,7 +66,7 @@ func (tr *Translator) streamChains(p topology.EdgePort, e topology.EdgeListener)
 	var out []ir.Chain
 	for _, s := range e.Streams {
 		c := ir.Chain{Name: gatewayName(p.Number, s.Host), TCP: &ir.TCP{
-			StatPrefix: gatewayStats, Backends: tr.streamBackends(s), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, AccessLog: tr.accessLog(),
+			StatPrefix: gatewayStats, Backends: tr.streamBackends(s), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, Telemetry: tr.gatewayTelemetry(),
 		}}
 		if s.Host != "" {
 			c.ServerNames = []string{s.Host}
@@ -114,7 +114,7 @@ func publicTLS(e topology.EdgeListener) *ir.PublicTLS {
 
 func (tr *Translator) edgeHTTP(table string, hops uint32) *ir.HTTP {
 	return &ir.HTTP{
-		StatPrefix: gatewayStats, Codec: ir.CodecAuto, RouteTable: table, AccessLog: tr.accessLog(), Edge: &ir.Edge{TrustedHops: hops},
+		StatPrefix: gatewayStats, Codec: ir.CodecAuto, RouteTable: table, Telemetry: tr.gatewayTelemetry(), Edge: &ir.Edge{TrustedHops: hops},
 	}
 }
 

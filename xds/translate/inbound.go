@@ -38,6 +38,9 @@ func (in *inbound) serve(s *topology.Service) {
 			}
 		}
 	}
+	for _, p := range s.Ports {
+		in.sources = append(in.sources, in.tr.t.ServerTelemetry(s, p).Sources...)
+	}
 	in.sources = append(in.sources, s.Sources...)
 }
 
@@ -54,7 +57,7 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 	c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
 	c.HTTP = &ir.HTTP{
 		StatPrefix: "inbound", Codec: ir.CodecHTTP2, RouteTable: name,
-		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
+		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, Telemetry: in.serverTelemetry(s, p, from),
 	}
 	hosts, more := in.hosts(s, p, ir.VirtualHost{
 		Name: name, Authorization: in.tr.authorization(s, p, from), Filters: ir.Filters{Before: slices.Concat(in.tr.tokens(s, p), in.tr.audits(s, p, from))},
@@ -81,7 +84,7 @@ func (in *inbound) pass(c ir.Chain, s *topology.Service, p topology.Port, from t
 	c.TLS = &ir.ServerTLS{Peers: tcpPeersName(from.TrustDomain, s.ServiceName, p.Number), HTTP2: c.TLS != nil && c.TLS.HTTP2}
 	c.RefusePeers = refused
 	c.Connections = in.connectionLimit(s, p)
-	c.TCP = &ir.TCP{StatPrefix: "inbound", Cluster: appName(s.Local.Targets[p.Number]), MaxDuration: tcpMaxDuration, AccessLog: in.tr.accessLog()}
+	c.TCP = &ir.TCP{StatPrefix: "inbound", Cluster: appName(s.Local.Targets[p.Number]), MaxDuration: tcpMaxDuration, Telemetry: in.serverTelemetry(s, p, from)}
 	in.secrets = append(in.secrets, ir.Secret{
 		Name: c.TLS.Peers, TrustDomain: string(from.TrustDomain), Roots: in.tr.t.Roots[from.TrustDomain],
 		Restrict: true, Identities: accepted, Sources: sources,

@@ -25,9 +25,9 @@ func (tr *Translator) outboundListener(w *topology.Workload) ir.Listener {
 		Name: "outbound", Address: loopback, Port: w.Spec.OutboundPort,
 		Chains: []ir.Chain{{
 			Name: "outbound",
-			HTTP: &ir.HTTP{StatPrefix: "outbound", Codec: ir.CodecAuto, RouteTable: OutboundRouteTable, AccessLog: tr.accessLog()},
+			HTTP: &ir.HTTP{StatPrefix: "outbound", Codec: ir.CodecAuto, RouteTable: OutboundRouteTable, Telemetry: tr.clientTelemetry(w)},
 		}},
-		Sources: tr.t.ConfigSources,
+		Sources: unique(slices.Concat(tr.t.ClientTelemetry(w.Namespace).Sources, tr.t.ConfigSources)),
 	}
 }
 
@@ -42,6 +42,10 @@ func (tr *Translator) upstreamListeners(w *topology.Workload) []ir.Listener {
 		}
 		taken[u.LocalPort] = true
 		l.Name, l.Address, l.Port = "upstream:"+strconv.Itoa(int(u.LocalPort)), loopback, u.LocalPort
+		for i := range l.Chains {
+			l.Chains[i].TCP.Telemetry = tr.clientTelemetry(w)
+		}
+		l.Sources = unique(slices.Concat(l.Sources, tr.t.ClientTelemetry(w.Namespace).Sources))
 		out = append(out, l)
 	}
 	return out
@@ -72,7 +76,7 @@ func (tr *Translator) upstreamOf(w *topology.Workload, u policy.Upstream) (l ir.
 
 // upstreamChain passes on the application's connections, of TLS those for a server name.
 func (tr *Translator) upstreamChain(host string, to []ir.Backend) ir.Chain {
-	c := ir.Chain{Name: "upstream", TCP: &ir.TCP{StatPrefix: "outbound", Attempts: tcpAttempts, AccessLog: tr.accessLog()}}
+	c := ir.Chain{Name: "upstream", TCP: &ir.TCP{StatPrefix: "outbound", Attempts: tcpAttempts}}
 	if host != "" {
 		c.Name, c.ServerNames = c.Name+"/"+host, []string{host}
 	}
@@ -121,11 +125,4 @@ func (tr *Translator) lanes(g topology.IngressProxy) []ir.Listener {
 		})
 	}
 	return out
-}
-
-func (tr *Translator) accessLog() string {
-	if a := tr.t.Config.AccessLog; a != nil {
-		return a.Path
-	}
-	return ""
 }

@@ -34,14 +34,14 @@ func (in *inbound) plaintextChain(at topology.PlaintextPort) (ir.Chain, bool) {
 	c := ir.Chain{Name: name}
 	authorization := in.tr.anonymous(at.Of)
 	if !first.Port.Protocol.IsHTTP() {
-		c.TCP = &ir.TCP{StatPrefix: name, Cluster: appName(at.Port), MaxDuration: tcpMaxDuration, AccessLog: in.tr.accessLog()}
+		c.TCP = &ir.TCP{StatPrefix: name, Cluster: appName(at.Port), MaxDuration: tcpMaxDuration, Telemetry: in.serverTelemetry(first.Service, first.Port, topology.Zone{})}
 		c.Connections = in.connectionLimit(first.Service, first.Port)
 		return c, authorization.Callers[0].Decisions[0].Allow
 	}
 	c.HTTP = &ir.HTTP{
 		StatPrefix: name, Codec: ir.CodecAuto, RouteTable: name,
 		// Nobody proved anything: what the caller says of itself is dropped.
-		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, AccessLog: in.tr.accessLog(),
+		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, Telemetry: in.serverTelemetry(first.Service, first.Port, topology.Zone{}),
 	}
 	like := ir.VirtualHost{Name: name, Authorization: authorization}
 	for _, p := range at.Of {
@@ -83,7 +83,7 @@ func (tr *Translator) anonymous(of []topology.ServedPort) *ir.Authorization {
 func (tr *Translator) plaintextSources(at topology.PlaintextPort) ir.Sources {
 	var out ir.Sources
 	for _, p := range at.Of {
-		out = slices.Concat(out, policySources(p.Service, p.Port, tr.t.ConfigSources), tr.authenticationSources(p.Service, p.Port))
+		out = slices.Concat(out, policySources(p.Service, p.Port, tr.t.ConfigSources), tr.authenticationSources(p.Service, p.Port), tr.t.ServerTelemetry(p.Service, p.Port).Sources)
 	}
 	return unique(out)
 }

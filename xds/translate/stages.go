@@ -94,12 +94,15 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 			own := ir.Proxy{Listeners: tr.lanes(g)} // one listener per lane, all with the same chains
 			own.Listeners = append(own.Listeners, tr.gatewayListeners(g)...)
 			own.Routes = tr.gatewayRoutes(g)
+			if len(tr.t.Edge(g.Name)) > 0 {
+				own.Clusters = collectorClusters(tr.edgePolicy())
+			}
 			tr.patch(&own)
 			return own, tr.ingress()
 		}
 	case mesh.RoleEgress:
 		if g, ok := tr.t.Egress(p.ID); ok {
-			own := ir.Proxy{Listeners: tr.exits(g)}
+			own := ir.Proxy{Clusters: collectorClusters(tr.edgePolicy()), Listeners: tr.exits(g)}
 			tr.patch(&own)
 			return own, tr.egress()
 		}
@@ -160,7 +163,7 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Pr
 		in.serve(s) // chains, route tables with authorization, secrets of peers, the application's clusters
 	}
 	listeners := append(in.listeners(), in.plaintext()...)
-	own = ir.Proxy{Clusters: in.clusters, Secrets: in.peerSecrets(), Routes: in.routes, Listeners: listeners}
+	own = ir.Proxy{Clusters: append(in.clusters, collectorClusters(tr.telemetryOf(w)...)...), Secrets: in.peerSecrets(), Routes: in.routes, Listeners: listeners}
 	if w.Spec.OutboundPort != 0 {
 		own.Listeners = append(own.Listeners, tr.outboundListener(w))
 		shared = tr.outboundOf(tr.t.Scope(w.Namespace))

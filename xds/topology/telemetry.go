@@ -1,0 +1,47 @@
+package topology
+
+import (
+	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
+)
+
+// attachTelemetry collects the TelemetryPolicies, and says of each what it names that is not here, and by whom it is
+// overridden.
+func (b *builder) attachTelemetry() {
+	b.t.telemetry = map[string][]policy.Attached[policy.TelemetryPolicy]{}
+	for _, p := range attached[policy.TelemetryPolicy](b, mesh.KindTelemetryPolicy) {
+		b.checkTarget(p.Resource, p.Spec.TargetRef)
+		for _, c := range p.Spec.Collectors() {
+			if c.Service == nil {
+				continue
+			}
+			if _, ok := b.t.Collector(p.Resource.Namespace, *c.Service); !ok {
+				b.issue(p.Resource.Key, "it tells service %s, which has no HTTP port %d here: what is for it is told nobody", c.Service.Name, c.Service.Port)
+			}
+		}
+		b.t.telemetry[p.Resource.Namespace] = append(b.t.telemetry[p.Resource.Namespace], p)
+	}
+	lost := map[mesh.Key][]mesh.Key{}
+	for _, s := range b.t.Services {
+		for _, p := range s.Ports {
+			noteLost(lost, b.t.ServerTelemetry(s, p).Overridden)
+		}
+		noteLost(lost, b.t.ClientTelemetry(s.Namespace).Overridden)
+	}
+	b.sayOverridden(lost)
+}
+
+// Collector finds the port of the mesh that is told of requests.
+func (t *Topology) Collector(namespace string, a policy.ServiceAddress) (ServicePort, bool) {
+	return t.Authorizer(namespace, a)
+}
+
+// ServerTelemetry is what those who serve a port tell of its requests.
+func (t *Topology) ServerTelemetry(s *Service, p Port) policy.Merged[policy.TelemetryPolicy] {
+	return mergeNear(t.telemetry, subject(s, p, mesh.Key{}, ""))
+}
+
+// ClientTelemetry is what the proxies of a namespace tell of the requests that begin there.
+func (t *Topology) ClientTelemetry(namespace string) policy.Merged[policy.TelemetryPolicy] {
+	return mergeNear(t.telemetry, policy.Subject{Service: policy.ServiceRef{Namespace: namespace}})
+}
