@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"slices"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -99,17 +100,7 @@ func (s *Service) inZone(own, zone string, port uint16) bool {
 		_, ok := s.Local.Targets[port]
 		return ok
 	}
-	for _, r := range s.Remotes {
-		if r.Zone != zone {
-			continue
-		}
-		for _, p := range r.Ports {
-			if p == port {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.Remotes, func(r RemoteService) bool { return r.Zone == zone && slices.Contains(r.Ports, port) })
 }
 
 // granted reports whether a namespace lets a route of another one name something of its own.

@@ -43,8 +43,7 @@ func (b *builder) unaccepted(k mesh.Key, reason gatewayv1.RouteConditionReason, 
 // unresolved is the issue of a route with a backend that can't be had; err says why.
 func (b *builder) unresolved(k mesh.Key, err error, format string, a ...any) {
 	reason := gatewayv1.RouteReasonBackendNotFound
-	var denied *notGrantedError
-	if errors.As(err, &denied) {
+	if _, denied := errors.AsType[*notGrantedError](err); denied {
 		reason = gatewayv1.RouteReasonRefNotPermitted
 	}
 	b.issues = append(b.issues, Issue{Key: k, Message: fmt.Sprintf(format, a...), Condition: gatewayv1.RouteConditionResolvedRefs, Reason: reason})

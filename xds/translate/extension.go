@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"encoding/json"
 	"slices"
 
 	"github.com/comity-mesh/comity/mesh"
@@ -62,7 +61,7 @@ func (tr *Translator) patch(p *ir.Proxy) {
 		spec := *e.Spec.Patch
 		note := func(name string, patches *ir.Patches, sources *ir.Sources) {
 			if spec.Matches(name) {
-				*patches = append(slices.Clip(*patches), json.RawMessage(spec.Merge))
+				*patches = append(slices.Clip(*patches), spec.Merge)
 				*sources = append(slices.Clip(*sources), e.Resource.Key)
 			}
 		}
