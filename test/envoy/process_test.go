@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -191,13 +192,19 @@ func (p *process) update(t *testing.T, resources []envoy.Resource, counters ...s
 	})
 }
 
-// freePort finds a port that nobody has now. Envoys are told theirs, so that others can be told too.
+// freePort finds a port that nobody has now. Envoys are told theirs, so that others can be told too. It is none of those that
+// the kernel gives to connections (from 32768 on): one of them could be taken before its Envoy listens.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10_000 + rand.N[uint16](22_000)
+		l, err := net.Listen("tcp", local(port))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return port
 	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
+	t.Fatal("no port is free")
+	return 0
 }
