@@ -266,6 +266,8 @@ spec:
     - backendRefs: [{name: pay, port: 9090, weight: 3}, {name: pay-v2, port: 9090, weight: 1}]
 `)
 	followed(t, z.controlPlane, revision)
+	// grpc-go takes routes a moment before the clusters that they name, and fails calls between the two.
+	d.answers("List", "OK", "pay-v2")
 	if got := d.tally("List", 50); got["pay-v2"] != 50 {
 		t.Fatalf("the route by method sends calls to %v", got)
 	}
