@@ -139,7 +139,7 @@ func readCompiled(docs []byte) (*compiled, error) {
 
 // objectsOf are the resources of a document: itself, or its items.
 func objectsOf(doc []byte) ([]client.Object, error) {
-	raw, err := yaml.YAMLToJSON(doc)
+	raw, err := yaml.YAMLToJSONStrict(doc)
 	if err != nil {
 		return nil, err
 	}

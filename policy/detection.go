@@ -232,6 +232,9 @@ func parseDuration(d gatewayv1.Duration) (time.Duration, error) {
 // Length is how long a drain takes; 0 means at once.
 func (d Drain) Length() time.Duration { return durationOr(d.Over, 0) }
 
+// Length is a duration that was validated; 0 for one that is left out.
+func Length(d *gatewayv1.Duration) time.Duration { return durationOr(orZero(d), 0) }
+
 // durationOr reads a duration that was validated; what can't be read counts as left out.
 func durationOr(d gatewayv1.Duration, otherwise time.Duration) time.Duration {
 	if t, err := parseDuration(d); err == nil {

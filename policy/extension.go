@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,6 +113,9 @@ const (
 // DefaultAuthorizationTimeout is that of an ExternalAuthorization.
 const DefaultAuthorizationTimeout = 200 * time.Millisecond
 
+// RunsAt is Side, or its default.
+func (e Extension) RunsAt() Side { return cmp.Or(e.Side, SideServer) }
+
 // Wait is how long an answer is waited for.
 func (e ExternalAuthorization) Wait() time.Duration {
 	return durationOr(e.Timeout, DefaultAuthorizationTimeout)
@@ -131,7 +135,7 @@ func validateExtension(r *report, res mesh.Resource, e *Extension) {
 	if e.Enforced {
 		r.add(FieldError{Pointer: "/spec/enforced", Code: CodeInvalid, Message: "extensions add up, so that none wins over another", Hint: "leave it out"})
 	}
-	if t := e.TargetRef; t != nil && t.Kind != "Service" && e.Side != SideClient && e.Patch == nil {
+	if t := e.TargetRef; t != nil && t.Kind != "Service" && e.RunsAt() != SideClient && e.Patch == nil {
 		r.add(FieldError{Pointer: "/spec/side", Code: CodeInvalid, Message: "routes are taken by clients: an extension of a " + clip(t.Kind) + " must run there", Hint: "write side: Client, or target the Service", Choices: []string{string(SideClient)}})
 	}
 	given := 0

@@ -162,23 +162,10 @@ func validateExternalPorts(r *report, s *ExternalService) {
 		r.required("/spec/ports")
 	}
 	r.atMost("/spec/ports", len(s.Ports), maxExternalPorts)
-	names, ports := map[string]bool{}, map[uint16]bool{}
+	listed := portList{}
 	for i, p := range s.Ports {
 		at := ptr("/spec/ports", i)
-		r.port(at+"/port", p.Port)
-		if p.Port != 0 && ports[p.Port] {
-			r.add(FieldError{Pointer: at + "/port", Code: CodeDuplicate, Message: fmt.Sprintf("port %d is listed twice", p.Port)})
-		}
-		ports[p.Port] = true
-		switch {
-		case p.Name == "" && len(s.Ports) > 1:
-			r.add(FieldError{Pointer: at + "/name", Code: CodeRequired, Message: "is required where there are several ports"})
-		case p.Name != "" && names[p.Name]:
-			r.add(FieldError{Pointer: at + "/name", Code: CodeDuplicate, Message: fmt.Sprintf("%q is used twice", clip(p.Name))})
-		case p.Name != "":
-			r.checked(at+"/name", p.Name, mesh.CheckLabel)
-		}
-		names[p.Name] = true
+		listed.check(r, at, p.Name, p.Port, len(s.Ports) > 1)
 		r.oneOf(at+"/protocol", string(p.Protocol), string(ExternalHTTP), string(ExternalHTTP2), string(ExternalGRPC), string(ExternalTLS), string(ExternalTCP))
 		if p.TLS != nil && p.Protocol == ExternalTLS {
 			r.add(FieldError{Pointer: at + "/tls", Code: CodeInvalid, Message: "applications speak TLS on this port themselves", Hint: "leave it out, or say what they speak inside: http, http2, grpc or tcp"})

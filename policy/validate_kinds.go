@@ -77,23 +77,10 @@ func validateService(r *report, _ mesh.Resource, s *Service) {
 		r.required("/spec/ports")
 	}
 	r.atMost("/spec/ports", len(s.Ports), 100)
-	names, ports := map[string]bool{}, map[uint16]bool{}
+	listed := portList{}
 	for i, p := range s.Ports {
 		at := ptr("/spec/ports", i)
-		r.port(at+"/port", p.Port)
-		if p.Port != 0 && ports[p.Port] {
-			r.add(FieldError{Pointer: at + "/port", Code: CodeDuplicate, Message: fmt.Sprintf("port %d is listed twice", p.Port)})
-		}
-		ports[p.Port] = true
-		switch {
-		case p.Name == "" && len(s.Ports) > 1:
-			r.add(FieldError{Pointer: at + "/name", Code: CodeRequired, Message: "is required where a service has several ports"})
-		case p.Name != "" && names[p.Name]:
-			r.add(FieldError{Pointer: at + "/name", Code: CodeDuplicate, Message: fmt.Sprintf("%q is used twice", clip(p.Name))})
-		case p.Name != "":
-			r.checked(at+"/name", p.Name, mesh.CheckLabel)
-		}
-		names[p.Name] = true
+		listed.check(r, at, p.Name, p.Port, len(s.Ports) > 1)
 		switch p.Protocol {
 		case "", "TCP":
 		case "UDP", "SCTP":
@@ -103,6 +90,32 @@ func validateService(r *report, _ mesh.Resource, s *Service) {
 		}
 		r.oneOf(at+"/appProtocol", p.AppProtocol, "", "http", "http2", "kubernetes.io/h2c", "grpc", "tcp")
 	}
+}
+
+// portList are the ports of a list so far, by number and by name; each is given once, and has a name where there are several.
+type portList struct {
+	names map[string]bool
+	ports map[uint16]bool
+}
+
+func (l *portList) check(r *report, at, name string, port uint16, several bool) {
+	if l.names == nil {
+		l.names, l.ports = map[string]bool{}, map[uint16]bool{}
+	}
+	r.port(at+"/port", port)
+	if port != 0 && l.ports[port] {
+		r.add(FieldError{Pointer: at + "/port", Code: CodeDuplicate, Message: fmt.Sprintf("port %d is listed twice", port)})
+	}
+	l.ports[port] = true
+	switch {
+	case name == "" && several:
+		r.add(FieldError{Pointer: at + "/name", Code: CodeRequired, Message: "is required where there are several ports"})
+	case name != "" && l.names[name]:
+		r.add(FieldError{Pointer: at + "/name", Code: CodeDuplicate, Message: fmt.Sprintf("%q is used twice", clip(name))})
+	case name != "":
+		r.checked(at+"/name", name, mesh.CheckLabel)
+	}
+	l.names[name] = true
 }
 
 func validateServiceExport(*report, mesh.Resource, *ServiceExport) {}

@@ -38,6 +38,7 @@ spec:
 `,
 		expect: []expectation{
 			{want: want{told: map[string]string{"X-Way": "wide, narrow"}, header: map[string]string{"X-Seen-By": "client"}}},
+			{call{to: "echo.shop.one.mesh"}, want{header: map[string]string{"X-Seen-By": "client"}}}, // by the name that pins it, too
 			{call{to: payHost}, want{told: map[string]string{"X-Way": "wide"}, header: map[string]string{"X-Seen-By": ""}}},
 		},
 	}, {

@@ -74,27 +74,32 @@ func startEnvoy(t *testing.T, name string, resources []envoy.Resource, identity 
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(p.files.dir, "bootstrap.json")
-	if err := os.WriteFile(file, raw, 0o600); err != nil {
+	p.run(t, p.files.dir, raw)
+	return p
+}
+
+// run starts the Envoy with a bootstrap, which it writes into a folder, and waits until it is live.
+func (p *process) run(t *testing.T, dir string, bootstrap []byte) {
+	t.Helper()
+	file, adminFile := filepath.Join(dir, "bootstrap.json"), filepath.Join(dir, "admin")
+	if err := os.WriteFile(file, bootstrap, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	adminFile := filepath.Join(p.files.dir, "admin")
-	cmd := exec.Command(envoyPath(t), "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "warning",
+	p.cmd = exec.Command(envoyPath(t), "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "warning",
 		"--admin-address-path", adminFile, "--drain-time-s", strconv.Itoa(drainSeconds), "--drain-strategy", "immediate", "--parent-shutdown-time-s", "2")
-	cmd.Stdout, cmd.Stderr = p.log, p.log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = cmd
 	go func() {
-		_ = cmd.Wait() // its exit code says nothing here: it is killed
+		_ = p.cmd.Wait() // its exit code says nothing here: it is killed
 		close(p.exit)
 	}()
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {
-			t.Logf("log of %s:\n%s", name, p.log)
+			t.Logf("log of %s:\n%s", p.name, p.log)
 		}
 	})
 	p.wait(t, "be live", func() error {
@@ -106,7 +111,6 @@ func startEnvoy(t *testing.T, name string, resources []envoy.Resource, identity 
 		_, err = p.ask("/ready")
 		return err
 	})
-	return p
 }
 
 // kill ends it as a machine that loses power does.

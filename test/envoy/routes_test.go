@@ -96,13 +96,13 @@ func TestRouteFilters(t *testing.T) {
 		name: "redirects",
 		yaml: route(`
     - {matches: [{path: {value: /old}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https, hostname: new.example, statusCode: 301, path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]}
-    - {matches: [{path: {value: /root}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: new.example, port: 8443, statusCode: 308, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]}
+    - {matches: [{path: {value: /base}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: new.example, port: 8443, statusCode: 308, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]}
     - {matches: [{path: {value: /one}}], filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /two}}}, {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Moved, value: "yes"}]}}]}`),
 		expect: []expectation{
 			{call{path: "/old/x?y=z"}, want{status: 301, header: with("Location", "https://new.example/new/x?y=z")}},
 			{call{path: "/old"}, want{status: 301, header: with("Location", "https://new.example/new")}},
-			{call{path: "/root/x"}, want{status: 308, header: with("Location", "http://new.example:8443/x")}},
-			{call{path: "/root"}, want{status: 308, header: with("Location", "http://new.example:8443/")}},
+			{call{path: "/base/x"}, want{status: 308, header: with("Location", "http://new.example:8443/x")}},
+			{call{path: "/base"}, want{status: 308, header: with("Location", "http://new.example:8443/")}},
 			{call{path: "/one/x?y=z"}, want{status: 302, header: map[string]string{"Location": "http://" + echoHost + "/two?y=z", "X-Moved": "yes"}}},
 		},
 	}, {

@@ -14,12 +14,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -368,38 +366,8 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "bootstrap.json")
-	if err := os.WriteFile(file, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	p := &proxy{&process{name: id.String(), log: &lockedBuffer{}, exit: make(chan struct{})}, id}
-	adminFile := filepath.Join(dir, "admin")
-	p.cmd = exec.Command(envoyPath(t), "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "warning",
-		"--admin-address-path", adminFile, "--drain-time-s", strconv.Itoa(drainSeconds), "--drain-strategy", "immediate")
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = p.cmd.Wait() // its exit code says nothing here: it is killed
-		close(p.exit)
-	}()
-	t.Cleanup(func() {
-		p.kill()
-		if t.Failed() {
-			t.Logf("log of %s:\n%s", p.name, p.log)
-		}
-	})
-	p.wait(t, "be live", func() error {
-		a, err := os.ReadFile(adminFile)
-		if err != nil {
-			return err
-		}
-		p.admin = strings.TrimSpace(string(a))
-		_, err = p.ask("/ready")
-		return err
-	})
+	p.run(t, dir, raw)
 	return p
 }
 

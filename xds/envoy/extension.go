@@ -20,7 +20,7 @@ func lua(l ir.Lua) proto.Message {
 }
 
 func (b *messages) externalAuthorization(e ir.ExternalAuthorization) proto.Message {
-	m := &extauthzv3.ExtAuthz{TransportApiVersion: corev3.ApiVersion_V3, FailureModeAllow: e.FailOpen, ValidateMutations: true, IncludePeerCertificate: false}
+	m := &extauthzv3.ExtAuthz{TransportApiVersion: corev3.ApiVersion_V3, FailureModeAllow: e.FailOpen, ValidateMutations: true}
 	if e.GRPC {
 		m.Services = &extauthzv3.ExtAuthz_GrpcService{GrpcService: &corev3.GrpcService{
 			Timeout: duration(e.Timeout),
@@ -62,7 +62,7 @@ func anyOf(words []string) *matcherv3.ListStringMatcher {
 func (b *messages) patched(m proto.Message, patches ir.Patches) proto.Message {
 	for _, p := range patches {
 		more := m.ProtoReflect().New().Interface()
-		if err := protojson.Unmarshal(p, more); err != nil {
+		if err := readPatch(p, more); err != nil {
 			b.invalid = append(b.invalid, fmt.Errorf("patch: %w", err))
 			continue
 		}
@@ -78,6 +78,10 @@ func CheckPatch(typeURL string, patch []byte) error {
 	if err != nil {
 		return err
 	}
+	return readPatch(patch, m)
+}
+
+func readPatch(patch []byte, m proto.Message) error {
 	if err := protojson.Unmarshal(patch, m); err != nil {
 		// The library writes a non-breaking space at random, so that nobody depends on its words.
 		return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "proto:"), "\u00a0", " "))

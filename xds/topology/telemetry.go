@@ -15,7 +15,7 @@ func (b *builder) attachTelemetry() {
 			if c.Service == nil {
 				continue
 			}
-			if _, ok := b.t.Collector(p.Resource.Namespace, *c.Service); !ok {
+			if _, ok := b.t.HTTPPort(p.Resource.Namespace, *c.Service); !ok {
 				b.issue(p.Resource.Key, "it tells service %s, which has no HTTP port %d here: what is for it is told nobody", c.Service.Name, c.Service.Port)
 			}
 		}
@@ -29,11 +29,6 @@ func (b *builder) attachTelemetry() {
 		noteLost(lost, b.t.ClientTelemetry(s.Namespace).Overridden)
 	}
 	b.sayOverridden(lost)
-}
-
-// Collector finds the port of the mesh that is told of requests.
-func (t *Topology) Collector(namespace string, a policy.ServiceAddress) (ServicePort, bool) {
-	return t.Authorizer(namespace, a)
 }
 
 // ServerTelemetry is what those who serve a port tell of its requests.

@@ -38,20 +38,21 @@ type Topology struct {
 	Config        policy.MeshConfig
 	ConfigSources []mesh.Key
 
-	services            map[ServiceName]*Service
-	workloads           map[mesh.ProxyID]*Workload
-	serves              map[mesh.ProxyID][]*Service
-	traffic             map[string][]policy.Attached[policy.TrafficPolicy] // by namespace
-	merged              map[policy.Subject]policy.Merged[policy.TrafficPolicy]
-	telemetry           map[string][]policy.Attached[policy.TelemetryPolicy]      // by namespace
-	authentication      map[string][]policy.Attached[policy.AuthenticationPolicy] // by namespace
-	extensions, patches []policy.Attached[policy.Extension]
-	scopes              map[string]bool       // namespaces whose sidecars know other hosts than the rest
-	edges               map[string][]EdgePort // by ingress
-	edged               []ServicePort
-	listeners           map[mesh.Key][]mesh.ListenerStatus
-	streams             map[clients][]EdgeStream
-	grants              map[string][]*policy.ReferenceGrant // by namespace
+	services       map[ServiceName]*Service
+	workloads      map[mesh.ProxyID]*Workload
+	serves         map[mesh.ProxyID][]*Service
+	traffic        map[string][]policy.Attached[policy.TrafficPolicy] // by namespace
+	merged         map[policy.Subject]policy.Merged[policy.TrafficPolicy]
+	telemetry      map[string][]policy.Attached[policy.TelemetryPolicy]      // by namespace
+	authentication map[string][]policy.Attached[policy.AuthenticationPolicy] // by namespace
+	extensions     map[policy.Side][]policy.Attached[policy.Extension]
+	patches        []policy.Attached[policy.Extension]
+	scopes         map[string]bool       // namespaces whose sidecars know other hosts than the rest
+	edges          map[string][]EdgePort // by ingress
+	edged          []ServicePort
+	listeners      map[mesh.Key][]mesh.ListenerStatus
+	streams        map[clients][]EdgeStream
+	grants         map[string][]*policy.ReferenceGrant // by namespace
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }

@@ -12,10 +12,7 @@ import (
 // extensions are the filters that people added to the requests of a port that matched a rule of a route, at one side.
 func (tr *Translator) extensions(side policy.Side, s *topology.Service, p topology.Port, route mesh.Key, rule string) []ir.Filter {
 	var out []ir.Filter
-	for _, e := range tr.t.Extensions(s, p, route, rule) {
-		if at := e.Spec.Side; at != side && (at != "" || side != policy.SideServer) {
-			continue
-		}
+	for _, e := range tr.t.Extensions(side, s, p, route, rule) {
 		switch {
 		case e.Spec.Lua != nil:
 			out = append(out, ir.Filter{Lua: &ir.Lua{Script: e.Spec.Lua.Inline}})
@@ -34,23 +31,24 @@ func extend(routes []ir.Route, more []ir.Filter) []ir.Route {
 	return routes
 }
 
-func (tr *Translator) extensionSources(s *topology.Service, p topology.Port, route mesh.Key, rule string) ir.Sources {
+// extensionSources are the Extensions that made them.
+func (tr *Translator) extensionSources(side policy.Side, s *topology.Service, p topology.Port, route mesh.Key, rule string) ir.Sources {
 	var out ir.Sources
-	for _, e := range tr.t.Extensions(s, p, route, rule) {
+	for _, e := range tr.t.Extensions(side, s, p, route, rule) {
 		out = append(out, e.Resource.Key)
 	}
 	return out
 }
 
 func (tr *Translator) externalAuthorization(namespace string, e policy.ExternalAuthorization) *ir.ExternalAuthorization {
-	to, there := tr.t.Authorizer(namespace, e.Service)
+	to, there := tr.t.HTTPPort(namespace, e.Service)
 	out := &ir.ExternalAuthorization{
 		Cluster: clusterName(to.ServiceName, to.Port), Authority: mesh.ClusterSetHost(to.Name, to.Namespace),
 		GRPC: e.Protocol != policy.AuthorizationHTTP, Timeout: millis(e.Wait()), FailOpen: e.FailOpen,
 		BodyBytes: e.BodyBytes, PathPrefix: e.PathPrefix, RequestHeaders: e.RequestHeaders, UpstreamHeaders: e.UpstreamHeaders,
 	}
 	if !there {
-		out.Cluster = NowhereCluster // Envoy refuses a route that asks a cluster which it does not have
+		out.Cluster = NowhereCluster // a port of the number may be there that does not understand requests
 	}
 	return out
 }

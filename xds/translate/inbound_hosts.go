@@ -54,7 +54,7 @@ func (tr *Translator) serverFilters(s *topology.Service, p topology.Port, route 
 }
 
 func (tr *Translator) serverSources(s *topology.Service, p topology.Port, route mesh.Key, rule string) ir.Sources {
-	return slices.Concat(inboundSources(tr.t.Traffic(s, p, route, rule)), tr.extensionSources(s, p, route, rule))
+	return slices.Concat(inboundSources(tr.t.Traffic(s, p, route, rule)), tr.extensionSources(policy.SideServer, s, p, route, rule))
 }
 
 // routed are the matches of a service port's routes that lead to some other port, or to the same.

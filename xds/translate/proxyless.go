@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/failover"
 	"github.com/comity-mesh/comity/xds/ir"
 	"github.com/comity-mesh/comity/xds/topology"
@@ -218,9 +219,9 @@ func placeTrust(zones []topology.Zone) map[string]string {
 
 // hostSources says who shapes the hosts of a service port.
 func (tr *Translator) hostSources(s *topology.Service, p topology.Port) ir.Sources {
-	out := slices.Concat(s.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources, tr.extensionSources(s, p, mesh.Key{}, ""))
+	out := slices.Concat(s.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources, tr.extensionSources(policy.SideClient, s, p, mesh.Key{}, ""))
 	for _, m := range p.Routes {
-		out = slices.Concat(out, ir.Sources{m.Route}, tr.t.Traffic(s, p, m.Route, m.RuleName).Sources, tr.extensionSources(s, p, m.Route, m.RuleName))
+		out = slices.Concat(out, ir.Sources{m.Route}, tr.t.Traffic(s, p, m.Route, m.RuleName).Sources, tr.extensionSources(policy.SideClient, s, p, m.Route, m.RuleName))
 	}
 	return out
 }

@@ -64,7 +64,7 @@ func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefau
 		hosts = append(hosts, ir.VirtualHost{
 			Name:    pinnedName(n, z, p.Number),
 			Domains: domains(p.Number, byDefault, mesh.ZoneHost(n.Name, n.Namespace, z)),
-			Routes:  tr.treatOutbound(p, []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: to.name(), Weight: 1}}}}, tr.t.Traffic(s, p, mesh.Key{}, "").Spec),
+			Routes:  tr.straight(s, p, to),
 			Retry:   safeRetry(tr.settings.Retry),
 		})
 	}
@@ -82,22 +82,28 @@ func domains(port uint16, byDefault bool, hosts ...string) []string {
 	return out
 }
 
+// straight takes every request one way, as the policies for the service say.
+func (tr *Translator) straight(s *topology.Service, p topology.Port, to reach) []ir.Route {
+	whole := ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: to.name(), Weight: 1}}}
+	routes := tr.treatOutbound(p, []ir.Route{whole}, tr.t.Traffic(s, p, mesh.Key{}, "").Spec)
+	return extend(routes, tr.extensions(policy.SideClient, s, p, mesh.Key{}, ""))
+}
+
 // serviceRoutes are the HTTPRoutes of a service port, in order; without any, all goes to the service.
 // What routes exist for but do not match is not found (GEP-1294).
 func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.Route {
 	if !p.Routed {
-		whole := ir.Route{Match: anyPath(), Backends: []ir.Backend{{Cluster: clusterName(s.ServiceName, p.Number), Weight: 1}}}
-		routes := tr.treatOutbound(p, []ir.Route{whole}, tr.t.Traffic(s, p, mesh.Key{}, "").Spec)
-		return extend(routes, tr.extensions(policy.SideClient, s, p, mesh.Key{}, ""))
+		return tr.straight(s, p, reach{s, p, ""})
 	}
 	var out []ir.Route
 	for _, m := range p.Routes {
 		routes := tr.treatOutbound(p, tr.ruleRoutes(m), tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)
 		out = append(out, extend(routes, tr.extensions(policy.SideClient, s, p, m.Route, m.RuleName))...)
 	}
+	kind := string(p.Routes[0].Route.Kind) // all are of one
 	return append(out, ir.Route{Match: anyPath(), Reply: &ir.Reply{
-		Status: http.StatusNotFound, Code: "NO-ROUTE", Title: "No HTTPRoute of the service matches",
-		Detail: "The service has HTTPRoutes, and none of their rules matches the request.",
+		Status: http.StatusNotFound, Code: "NO-ROUTE", Title: "No " + kind + " of the service matches",
+		Detail: "The service has " + kind + "s, and none of their rules matches the request.",
 		Try:    "Add a rule without matches to one of them, or ask for what they match.",
 	}})
 }
@@ -127,10 +133,11 @@ func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
 			backends = mergeBackend(backends, ofBackend(ir.Backend{Cluster: tr.backendName(to), Host: tr.hostOutside(to), Weight: uint32(weight)}, ref.Filters))
 		}
 	}
+	kind := string(m.Route.Kind)
 	noBackend := ir.Route{Match: match, Reply: &ir.Reply{
-		Status: http.StatusInternalServerError, Code: "NO-BACKEND", Title: "A backend of the HTTPRoute is not there",
-		Detail: "Rule " + strconv.Itoa(m.Rule) + " of HTTPRoute " + string(m.Route.Origin) + "/" + m.Route.Namespace + "/" + m.Route.Name + " names a service port that this zone does not know.",
-		Try:    "See the status of the HTTPRoute; create or export the service, or change its backendRefs.",
+		Status: http.StatusInternalServerError, Code: "NO-BACKEND", Title: "A backend of the " + kind + " is not there",
+		Detail: "Rule " + strconv.Itoa(m.Rule) + " of " + kind + " " + string(m.Route.Origin) + "/" + m.Route.Namespace + "/" + m.Route.Name + " names a service port that this zone does not know.",
+		Try:    "See the status of the " + kind + "; create or export the service, or change its backendRefs.",
 	}}
 	if len(backends) == 0 {
 		return []ir.Route{noBackend}

@@ -1,11 +1,9 @@
 package translate
 
 import (
-	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -149,7 +147,7 @@ func (tr *Translator) ruleTimes(r *ir.Route, rule *gatewayv1.HTTPRouteRule) {
 	}
 	var try ir.Millis
 	if t := rule.Timeouts; t != nil {
-		r.Timeouts.Request, try = millisOf(t.Request), millisOf(t.BackendRequest)
+		r.Timeouts.Request, try = millis(policy.Length(t.Request)), millis(policy.Length(t.BackendRequest))
 	}
 	if rule.Retry == nil && try == 0 {
 		return
@@ -163,25 +161,13 @@ func (tr *Translator) ruleTimes(r *ir.Route, rule *gatewayv1.HTTPRouteRule) {
 		if t.Attempts != nil {
 			r.Retry.Attempts = uint32(*t.Attempts) //nolint:gosec // validated
 		}
-		if b := millisOf(t.Backoff); b > 0 {
+		if b := millis(policy.Length(t.Backoff)); b > 0 {
 			r.Retry.BackOff, r.Retry.MaxBackOff = b, 10*b
 		}
 		for _, c := range t.Codes {
 			r.Retry.On = append(r.Retry.On, ir.RetryOn(strconv.Itoa(int(c))))
 		}
 	}
-}
-
-// millisOf reads a duration that was validated; 0 is none.
-func millisOf(d *gatewayv1.Duration) ir.Millis {
-	if d == nil {
-		return 0
-	}
-	t, err := time.ParseDuration(string(*d))
-	if err != nil {
-		return 0
-	}
-	return ir.Millis(min(t.Milliseconds(), math.MaxUint32)) //nolint:gosec // bounded
 }
 
 func sessionOf(s *gatewayv1.SessionPersistence) *ir.Session {
@@ -195,7 +181,7 @@ func sessionOf(s *gatewayv1.SessionPersistence) *ir.Session {
 	if s.Type != nil && *s.Type == gatewayv1.HeaderBasedSessionPersistence {
 		return &ir.Session{Header: strings.ToLower(name)}
 	}
-	return &ir.Session{Cookie: &ir.Cookie{Name: name, TTL: millisOf(s.AbsoluteTimeout)}}
+	return &ir.Session{Cookie: &ir.Cookie{Name: name, TTL: millis(policy.Length(s.AbsoluteTimeout))}}
 }
 
 // matchHeaders and matchQuery are the conditions of a match.

@@ -99,7 +99,7 @@ func (tr *Translator) collector(c policy.Collector, namespace string, http2 bool
 	if c.Service == nil {
 		return &ir.Collector{Cluster: collectorName(c, http2), Authority: c.Address}
 	}
-	to, ok := tr.t.Collector(namespace, *c.Service)
+	to, ok := tr.t.HTTPPort(namespace, *c.Service)
 	if !ok {
 		return nil
 	}

@@ -339,7 +339,7 @@ func (c *CA) StatementSigner() *identity.StatementSigner {
 	})
 }
 
-// Service is the enrolment service; attend serves Attend streams and take takes answers (nil: unimplemented).
+// Service is the enrolment service; attend serves Attend streams and take takes answers. A nil one refuses them.
 func (c *CA) Service(attend AttendFunc, take AnswerFunc) enrolpb.EnrolmentServer {
 	return &service{ca: c, attend: attend, take: take}
 }

@@ -118,19 +118,18 @@ func (h *host) Handle(ctx context.Context, e federation.Effect) error {
 	return nil
 }
 
-// answer answers a question of global.
+// answer answers a question of global, on the session on which it was put: the next one numbers its own.
 func (h *host) answer(ctx context.Context, q *federationpb.Query) {
+	h.client.mu.Lock()
+	link := h.client.link
+	h.client.mu.Unlock()
+	if link == nil {
+		return
+	}
 	data, err := h.client.cfg.Ask(ctx, q.GetWhat(), q.GetSubject())
 	problem := ""
 	if err != nil {
 		problem = err.Error()
 	}
-	h.client.mu.Lock()
-	link := h.client.link
-	h.client.mu.Unlock()
-	if link != nil {
-		link.Do(func(s *federation.ZoneSession) {
-			s.Answer(q.GetId(), data, problem)
-		})
-	}
+	link.Do(func(s *federation.ZoneSession) { s.Answer(q.GetId(), data, problem) })
 }
