@@ -17,7 +17,7 @@ var anyLib = []string{"*"}
 
 // leaves are what every program may use.
 var leaves = []string{
-	"internal/config", "internal/envoybin", "internal/fault", "internal/lifecycle", "internal/retry", "internal/telemetry",
+	"internal/config", "internal/envoybin", "internal/fault", "internal/lifecycle", "internal/retry", "internal/signals", "internal/telemetry",
 	"internal/version",
 }
 
@@ -108,6 +108,7 @@ var rooms = []room{
 	{"internal/config", []string{"internal/fault"},
 		[]string{"github.com/knadh/koanf", "github.com/go-viper/mapstructure/v2", "github.com/spf13/pflag"}, "a leaf: koanf and what it brings"},
 	{"internal/telemetry", []string{"internal/version"}, []string{"github.com/prometheus/client_golang"}, "a leaf: one library"},
+	{"internal/signals", nil, nil, "names that agents write and tools read"},
 	{"internal/handshake", nil, []string{"google.golang.org/grpc", "github.com/prometheus/client_golang"},
 		"a leaf: telemetry itself must not link gRPC into every program"},
 	{"internal/archtest", nil, nil, "it reads the house and lives outside of it"},
