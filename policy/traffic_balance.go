@@ -13,7 +13,7 @@ type LoadBalancer struct {
 	Algorithm Algorithm `json:"algorithm,omitempty"`
 	// Hash is what RingHash and Maglev choose by. The first that a request has counts; a request that has none goes anywhere.
 	Hash []HashOn `json:"hash,omitempty"`
-	// SlowStart gives new endpoints less at first. With RoundRobin and LeastRequest only. Default none.
+	// SlowStart gives new endpoints less at first. With RoundRobin, LeastRequest and ReportedLoad only. Default none.
 	SlowStart *SlowStart `json:"slowStart,omitempty"`
 }
 
@@ -27,6 +27,9 @@ const (
 	Random       Algorithm = "Random"
 	RingHash     Algorithm = "RingHash" // like requests to one endpoint; when another comes, few move
 	Maglev       Algorithm = "Maglev"   // the same, quicker to ask, and moving a few more
+	// ReportedLoad gives by turns to each endpoint in inverse proportion to the load that it says it has, in the header
+	// endpoint-load-metrics of its answers (ORCA, gRFC A51 and A58): requests a second divided by utilization.
+	ReportedLoad Algorithm = "ReportedLoad"
 )
 
 // HashOn is one property of a request. Exactly one field is set.
@@ -85,7 +88,7 @@ type Session struct {
 
 func validateLoadBalancer(r *report, l LoadBalancer) {
 	const at = "/spec/loadBalancer"
-	r.oneOf(at+"/algorithm", string(l.Algorithm), "", string(RoundRobin), string(LeastRequest), string(Random), string(RingHash), string(Maglev))
+	r.oneOf(at+"/algorithm", string(l.Algorithm), "", string(RoundRobin), string(LeastRequest), string(Random), string(RingHash), string(Maglev), string(ReportedLoad))
 	hashes := l.Algorithm == RingHash || l.Algorithm == Maglev
 	switch {
 	case hashes && len(l.Hash) == 0:
@@ -99,7 +102,7 @@ func validateLoadBalancer(r *report, l LoadBalancer) {
 	}
 	if s := l.SlowStart; s != nil {
 		if hashes || l.Algorithm == Random {
-			r.add(FieldError{Pointer: at + "/slowStart", Code: CodeUnsupported, Message: "only RoundRobin and LeastRequest can give an endpoint less at first", Hint: "choose one of them, or leave slowStart out"})
+			r.add(FieldError{Pointer: at + "/slowStart", Code: CodeUnsupported, Message: "only RoundRobin, LeastRequest and ReportedLoad can give an endpoint less at first", Hint: "choose one of them, or leave slowStart out"})
 		}
 		if s.Window == "" {
 			r.required(at + "/slowStart/window")

@@ -46,6 +46,7 @@ type app struct {
 	seen   []echoed
 	sick   string // a path that is answered with sickAs
 	sickAs int
+	load   string // what it says of its load in each answer, if anything
 	close  func()
 	// decide, if set, answers as an external authorization instead (its gRPC only).
 	decide func(*authv3.CheckRequest) *authv3.CheckResponse
@@ -127,6 +128,19 @@ func (a *app) illness(path string) (status int, ill bool) {
 	return a.sickAs, a.sick != "" && a.sick == path
 }
 
+// report makes the app say its load (ORCA) in each answer.
+func (a *app) report(utilization float64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.load = fmt.Sprintf("TEXT application_utilization=%g,rps_fractional=100", utilization)
+}
+
+func (a *app) reported() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.load
+}
+
 // forget drops what was kept.
 func (a *app) forget() {
 	a.mu.Lock()
@@ -176,6 +190,9 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	w.Header().Set("X-App", a.name)
+	if load := a.reported(); load != "" {
+		w.Header().Set("Endpoint-Load-Metrics", load)
+	}
 	if n, err := strconv.Atoi(r.Header.Get(doBody)); err == nil {
 		_, _ = io.WriteString(w, strings.Repeat("x", n)) // the caller may be gone
 		return

@@ -376,7 +376,7 @@ func TestTrafficSharesHold(t *testing.T) {
 		slack int
 	}{
 		{`algorithm: RoundRobin, slowStart: {window: 1ms}`, 2}, {`algorithm: LeastRequest`, 2}, {`algorithm: Random`, 45},
-		{`algorithm: RingHash, hash: [{header: x-key}]`, 60}, {`algorithm: Maglev, hash: [{header: x-key}]`, 45},
+		{`algorithm: ReportedLoad`, 2}, {`algorithm: RingHash, hash: [{header: x-key}]`, 60}, {`algorithm: Maglev, hash: [{header: x-key}]`, 45},
 	} {
 		w.apply(t, `
 kind: FailoverPolicy
@@ -433,6 +433,26 @@ func TestTrafficLeastRequest(t *testing.T) {
 	t.Logf("one request hangs at %s; 100 more: %v", hangs, got)
 	if got[hangs] > 40 {
 		t.Errorf("%s is busy and gets as much: %v", hangs, got)
+	}
+}
+
+// TestTrafficReportedLoad: an endpoint that says it is busy gets less, in proportion, and as much again when it says so.
+func TestTrafficReportedLoad(t *testing.T) {
+	w := newWorld(t)
+	w.apply(t, echoPolicy("loadBalancer: {algorithm: ReportedLoad}"))
+	for _, c := range []struct {
+		load1, load2 float64
+		want         int // of 100 for echo-1
+	}{{0.9, 0.1, 10}, {0.5, 0.5, 50}, {0.2, 0.8, 80}} {
+		w.apps["echo-1"].report(c.load1)
+		w.apps["echo-2"].report(c.load2)
+		eventually(t, fmt.Sprintf("echo-1 at %g and echo-2 at %g", c.load1, c.load2), func() error {
+			got := w.tally(t, 100, call{})
+			if d := got["echo-1"] - c.want; d < -4 || d > 4 || got["echo-1"]+got["echo-2"] != 100 {
+				return fmt.Errorf("%v, want %d for echo-1", got, c.want)
+			}
+			return nil
+		})
 	}
 }
 

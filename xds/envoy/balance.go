@@ -1,17 +1,22 @@
 package envoy
 
 import (
+	"time"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	reportedv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/client_side_weighted_round_robin/v3"
 	commonlbv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/common/v3"
 	leastrequestv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
 	maglevv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/maglev/v3"
 	randomv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/random/v3"
 	ringhashv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
 	roundrobinv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/round_robin/v3"
+	wrrlocalityv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/wrr_locality/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/comity-mesh/comity/xds/ir"
 )
@@ -34,8 +39,21 @@ func (b *messages) balance(l ir.Balance) *clusterv3.LoadBalancingPolicy {
 		name, m = "ring_hash", &ringhashv3.RingHash{ConsistentHashingLbConfig: hash, LocalityWeightedLbConfig: weighted}
 	case ir.Maglev:
 		name, m = "maglev", &maglevv3.Maglev{ConsistentHashingLbConfig: hash, LocalityWeightedLbConfig: weighted}
+	case ir.ReportedLoad:
+		// It knows no weights of localities itself: the policy around it does.
+		name, m = "wrr_locality", &wrrlocalityv3.WrrLocality{EndpointPickingPolicy: b.balancing("client_side_weighted_round_robin", &reportedv3.ClientSideWeightedRoundRobin{
+			SlowStartConfig: slowStart(l.SlowStart), BlackoutPeriod: durationpb.New(reportedAfter),
+		})}
 	case ir.RoundRobin:
 	}
+	return b.balancing(name, m)
+}
+
+// reportedAfter is how long an endpoint must have reported its load before it counts: with Envoy's 10 s each change of a
+// cluster would mean 10 s of equal shares.
+const reportedAfter = time.Second
+
+func (b *messages) balancing(name string, m proto.Message) *clusterv3.LoadBalancingPolicy {
 	return &clusterv3.LoadBalancingPolicy{Policies: []*clusterv3.LoadBalancingPolicy_Policy{{
 		TypedExtensionConfig: b.extension("envoy.load_balancing_policies."+name, m),
 	}}}

@@ -18,6 +18,7 @@ const (
 	Random       Algorithm = "random"
 	RingHash     Algorithm = "ringHash"
 	Maglev       Algorithm = "maglev"
+	ReportedLoad Algorithm = "reportedLoad" // by turns, weighted by what endpoints report (ORCA)
 )
 
 // HashOn is one property of a request. Exactly one field is set.

@@ -37,6 +37,8 @@ func algorithm(a policy.Algorithm) ir.Algorithm {
 		return ir.RingHash
 	case policy.Maglev:
 		return ir.Maglev
+	case policy.ReportedLoad:
+		return ir.ReportedLoad
 	case policy.RoundRobin:
 	}
 	return ir.RoundRobin
