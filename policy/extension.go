@@ -176,11 +176,7 @@ func validateLua(r *report, l Lua) {
 
 func validateExternalAuthorization(r *report, e ExternalAuthorization) {
 	const at = "/spec/externalAuthorization"
-	r.checked(at+"/service/name", e.Service.Name, mesh.CheckLabel)
-	if e.Service.Namespace != "" {
-		r.checked(at+"/service/namespace", e.Service.Namespace, mesh.CheckLabel)
-	}
-	r.port(at+"/service/port", e.Service.Port)
+	validateServiceAddress(r, at+"/service", e.Service)
 	r.oneOf(at+"/protocol", string(e.Protocol), "", string(AuthorizationGRPC), string(AuthorizationHTTP))
 	r.duration(at+"/timeout", e.Timeout, time.Millisecond, time.Minute)
 	if e.BodyBytes > maxBodyBytes {
@@ -209,6 +205,14 @@ func validateExternalAuthorization(r *report, e ExternalAuthorization) {
 			return nil
 		})
 	}
+}
+
+func validateServiceAddress(r *report, at string, a ServiceAddress) {
+	r.checked(at+"/name", a.Name, mesh.CheckLabel)
+	if a.Namespace != "" {
+		r.checked(at+"/namespace", a.Namespace, mesh.CheckLabel)
+	}
+	r.port(at+"/port", a.Port)
 }
 
 func validatePatch(r *report, res mesh.Resource, e *Extension) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -50,6 +51,8 @@ type app struct {
 	close  func()
 	// decide, if set, answers as an external authorization instead (its gRPC only).
 	decide func(*authv3.CheckRequest) *authv3.CheckResponse
+	// limit, if set, answers as a rate limit service instead (its gRPC only).
+	limit func(*ratelimitv3.RateLimitRequest) *ratelimitv3.RateLimitResponse
 }
 
 // echoed is a request as an app got it.
@@ -212,12 +215,11 @@ func (a *app) serveGRPC(_ any, s grpc.ServerStream) error {
 	md, _ := metadata.FromIncomingContext(s.Context())
 	get := func(k string) string { return strings.Join(md.Get(k), ",") }
 	a.note(echoed{App: a.name, Method: http.MethodPost, Path: method, Proto: "grpc", Header: http.Header(md), Host: get(":authority")})
-	if a.decide != nil {
-		asked := new(authv3.CheckRequest)
-		if err := s.RecvMsg(asked); err != nil {
-			return err
-		}
-		return s.SendMsg(a.decide(asked))
+	switch {
+	case a.decide != nil:
+		return unary(s, new(authv3.CheckRequest), a.decide)
+	case a.limit != nil:
+		return unary(s, new(ratelimitv3.RateLimitRequest), a.limit)
 	}
 	if err := s.RecvMsg(new(emptypb.Empty)); err != nil {
 		return err
@@ -230,6 +232,14 @@ func (a *app) serveGRPC(_ any, s grpc.ServerStream) error {
 		return err
 	}
 	return s.SendMsg(new(emptypb.Empty))
+}
+
+// unary is a unary method.
+func unary[Asked, Answer any](s grpc.ServerStream, asked Asked, method func(Asked) Answer) error {
+	if err := s.RecvMsg(asked); err != nil {
+		return err
+	}
+	return s.SendMsg(method(asked))
 }
 
 // serveTCP greets with its name and echoes.

@@ -82,6 +82,8 @@ func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error
 		return b.extension("envoy.filters.http.ext_authz", b.externalAuthorization(*f.ExternalAuthorization)), nil
 	case f.RateLimit != nil:
 		return b.extension("envoy.filters.http.local_ratelimit", b.rateLimit(*f.RateLimit)), nil
+	case f.SharedLimits != nil:
+		return b.extension("envoy.filters.http.ratelimit", b.sharedLimits(*f.SharedLimits)), nil
 	case f.Resolve != nil:
 		return b.extension("envoy.filters.http.dynamic_forward_proxy", b.resolve(*f.Resolve)), nil
 	case f.Count != nil:

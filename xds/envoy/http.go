@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"strings"
+
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
@@ -111,8 +113,9 @@ func (b *messages) deniedReply(explain bool) *hcmv3.ResponseMapper {
 // unauthenticatedReply is what who has no good token is told, and why. All of it is 401: Envoy says 403 where the token is for
 // others.
 func (b *messages) unauthenticatedReply() *hcmv3.ResponseMapper {
-	m := b.replyTo("jwt_authn_access_denied", problem{
-		code: "NOT-AUTHENTICATED", title: "The request has no token that the service accepts", detail: "%RESPONSE_CODE_DETAILS%",
+	m := b.replyTo(problem{
+		details: []string{"jwt_authn_access_denied"},
+		code:    "NOT-AUTHENTICATED", title: "The request has no token that the service accepts", detail: "%RESPONSE_CODE_DETAILS%",
 		try: "See which tokens it accepts: comity get authenticationpolicies",
 	})
 	m.StatusCode = u32(401)
@@ -120,11 +123,11 @@ func (b *messages) unauthenticatedReply() *hcmv3.ResponseMapper {
 }
 
 // because is met by answers that Envoy itself makes for a reason, whose details begin so.
-func (b *messages) because(details string) *accesslogv3.AccessLogFilter {
+func (b *messages) because(details ...string) *accesslogv3.AccessLogFilter {
 	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
 		Name: "envoy.access_loggers.extension_filters.cel",
 		ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: b.any(&celv3.ExpressionFilter{
-			Expression: `response.code_details.startsWith("` + details + `")`,
+			Expression: `response.code_details.startsWith("` + strings.Join(details, `") || response.code_details.startsWith("`) + `")`,
 		})},
 	}}}
 }

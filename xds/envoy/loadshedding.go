@@ -31,8 +31,9 @@ func loadShedding(l ir.LoadShedding) proto.Message {
 
 // shedReply says to who is refused that it was too much at once.
 func (b *messages) shedReply() *hcmv3.ResponseMapper {
-	return b.replyTo("reached_concurrency_limit", problem{
-		code: "OVERLOADED", title: "The server takes longer than it should and sheds load", detail: "%RESPONSE_CODE_DETAILS%",
+	return b.replyTo(problem{
+		details: []string{"reached_concurrency_limit"},
+		code:    "OVERLOADED", title: "The server takes longer than it should and sheds load", detail: "%RESPONSE_CODE_DETAILS%",
 		try: "Send less, or later. Requests with the header comity-criticality: low are shed first; the bound is loadShedding in a TrafficPolicy of the service",
 	})
 }

@@ -2,12 +2,13 @@ package envoy
 
 import (
 	"regexp"
-	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	ratelimitconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/ratelimit/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	localratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	networkratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/local_ratelimit/v3"
 	sslv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/ssl/v3"
@@ -38,23 +39,14 @@ func (b *messages) rateLimit(l ir.RateLimit) proto.Message {
 	m := &localratelimitv3.LocalRateLimit{
 		StatPrefix: l.Name, FilterEnabled: all, FilterEnforced: all,
 		EnableRetryAfterHeader: true, RateLimitedAsResourceExhausted: true,
-		ResponseHeadersToAdd: []*corev3.HeaderValueOption{{
-			Header: &corev3.HeaderValue{Key: limitedHeader, Value: l.Name}, AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-		}},
+		ResponseHeadersToAdd: limitedBy(l.Name),
 	}
 	if l.Match == nil && !l.EachCaller && l.EachHeader == "" {
 		m.TokenBucket = tokenBucket(l.Bucket)
 		return m
 	}
-	counts := []*routev3.RateLimit_Action{{ActionSpecifier: &routev3.RateLimit_Action_GenericKey_{
-		GenericKey: &routev3.RateLimit_Action_GenericKey{DescriptorKey: limitKey, DescriptorValue: limitKey},
-	}}}
-	if l.Match != nil {
-		counts = []*routev3.RateLimit_Action{{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{
-			HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{DescriptorKey: limitKey, DescriptorValue: limitKey, Headers: b.requestHeaders(*l.Match)},
-		}}}
-	}
-	add := func(bucket ir.Bucket, action *routev3.RateLimit_Action, key, value string) {
+	m.RateLimits = b.counted(limitKey, l.Counted)
+	add := func(bucket ir.Bucket, key, value string) {
 		d := &commonratelimitv3.LocalRateLimitDescriptor{
 			Entries:     []*commonratelimitv3.RateLimitDescriptor_Entry{{Key: limitKey, Value: limitKey}},
 			TokenBucket: tokenBucket(bucket),
@@ -63,36 +55,84 @@ func (b *messages) rateLimit(l ir.RateLimit) proto.Message {
 			d.Entries = append(d.Entries, &commonratelimitv3.RateLimitDescriptor_Entry{Key: key, Value: value})
 		}
 		m.Descriptors = append(m.Descriptors, d)
-		if action != nil {
-			m.RateLimits = append(m.RateLimits, &routev3.RateLimit{Actions: append(slices.Clip(counts), action)})
-		}
 	}
 	switch {
 	case l.EachCaller:
 		m.MaxDynamicDescriptors = u32(maxBuckets)
 		// The exact ones come first: Envoy takes the first that fits.
 		for _, c := range l.Callers {
-			add(c.Bucket, nil, callerKey, c.Identity)
+			add(c.Bucket, callerKey, c.Identity)
 		}
-		add(l.Bucket, &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_Extension{
-			Extension: b.extension(callerKey, &sslv3.UriSanInput{}),
-		}}, callerKey, "") // an entry without a value is a bucket for each
+		add(l.Bucket, callerKey, "") // an entry without a value is a bucket for each
 	case l.EachHeader != "":
 		m.MaxDynamicDescriptors = u32(maxBuckets)
-		add(l.Bucket, &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{
-			RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: l.EachHeader, DescriptorKey: headerKey},
-		}}, headerKey, "")
-		add(l.Bucket, &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{
-			HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{
-				DescriptorKey: noneKey, DescriptorValue: noneKey, ExpectMatch: no(),
-				Headers: []*routev3.HeaderMatcher{{Name: l.EachHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}}},
-			},
-		}}, noneKey, noneKey)
+		add(l.Bucket, headerKey, "")
+		add(l.Bucket, noneKey, noneKey)
 	default:
-		add(l.Bucket, nil, "", "")
-		m.RateLimits = append(m.RateLimits, &routev3.RateLimit{Actions: counts})
+		add(l.Bucket, "", "")
 	}
 	return m
+}
+
+// counted are the descriptors of the requests of a limit: that it counts them, and by what they are told apart.
+func (b *messages) counted(limit string, c ir.Counted) []*routev3.RateLimit {
+	first := &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_GenericKey_{
+		GenericKey: &routev3.RateLimit_Action_GenericKey{DescriptorKey: limitKey, DescriptorValue: limit},
+	}}
+	if c.Match != nil {
+		first.ActionSpecifier = &routev3.RateLimit_Action_HeaderValueMatch_{
+			HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{DescriptorKey: limitKey, DescriptorValue: limit, Headers: b.requestHeaders(*c.Match)},
+		}
+	}
+	and := func(more ...*routev3.RateLimit_Action) *routev3.RateLimit {
+		return &routev3.RateLimit{Actions: append([]*routev3.RateLimit_Action{first}, more...)}
+	}
+	switch {
+	case c.EachCaller:
+		return []*routev3.RateLimit{and(&routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_Extension{
+			Extension: b.extension(callerKey, &sslv3.UriSanInput{}),
+		}})}
+	case c.EachHeader != "":
+		return []*routev3.RateLimit{
+			and(&routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{
+				RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: c.EachHeader, DescriptorKey: headerKey},
+			}}),
+			and(&routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{
+				HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{
+					DescriptorKey: noneKey, DescriptorValue: noneKey, ExpectMatch: no(),
+					Headers: []*routev3.HeaderMatcher{{Name: c.EachHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}}},
+				},
+			}}),
+		}
+	}
+	return []*routev3.RateLimit{and()}
+}
+
+// sharedLimits is one filter for all of them, so that who counts is asked once.
+func (b *messages) sharedLimits(s ir.SharedLimits) proto.Message {
+	m := &ratelimitv3.RateLimit{
+		Domain: s.Domain, Timeout: duration(s.Timeout), FailureModeDeny: s.FailClosed, StatPrefix: s.Name,
+		StatusOnError:                  &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
+		RateLimitedAsResourceExhausted: true, EnableRetryAfterHeader: true, DisableXEnvoyRatelimitedHeader: true,
+		ResponseHeadersToAdd: limitedBy(s.Name),
+		RateLimitService: &ratelimitconfigv3.RateLimitServiceConfig{
+			TransportApiVersion: corev3.ApiVersion_V3,
+			GrpcService: &corev3.GrpcService{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
+				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: s.Cluster, Authority: s.Authority},
+			}},
+		},
+	}
+	for _, l := range s.Limits {
+		m.RateLimits = append(m.RateLimits, b.counted(l.Name, l.Counted)...)
+	}
+	return m
+}
+
+// limitedBy adds to an answer who gave it.
+func limitedBy(name string) []*corev3.HeaderValueOption {
+	return []*corev3.HeaderValueOption{{
+		Header: &corev3.HeaderValue{Key: limitedHeader, Value: name}, AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+	}}
 }
 
 // connectionLimit closes what comes too fast before its first byte is read.
@@ -128,19 +168,23 @@ func (b *messages) requestHeaders(m ir.Match) []*routev3.HeaderMatcher {
 
 // limitedReply says to who is refused which limit it was.
 func (b *messages) limitedReply() *hcmv3.ResponseMapper {
-	return b.replyTo("local_rate_limited", problem{
-		code: "RATE-LIMITED", title: "A rate limit has no room for the request", detail: "%RESP(" + limitedHeader + ")%",
+	return b.replyTo(problem{
+		details: []string{"local_rate_limited", "request_rate_limited"},
+		code:    "RATE-LIMITED", title: "A rate limit has no room for the request", detail: "%RESP(" + limitedHeader + ")%",
 		try: "Wait for as many seconds as retry-after says; the limit is in a TrafficPolicy of the service: comity get trafficpolicies",
 	})
 }
 
-// problem is RFC 9457 problem details of an answer that a filter makes.
-type problem struct{ code, title, detail, try string }
+// problem is RFC 9457 problem details of the answers that a filter makes, known by how their response code details begin.
+type problem struct {
+	details                  []string
+	code, title, detail, try string
+}
 
-// replyTo gives the answers that a filter makes, known by how its response code details begin, a body that people understand.
-func (b *messages) replyTo(details string, p problem) *hcmv3.ResponseMapper {
+// replyTo gives the answers that a filter makes a body that people understand.
+func (b *messages) replyTo(p problem) *hcmv3.ResponseMapper {
 	return &hcmv3.ResponseMapper{
-		Filter: b.because(details),
+		Filter: b.because(p.details...),
 		BodyFormatOverride: &corev3.SubstitutionFormatString{
 			ContentType: problemJSON,
 			Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: stringStruct(map[string]string{

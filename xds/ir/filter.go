@@ -7,6 +7,7 @@ type Filter struct {
 	JWT          *JWT          `json:"jwt,omitempty"`
 	Audit        *Audit        `json:"audit,omitempty"`
 	RateLimit    *RateLimit    `json:"rateLimit,omitempty"`
+	SharedLimits *SharedLimits `json:"sharedLimits,omitempty"`
 	Fault        *Fault        `json:"fault,omitempty"`
 	CORS         *CORS         `json:"cors,omitempty"`
 	Session      *Session      `json:"session,omitempty"`

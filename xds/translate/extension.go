@@ -41,16 +41,22 @@ func (tr *Translator) extensionSources(side policy.Side, s *topology.Service, p 
 }
 
 func (tr *Translator) externalAuthorization(namespace string, e policy.ExternalAuthorization) *ir.ExternalAuthorization {
-	to, there := tr.t.HTTPPort(namespace, e.Service)
 	out := &ir.ExternalAuthorization{
-		Cluster: clusterName(to.ServiceName, to.Port), Authority: mesh.ClusterSetHost(to.Name, to.Namespace),
 		GRPC: e.Protocol != policy.AuthorizationHTTP, Timeout: millis(e.Wait()), FailOpen: e.FailOpen,
 		BodyBytes: e.BodyBytes, PathPrefix: e.PathPrefix, RequestHeaders: e.RequestHeaders, UpstreamHeaders: e.UpstreamHeaders,
 	}
-	if !there {
-		out.Cluster = NowhereCluster // a port of the number may be there that does not understand requests
-	}
+	out.Cluster, out.Authority = tr.asked(namespace, e.Service)
 	return out
+}
+
+// asked is whom proxies ask something for a resource of a namespace, and by which host name.
+func (tr *Translator) asked(namespace string, a policy.ServiceAddress) (cluster, authority string) {
+	to, there := tr.t.HTTPPort(namespace, a)
+	cluster = clusterName(to.ServiceName, to.Port)
+	if !there {
+		cluster = NowhereCluster // a port of the number may be there that does not understand requests
+	}
+	return cluster, mesh.ClusterSetHost(to.Name, to.Namespace)
 }
 
 // patch notes on what is patched how.

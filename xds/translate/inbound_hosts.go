@@ -50,7 +50,7 @@ func (in *inbound) toApp(s *topology.Service, p topology.Port) ir.Route {
 
 // serverFilters are what requests that matched a rule meet at the server after they were allowed.
 func (tr *Translator) serverFilters(s *topology.Service, p topology.Port, route mesh.Key, rule string) []ir.Filter {
-	return append(treatInbound(tr.t.Traffic(s, p, route, rule)), tr.extensions(policy.SideServer, s, p, route, rule)...)
+	return append(tr.treatInbound(tr.t.Traffic(s, p, route, rule)), tr.extensions(policy.SideServer, s, p, route, rule)...)
 }
 
 func (tr *Translator) serverSources(s *topology.Service, p topology.Port, route mesh.Key, rule string) ir.Sources {

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -12,25 +13,42 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-// requestLimits are filters in the order of the policy. They come after authorization, so that who may not call uses
-// up nobody's tokens.
-func requestLimits(l *policy.RateLimit, by mesh.Key) []ir.Filter {
+// requestLimits are filters in the order of the policy, those that cost nothing to ask first. They come after authorization, so
+// that who may not call uses up nobody's tokens.
+func (tr *Translator) requestLimits(l *policy.RateLimit, by mesh.Key) []ir.Filter {
 	if l == nil {
 		return nil
 	}
 	var out []ir.Filter
 	for _, one := range l.Requests {
-		f := &ir.RateLimit{Name: PolicyName(by), Bucket: bucketOf(one.Limit), Match: plainMatch(one.Counted())}
+		f := &ir.RateLimit{Name: PolicyName(by), Bucket: bucketOf(one.Limit), Counted: counted(one.CountedRequests)}
 		if one.Name != "" {
 			f.Name += "/" + one.Name
-		}
-		if e := one.Each; e != nil {
-			f.EachCaller, f.EachHeader = e.Caller, strings.ToLower(e.Header)
 		}
 		for _, o := range one.Overrides {
 			f.Callers = append(f.Callers, ir.CallerBucket{Identity: o.Caller, Bucket: bucketOf(o.Limit)})
 		}
 		out = append(out, ir.Filter{RateLimit: f})
+	}
+	if l.Shared != nil {
+		out = append(out, ir.Filter{SharedLimits: tr.sharedLimits(*l.Shared, by)})
+	}
+	return out
+}
+
+func (tr *Translator) sharedLimits(s policy.SharedLimits, by mesh.Key) *ir.SharedLimits {
+	f := &ir.SharedLimits{Name: PolicyName(by), Domain: cmp.Or(s.Domain, by.Namespace), Timeout: millis(s.Wait()), FailClosed: s.FailClosed}
+	f.Cluster, f.Authority = tr.asked(by.Namespace, s.Service)
+	for _, one := range s.Requests {
+		f.Limits = append(f.Limits, ir.SharedLimit{Name: one.Name, Counted: counted(one.CountedRequests)})
+	}
+	return f
+}
+
+func counted(c policy.CountedRequests) ir.Counted {
+	out := ir.Counted{Match: plainMatch(c.Counted())}
+	if e := c.Each; e != nil {
+		out.EachCaller, out.EachHeader = e.Caller, strings.ToLower(e.Header)
 	}
 	return out
 }

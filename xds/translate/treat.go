@@ -24,9 +24,9 @@ func (tr *Translator) treatOutbound(p topology.Port, routes []ir.Route, t policy
 
 // treatInbound is what a server does with the requests that are allowed, by what TrafficPolicies say of them; each line is one
 // feature, in the order in which requests meet them.
-func treatInbound(t policy.Merged[policy.TrafficPolicy]) []ir.Filter {
+func (tr *Translator) treatInbound(t policy.Merged[policy.TrafficPolicy]) []ir.Filter {
 	var out []ir.Filter
-	out = append(out, requestLimits(t.Spec.RateLimit, t.By("RateLimit"))...)
+	out = append(out, tr.requestLimits(t.Spec.RateLimit, t.By("RateLimit"))...)
 	return out
 }
 
