@@ -146,6 +146,17 @@ func TestValidateMetadata(t *testing.T) {
 	if diff := cmp.Diff(want, found(policy.Validate(res))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	res = resource(t, mesh.KindHTTPRoute, "shop", "web", `{"parentRefs":[{"group":"","kind":"Service","name":"web","namespace":"bank"}],"rules":[{"backendRefs":[{"name":"web","port":80}]}]}`)
+	res.Annotations = map[string]string{policy.AnnotationCallers: "web, batch"}
+	if got := policy.Validate(res); got != nil {
+		t.Errorf("a consumer's route: %+v", got)
+	}
+	res.Spec = json.RawMessage(strings.Replace(string(res.Spec), `[{"group"`, `[{"name":"edge"},{"group"`, 1))
+	res.Annotations[policy.AnnotationCallers] = "web,,A"
+	bad := "/metadata/annotations/mesh.comity.dev~1callers invalid"
+	if diff := cmp.Diff([]string{bad, bad, bad}, found(policy.Validate(res))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 	if got := policy.Validate(mesh.Resource{Key: mesh.Key{Kind: "Servise"}}); len(got) != 1 || got[0].Hint != `did you mean "Service"?` {
 		t.Errorf("unknown kind: %+v", got)
 	}

@@ -50,15 +50,15 @@ type tie struct {
 	key     mesh.Key
 }
 
-// RoutesFor returns the matches of all routes that have the service's port as a parent, in the order
+// RoutesFor returns the matches of all routes that have the service's port as a parent and hold for just these clients, in the order
 // in which a proxy must try them: exact path, regular expressions (which the Gateway API leaves to us), the longest prefix, then a
 // method, the most headers, the most query parameters (Gateway API, HTTPRouteRule.Matches), then parents with a port before those without, a zone's own
 // routes before global's, the older creation, namespace and name, the order of rules. A match equal to an earlier one of
 // another route can never be reached: it is left out, and overridden says by whom. routes need not be
-// sorted and are not changed; those of other namespaces don't apply.
-func RoutesFor(routes []Route, service ServiceRef) (matches []RouteMatch, overridden map[mesh.Key][]mesh.Key) {
+// sorted and are not changed.
+func RoutesFor(routes []Route, service ServiceRef, clients Clients) (matches []RouteMatch, overridden map[mesh.Key][]mesh.Key) {
 	for _, rt := range routes {
-		attached, port := attaches(rt, service)
+		attached, port := attaches(rt, service, clients)
 		if !attached {
 			continue
 		}
@@ -111,15 +111,15 @@ func matchesOf(rt Route, byPort bool) []RouteMatch {
 	return out
 }
 
-func attaches(rt Route, service ServiceRef) (attached, byPort bool) {
-	if rt.Spec == nil || rt.Resource.Namespace != service.Namespace {
+func attaches(rt Route, service ServiceRef, clients Clients) (attached, byPort bool) {
+	if rt.Spec == nil {
 		return false, false
 	}
 	for _, p := range rt.Spec.ParentRefs {
-		if p.Kind == nil || *p.Kind != "Service" || string(p.Name) != service.Name {
+		if !IsService(p) || string(p.Name) != service.Name || ParentNamespace(p, rt.Resource.Namespace) != service.Namespace {
 			continue
 		}
-		if p.Namespace != nil && string(*p.Namespace) != service.Namespace {
+		if !slices.Contains(ClientsOf(rt.Resource, p), clients) {
 			continue
 		}
 		switch {

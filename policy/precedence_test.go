@@ -39,7 +39,7 @@ func TestRoutesForOrder(t *testing.T) {
 		decodeRoute(t, "global", 9, "ported", spec(`,"port":80`, path("Exact", "/a", ""))),
 		decodeRoute(t, "global", 1, "elsewhere", spec(`,"port":81`, path("Exact", "/z", ""))),
 	}
-	got, overridden := policy.RoutesFor(routes, policy.ServiceRef{Namespace: "shop", Name: "web", Port: 80})
+	got, overridden := policy.RoutesFor(routes, policy.ServiceRef{Namespace: "shop", Name: "web", Port: 80}, policy.Clients{})
 	var order []string
 	for _, m := range got {
 		s := fmt.Sprintf("%s %s %s", m.Route.Name, *m.Match.Path.Type, *m.Match.Path.Value)
@@ -61,7 +61,7 @@ func TestRoutesForOrder(t *testing.T) {
 	if diff := cmp.Diff(map[mesh.Key][]mesh.Key{many: {routes[3].Resource.Key, routes[2].Resource.Key}}, overridden); diff != "" {
 		t.Errorf("overridden (-want +got):\n%s", diff)
 	}
-	if m, _ := policy.RoutesFor(routes, policy.ServiceRef{Namespace: "other", Name: "web", Port: 80}); len(m) != 0 {
+	if m, _ := policy.RoutesFor(routes, policy.ServiceRef{Namespace: "other", Name: "web", Port: 80}, policy.Clients{}); len(m) != 0 {
 		t.Errorf("routes of another namespace apply: %v", m)
 	}
 }

@@ -45,12 +45,7 @@ func validateStreamParents(r *report, c gatewayv1.CommonRouteSpec) {
 	}
 	r.atMost("/spec/parentRefs", len(c.ParentRefs), maxParents)
 	for i, p := range c.ParentRefs {
-		at := ptr("/spec/parentRefs", i)
-		if isGateway(p) {
-			validateGatewayParent(r, at, p)
-		} else {
-			validateServiceParent(r, at, p)
-		}
+		validateParent(r, ptr("/spec/parentRefs", i), p)
 	}
 }
 

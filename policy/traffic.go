@@ -47,6 +47,18 @@ func (p *TrafficPolicy) ofConnections() []block {
 	}
 }
 
+// ServerSide names the fields that are given and that the servers' sidecars follow.
+func (p *TrafficPolicy) ServerSide() []string {
+	var out []string
+	if p.RateLimit != nil {
+		out = append(out, "rateLimit")
+	}
+	if p.LoadShedding != nil {
+		out = append(out, "loadShedding")
+	}
+	return out
+}
+
 func validateTrafficPolicy(r *report, res mesh.Resource, p *TrafficPolicy) {
 	validateAttachment(r, res, p.Attachment, "Service", "HTTPRoute", "GRPCRoute")
 	if t := p.TargetRef; t != nil && t.Kind != "Service" {

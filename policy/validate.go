@@ -118,8 +118,11 @@ func validateMetadata(r *report, info KindInfo, res mesh.Resource) {
 
 // annotationsOf are Comity's own annotations of a kind.
 func annotationsOf(kind mesh.Kind) []string {
-	if kind == mesh.KindGateway {
+	switch kind {
+	case mesh.KindGateway:
 		return []string{mesh.AnnotationZones, AnnotationTrustedHops}
+	case mesh.KindHTTPRoute, mesh.KindGRPCRoute:
+		return []string{mesh.AnnotationZones, AnnotationCallers}
 	}
 	return []string{mesh.AnnotationZones}
 }

@@ -32,8 +32,9 @@ func validateHTTPRoute(r *report, res mesh.Resource, h *HTTPRoute) {
 	}
 	r.atMost("/spec/parentRefs", len(h.ParentRefs), maxParents)
 	for i, p := range h.ParentRefs {
-		validateParent(r, ptr("/spec/parentRefs", i), res, p)
+		validateParent(r, ptr("/spec/parentRefs", i), p)
 	}
+	validateCallers(r, res, h.ParentRefs)
 	if len(h.Rules) == 0 {
 		r.add(FieldError{Pointer: "/spec/rules", Code: CodeRequired, Message: "is required", Hint: "a route needs a rule with backendRefs"})
 	}
@@ -55,15 +56,12 @@ func validateHTTPRoute(r *report, res mesh.Resource, h *HTTPRoute) {
 	}
 }
 
-func validateParent(r *report, at string, res mesh.Resource, p gatewayv1.ParentReference) {
+func validateParent(r *report, at string, p gatewayv1.ParentReference) {
 	if isGateway(p) {
 		validateGatewayParent(r, at, p)
-		return
+	} else {
+		validateServiceParent(r, at, p)
 	}
-	if IsService(p) && ParentNamespace(p, res.Namespace) != res.Namespace {
-		r.unsupported(at+"/namespace", "a parent in another namespace", "make the route in the namespace of the Service")
-	}
-	validateServiceParent(r, at, p)
 }
 
 func validateRule(r *report, at string, rule gatewayv1.HTTPRouteRule) {

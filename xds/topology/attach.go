@@ -21,6 +21,7 @@ func (b *builder) attachTraffic() {
 	for _, p := range policies {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
 		b.checkConnections(p.Resource, *p.Spec)
+		b.checkServerSide(p.Resource, p.Spec.TargetRef, p.Spec.ServerSide()...)
 		b.t.traffic[p.Resource.Namespace] = append(b.t.traffic[p.Resource.Namespace], p)
 	}
 	merged, lost := map[policy.Subject]policy.Merged[policy.TrafficPolicy]{}, map[mesh.Key][]mesh.Key{}
@@ -36,6 +37,13 @@ func (b *builder) attachTraffic() {
 			for _, m := range p.Routes {
 				merge(subject(s, p, m.Route, m.RuleName))
 			}
+		}
+	}
+	for c, matches := range b.t.consumed {
+		s := b.t.services[c.of.ServiceName]
+		p, _ := s.Port(c.of.Port)
+		for _, m := range matches {
+			merge(subject(s, p, m.Route, m.RuleName))
 		}
 	}
 	b.t.merged = merged

@@ -14,6 +14,7 @@ func (b *builder) attachAuthentication() {
 	b.t.authentication = map[string][]policy.Attached[policy.AuthenticationPolicy]{}
 	for _, p := range attached[policy.AuthenticationPolicy](b, mesh.KindAuthenticationPolicy) {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
+		b.checkServerSide(p.Resource, p.Spec.TargetRef, "it")
 		b.t.authentication[p.Resource.Namespace] = append(b.t.authentication[p.Resource.Namespace], p)
 	}
 	if len(b.t.authentication) == 0 {

@@ -46,6 +46,8 @@ func Build(in Input) (*Topology, []Issue) {
 			serves:       map[mesh.ProxyID][]*Service{},
 			trustDomains: map[string]mesh.TrustDomain{in.Zone: in.TrustDomain},
 			edges:        map[string][]EdgePort{},
+			consumes:     map[policy.Clients]bool{},
+			consumed:     map[consumer][]policy.RouteMatch{},
 		},
 		specs: map[mesh.Key]any{}, byKind: map[mesh.Kind][]mesh.Resource{}, zones: map[string]*policy.Zone{},
 		accepted: map[string]Remote{}, routes: map[string][]policy.Route{}, authz: map[string][]policy.Authorization{},

@@ -56,28 +56,19 @@ func (e *External) Port(number uint16) (ExternalPort, bool) {
 	return e.Ports[i], true
 }
 
-// Scope groups the namespaces whose sidecars know the same hosts: those that have nothing of their own are "", each of
-// the others is its own.
-func (t *Topology) Scope(namespace string) string {
-	if t.scopes[namespace] {
-		return namespace
-	}
-	return ""
-}
-
-// ExternalHosts lists what the sidecars of a scope know of ExternalServices. A domain belongs to one of them: the
+// ExternalHosts lists what the sidecars of a namespace know of ExternalServices. A domain belongs to one of them: the
 // namespace's own before those that are exported to the mesh, this zone's before global's, the older, the name.
-func (t *Topology) ExternalHosts(scope string) []ExternalHost {
-	return t.claim(scope, func(*External, *External) {})
+func (t *Topology) ExternalHosts(namespace string) []ExternalHost {
+	return t.claim(namespace, func(*External, *External) {})
 }
 
 // claim is ExternalHosts, and tells of every host and port that one does not get because of another.
-func (t *Topology) claim(scope string, lost func(loser, winner *External)) []ExternalHost {
+func (t *Topology) claim(namespace string, lost func(loser, winner *External)) []ExternalHost {
 	known := slices.Clone(t.Externals)
-	known = slices.DeleteFunc(known, func(e *External) bool { return !e.exported() && e.Namespace != scope })
+	known = slices.DeleteFunc(known, func(e *External) bool { return !e.exported() && e.Namespace != namespace })
 	slices.SortStableFunc(known, func(a, b *External) int {
 		return cmp.Or(
-			compareBools(a.Namespace != scope, b.Namespace != scope),
+			compareBools(a.Namespace != namespace, b.Namespace != namespace),
 			compareBools(a.Source.Origin == mesh.OriginGlobal, b.Source.Origin == mesh.OriginGlobal),
 			cmp.Compare(a.Source.Created, b.Source.Created),
 			a.compare(b.ServiceName),
@@ -128,7 +119,7 @@ func (t *Topology) ownHost(host string) bool {
 
 // findExternals reads the ExternalServices, and says which of their hosts are somebody else's.
 func (b *builder) findExternals() {
-	b.t.scopes = map[string]bool{}
+	b.t.scopes = map[policy.Clients]bool{}
 	for _, r := range b.preferred(mesh.KindExternalService) {
 		spec, ok := b.specs[r.Key].(*policy.ExternalService)
 		if !ok {
@@ -147,7 +138,7 @@ func (b *builder) findExternals() {
 		slices.SortFunc(e.Ports, func(x, y ExternalPort) int { return cmp.Compare(x.Port, y.Port) })
 		b.t.Externals = append(b.t.Externals, e)
 		if !e.exported() {
-			b.t.scopes[e.Namespace] = true
+			b.t.scopes[policy.Clients{Namespace: e.Namespace}] = true
 		}
 		for _, h := range spec.Hosts {
 			if b.t.ownHost(h) {
@@ -157,7 +148,7 @@ func (b *builder) findExternals() {
 	}
 	if b.t.Config.Egress != nil {
 		for ns := range b.t.Config.Egress.Namespaces {
-			b.t.scopes[ns] = true
+			b.t.scopes[policy.Clients{Namespace: ns}] = true
 		}
 	}
 	slices.SortFunc(b.t.Externals, func(x, y *External) int { return x.compare(y.ServiceName) })
@@ -167,9 +158,13 @@ func (b *builder) findExternals() {
 // contested says who loses a host to another one that is known to the same sidecars. That a namespace's own wins
 // over the mesh's is meant.
 func (b *builder) contested() {
-	lost := map[mesh.Key][]mesh.Key{}
-	for _, scope := range append(slices.Sorted(maps.Keys(b.t.scopes)), "") {
-		b.t.claim(scope, func(loser, winner *External) {
+	lost, namespaces := map[mesh.Key][]mesh.Key{}, []string{""}
+	for scope := range b.t.scopes {
+		namespaces = append(namespaces, scope.Namespace)
+	}
+	slices.Sort(namespaces)
+	for _, namespace := range namespaces {
+		b.t.claim(namespace, func(loser, winner *External) {
 			if loser.exported() == winner.exported() && loser != winner {
 				lost[loser.Source.Key] = append(lost[loser.Source.Key], winner.Source.Key)
 			}

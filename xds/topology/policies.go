@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"maps"
 	"slices"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -18,9 +17,10 @@ func (b *builder) attachRoutes() {
 			b.checkRoute(r, spec)
 		}
 	}
-	overridden := map[mesh.Key][]mesh.Key{}
+	lost := map[mesh.Key][]mesh.Key{}
+	consumers := b.consumers()
 	for _, s := range b.t.Services {
-		if len(b.routes[s.Namespace]) == 0 {
+		if len(b.routes[s.Namespace]) == 0 && len(consumers[s.ServiceName]) == 0 {
 			continue
 		}
 		for i := range s.Ports {
@@ -28,19 +28,16 @@ func (b *builder) attachRoutes() {
 			if !p.Protocol.IsHTTP() {
 				continue
 			}
-			var lost map[mesh.Key][]mesh.Key
-			p.Routes, lost = policy.RoutesFor(b.routes[s.Namespace], policy.ServiceRef{Namespace: s.Namespace, Name: s.Name, Port: p.Number})
-			p.Routed = len(p.Routes) > 0
-			for k, by := range lost {
-				overridden[k] = append(overridden[k], by...)
+			ref := policy.ServiceRef{Namespace: s.Namespace, Name: s.Name, Port: p.Number}
+			matches, by := policy.RoutesFor(b.routes[s.Namespace], ref, policy.Clients{})
+			p.Routes = matches
+			noteLost(lost, by)
+			for _, c := range consumers[s.ServiceName] {
+				noteLost(lost, b.consume(c, ref))
 			}
 		}
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(overridden), mesh.Key.Compare) {
-		by := overridden[k]
-		slices.SortFunc(by, mesh.Key.Compare)
-		b.overridden(k, slices.Compact(by)...)
-	}
+	b.sayOverridden(lost)
 }
 
 // httpRoutes are all routes of requests.
@@ -63,10 +60,10 @@ func (b *builder) httpSpec(r mesh.Resource) (*policy.HTTPRoute, bool) {
 // its share (Gateway API, HTTPRouteRule.BackendRefs).
 func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 	for _, p := range spec.ParentRefs {
-		if p.Kind == nil || *p.Kind != "Service" {
+		if !policy.IsService(p) {
 			continue // attachGateways looks at it
 		}
-		n := ServiceName{r.Namespace, string(p.Name)}
+		n := ServiceName{policy.ParentNamespace(p, r.Namespace), string(p.Name)}
 		s, ok := b.t.services[n]
 		switch {
 		case !ok:

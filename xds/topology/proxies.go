@@ -31,7 +31,7 @@ type viewBits struct {
 	Outbound  uint16            `json:",omitempty"`
 	Upstreams []policy.Upstream `json:",omitempty"`
 	Proxyless bool              `json:",omitempty"`
-	Scope     string            `json:",omitempty"`
+	Scope     policy.Clients    `json:",omitzero"`
 	Gateways  []mesh.Key        `json:",omitempty"`
 }
 
@@ -49,7 +49,7 @@ func (t *Topology) Proxies() []Proxy {
 	out := make([]Proxy, 0, len(t.Workloads)+len(t.Ingresses))
 	for _, w := range t.Workloads {
 		if w.Spec.Proxyless {
-			bits := viewBits{Role: mesh.RoleSidecar, Proxyless: true} // all of them are told the same
+			bits := viewBits{Role: mesh.RoleSidecar, Proxyless: true, Scope: t.ConsumersOf(w)} // that is all by which they differ
 			out = append(out, Proxy{ID: w.ProxyID(), ViewKey: bits.key(), Proxyless: true})
 			continue
 		}
@@ -61,7 +61,7 @@ func (t *Topology) Proxies() []Proxy {
 			bits.Serves = append(bits.Serves, s.ServiceName)
 		}
 		if bits.Outbound != 0 {
-			bits.Scope = t.Scope(w.Namespace)
+			bits.Scope = t.Scope(w)
 		}
 		if len(bits.Upstreams) > 0 {
 			bits.Namespace = w.Namespace

@@ -47,7 +47,9 @@ type Topology struct {
 	authentication map[string][]policy.Attached[policy.AuthenticationPolicy] // by namespace
 	extensions     map[policy.Side][]policy.Attached[policy.Extension]
 	patches        []policy.Attached[policy.Extension]
-	scopes         map[string]bool       // namespaces whose sidecars know other hosts than the rest
+	scopes         map[policy.Clients]bool // whose sidecars know other hosts or routes than the rest
+	consumes       map[policy.Clients]bool // those of them that have routes of their own
+	consumed       map[consumer][]policy.RouteMatch
 	edges          map[string][]EdgePort // by ingress
 	edged          []ServicePort
 	listeners      map[mesh.Key][]mesh.ListenerStatus
@@ -106,10 +108,8 @@ type Port struct {
 	Name     string
 	Number   uint16
 	Protocol Protocol
-	// Routes in the order in which to try them; none for the plain service.
+	// Routes of its own namespace, in the order in which to try them; none for the plain service. RoutesTo has those of consumers.
 	Routes []policy.RouteMatch
-	// Routed says that there are routes, so that what they don't match is not found.
-	Routed bool
 }
 
 // Protocol is what the mesh understands of a port's traffic.

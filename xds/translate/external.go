@@ -109,9 +109,9 @@ func outsideTLS(e *topology.External, t *policy.OriginateTLS) *ir.OutsideTLS {
 	return out
 }
 
-// externalHosts have a virtual host for every port of an ExternalService that the sidecars of a scope know.
-func (tr *Translator) externalHosts(scope string) (hosts []ir.VirtualHost, sources ir.Sources) {
-	for _, x := range tr.t.ExternalHosts(scope) {
+// externalHosts have a virtual host for every port of an ExternalService that the sidecars of a namespace know.
+func (tr *Translator) externalHosts(namespace string) (hosts []ir.VirtualHost, sources ir.Sources) {
+	for _, x := range tr.t.ExternalHosts(namespace) {
 		name := externalName(x.ServiceName, x.Port.Port)
 		h := ir.VirtualHost{
 			// Nothing more is tried again than what nobody can have seen: who counts calls, or bills them, is not of the mesh.

@@ -18,15 +18,29 @@ func wayName(n topology.ServiceName, port uint16, zone string) string {
 	return clusterName(n, port) + "/" + zone
 }
 
-// sharedProxyless is what every gRPC client of the zone that has no proxy is told: the hosts of a sidecar, each as a
+// proxylessOf is what a gRPC client without a proxy shares with those that follow the same routes.
+func (tr *Translator) proxylessOf(id mesh.ProxyID) *ir.Proxy {
+	var by policy.Clients
+	if w, ok := tr.t.Workload(id); ok {
+		by = tr.t.ConsumersOf(w)
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.proxyless[by] == nil {
+		tr.proxyless[by] = tr.sharedProxyless(by)
+	}
+	return tr.proxyless[by]
+}
+
+// sharedProxyless is what every such client is told: the hosts of a sidecar, each as a
 // target of its own, because such a client asks for nothing but what it dials.
 //
 // A sidecar's cluster holds the endpoints of all zones and finds server name, roots and identities by the endpoint.
 // gRPC knows one of each per cluster. So here a cluster is a service in one zone; the zones share the requests by
 // weights of the routes, and stand in for each other by clusters that list clusters.
-func (tr *Translator) sharedProxyless() *ir.Proxy {
+func (tr *Translator) sharedProxyless(by policy.Clients) *ir.Proxy {
 	tr.outboundEnds() // works out the decisions of all services, which are only read from then on
-	p := &proxyless{tr: tr, reaches: map[string]reach{}, slots: placeTrust(tr.t.Zones), out: &ir.Proxy{}}
+	p := &proxyless{tr: tr, by: by, reaches: map[string]reach{}, slots: placeTrust(tr.t.Zones), out: &ir.Proxy{}}
 	for _, z := range tr.t.Zones {
 		if slot, ok := p.slots[z.Name]; ok {
 			p.out.Secrets = append(p.out.Secrets, tr.trustSecret(slot, z))
@@ -61,6 +75,7 @@ func (tr *Translator) sharedProxyless() *ir.Proxy {
 // proxyless collects what such a client needs.
 type proxyless struct {
 	tr      *Translator
+	by      policy.Clients
 	reaches map[string]reach // what the clusters of a sidecar lead to, by name
 	slots   map[string]string
 	out     *ir.Proxy
@@ -122,8 +137,8 @@ func (p *proxyless) priorities(r reach) [][]failover.Weight {
 
 // targets are the hosts of a service port, with all that policies say of them.
 func (p *proxyless) targets(s *topology.Service, port topology.Port, byDefault bool) {
-	sources := slices.Concat(p.tr.hostSources(s, port), p.tr.t.ConfigSources)
-	for _, host := range p.tr.serviceHosts(s, port, byDefault) {
+	sources := slices.Concat(p.tr.hostSources(p.by, s, port), p.tr.t.ConfigSources)
+	for _, host := range p.tr.serviceHosts(p.by, s, port, byDefault) {
 		table := ir.RouteTable{Name: host.Name, Proxyless: true, Sources: sources}
 		for _, name := range host.Domains {
 			p.out.Targets = append(p.out.Targets, ir.Target{Name: name, RouteTable: table.Name, Sources: s.Sources})
@@ -217,10 +232,10 @@ func placeTrust(zones []topology.Zone) map[string]string {
 	return out
 }
 
-// hostSources says who shapes the hosts of a service port.
-func (tr *Translator) hostSources(s *topology.Service, p topology.Port) ir.Sources {
+// hostSources says who shapes the hosts of a service port for some clients.
+func (tr *Translator) hostSources(clients policy.Clients, s *topology.Service, p topology.Port) ir.Sources {
 	out := slices.Concat(s.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources, tr.extensionSources(policy.SideClient, s, p, mesh.Key{}, ""))
-	for _, m := range p.Routes {
+	for _, m := range tr.t.RoutesTo(clients, s, p) {
 		out = slices.Concat(out, ir.Sources{m.Route}, tr.t.Traffic(s, p, m.Route, m.RuleName).Sources, tr.extensionSources(policy.SideClient, s, p, m.Route, m.RuleName))
 	}
 	return out

@@ -19,39 +19,42 @@ func anyPath() ir.Match { return ir.Match{Path: ir.PathMatch{Kind: ir.PathPrefix
 
 // outboundRoutes has a virtual host for every service and every external one that the sidecars of a scope can ask by HTTP,
 // and one that says that there is no such host.
-func (tr *Translator) outboundRoutes(scope string) ir.RouteTable {
+func (tr *Translator) outboundRoutes(scope policy.Clients) ir.RouteTable {
 	mesh, meshSources := tr.hosts()
-	external, externalSources := tr.externalHosts(scope)
+	if tr.t.Consumes(scope) {
+		mesh, meshSources = tr.meshHosts(scope)
+	}
+	external, externalSources := tr.externalHosts(scope.Namespace)
 	return ir.RouteTable{
 		Name:    OutboundRouteTable,
-		Hosts:   append(join(mesh, external), tr.undeclaredHost(scope)),
+		Hosts:   append(join(mesh, external), tr.undeclaredHost(scope.Namespace)),
 		Sources: unique(slices.Concat(meshSources, externalSources, tr.t.ConfigSources)),
 	}
 }
 
-// meshHosts are those of the mesh's own services.
-func (tr *Translator) meshHosts() (hosts []ir.VirtualHost, sources ir.Sources) {
+// meshHosts are those of the mesh's own services, as clients know them.
+func (tr *Translator) meshHosts(clients policy.Clients) (hosts []ir.VirtualHost, sources ir.Sources) {
 	for _, s := range tr.t.Services {
 		byDefault := true
 		for _, p := range s.Ports {
 			if !p.Protocol.IsHTTP() {
 				continue
 			}
-			hosts = append(hosts, tr.serviceHosts(s, p, byDefault)...)
+			hosts = append(hosts, tr.serviceHosts(clients, s, p, byDefault)...)
 			byDefault = false // the first HTTP port is the one meant without a port
-			sources = append(sources, tr.hostSources(s, p)...)
+			sources = append(sources, tr.hostSources(clients, s, p)...)
 		}
 	}
 	return hosts, sources
 }
 
-func (tr *Translator) serviceHosts(s *topology.Service, p topology.Port, byDefault bool) []ir.VirtualHost {
+func (tr *Translator) serviceHosts(clients policy.Clients, s *topology.Service, p topology.Port, byDefault bool) []ir.VirtualHost {
 	n := s.ServiceName
 	anywhere := reach{s, p, ""}
 	hosts := []ir.VirtualHost{{
 		Name:    anywhere.name(),
 		Domains: domains(p.Number, byDefault, n.String(), mesh.ClusterSetHost(n.Name, n.Namespace)),
-		Routes:  tr.serviceRoutes(s, p),
+		Routes:  tr.serviceRoutes(clients, s, p),
 		Retry:   safeRetry(tr.settings.Retry),
 	}}
 	zones := tr.zonesOf(s, p)
@@ -89,18 +92,19 @@ func (tr *Translator) straight(s *topology.Service, p topology.Port, to reach) [
 	return extend(routes, tr.extensions(policy.SideClient, s, p, mesh.Key{}, ""))
 }
 
-// serviceRoutes are the HTTPRoutes of a service port, in order; without any, all goes to the service.
+// serviceRoutes are the routes of clients to a service port, in order; without any, all goes to the service.
 // What routes exist for but do not match is not found (GEP-1294).
-func (tr *Translator) serviceRoutes(s *topology.Service, p topology.Port) []ir.Route {
-	if !p.Routed {
+func (tr *Translator) serviceRoutes(clients policy.Clients, s *topology.Service, p topology.Port) []ir.Route {
+	matches := tr.t.RoutesTo(clients, s, p)
+	if len(matches) == 0 {
 		return tr.straight(s, p, reach{s, p, ""})
 	}
 	var out []ir.Route
-	for _, m := range p.Routes {
+	for _, m := range matches {
 		routes := tr.treatOutbound(p, tr.ruleRoutes(m), tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)
 		out = append(out, extend(routes, tr.extensions(policy.SideClient, s, p, m.Route, m.RuleName))...)
 	}
-	kind := string(p.Routes[0].Route.Kind) // all are of one
+	kind := string(matches[0].Route.Kind) // all are of one
 	return append(out, ir.Route{Match: anyPath(), Reply: &ir.Reply{
 		Status: http.StatusNotFound, Code: "NO-ROUTE", Title: "No " + kind + " of the service matches",
 		Detail: "The service has " + kind + "s, and none of their rules matches the request.",

@@ -28,10 +28,10 @@ type Translator struct {
 	egress  func() *ir.Proxy
 	// Of sidecars that do, by scope of what they know.
 	mu       sync.Mutex
-	outbound map[string]*ir.Proxy
-	hosts    func() ([]ir.VirtualHost, ir.Sources) // of the mesh, for every scope
+	outbound map[policy.Clients]*ir.Proxy
+	hosts    func() ([]ir.VirtualHost, ir.Sources) // of the mesh, for every scope without routes of its own
 	// Of gRPC clients without a proxy: endpoints too, because zones share requests by routes there.
-	proxyless func() *ir.Proxy
+	proxyless map[policy.Clients]*ir.Proxy
 	// The endpoints of the above.
 	outboundEnds, ingressEnds func() *ir.Proxy
 	// By which routes requests come to a port.
@@ -44,15 +44,17 @@ type Plans map[topology.ServiceName]failover.Plan
 
 // New makes a translator of a topology; plans may be nil.
 func New(t *topology.Topology, plans Plans) *Translator {
-	tr := &Translator{t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{}, outbound: map[string]*ir.Proxy{}}
+	tr := &Translator{
+		t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{},
+		outbound: map[policy.Clients]*ir.Proxy{}, proxyless: map[policy.Clients]*ir.Proxy{},
+	}
 	tr.routedTo = sync.OnceValue(tr.findRouted)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
 	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: join(tr.ingressEndpoints(), tr.edgeEndpoints())} })
 	tr.bare = sync.OnceValue(tr.sharedOutbound)
-	tr.hosts = sync.OnceValues(tr.meshHosts)
+	tr.hosts = sync.OnceValues(func() ([]ir.VirtualHost, ir.Sources) { return tr.meshHosts(policy.Clients{}) })
 	tr.ingress = sync.OnceValue(tr.sharedIngress)
 	tr.egress = sync.OnceValue(tr.sharedEgress)
-	tr.proxyless = sync.OnceValue(tr.sharedProxyless)
 	return tr
 }
 
@@ -84,7 +86,7 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 	switch p.ID.Role {
 	case mesh.RoleSidecar:
 		if p.Proxyless {
-			return ir.Proxy{}, tr.proxyless()
+			return ir.Proxy{}, tr.proxylessOf(p.ID)
 		}
 		if w, ok := tr.t.Workload(p.ID); ok {
 			return tr.sidecar(w)
@@ -121,7 +123,7 @@ func (tr *Translator) SharedEndpoints(p topology.Proxy) *ir.Proxy {
 	switch p.ID.Role {
 	case mesh.RoleSidecar:
 		if p.Proxyless {
-			return tr.proxyless()
+			return tr.proxylessOf(p.ID)
 		}
 		return tr.outboundEnds()
 	case mesh.RoleIngress:
@@ -142,7 +144,7 @@ func (tr *Translator) sharedOutbound() *ir.Proxy {
 }
 
 // outboundOf is that with the hosts that the sidecars of a scope know.
-func (tr *Translator) outboundOf(scope string) *ir.Proxy {
+func (tr *Translator) outboundOf(scope policy.Clients) *ir.Proxy {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	if tr.outbound[scope] == nil {
@@ -166,7 +168,7 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Pr
 	own = ir.Proxy{Clusters: append(in.clusters, collectorClusters(tr.telemetryOf(w)...)...), Secrets: in.peerSecrets(), Routes: in.routes, Listeners: listeners}
 	if w.Spec.OutboundPort != 0 {
 		own.Listeners = append(own.Listeners, tr.outboundListener(w))
-		shared = tr.outboundOf(tr.t.Scope(w.Namespace))
+		shared = tr.outboundOf(tr.t.Scope(w))
 	}
 	own.Listeners = append(own.Listeners, tr.upstreamListeners(w)...)
 	tr.patch(&own)

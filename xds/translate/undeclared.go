@@ -47,7 +47,7 @@ func (tr *Translator) undeclaredClusters() []ir.Cluster {
 
 // undeclaredHost takes the requests for hosts that are no service's and no ExternalService's. What looks like a name of the
 // mesh never leaves it.
-func (tr *Translator) undeclaredHost(scope string) ir.VirtualHost {
+func (tr *Translator) undeclaredHost(namespace string) ir.VirtualHost {
 	h := ir.VirtualHost{Name: "unknown", Domains: []string{"*"}, Routes: []ir.Route{
 		{Match: ir.Match{Path: anyPath().Path, Host: tr.meshNames()}, Reply: &ir.Reply{
 			Status: http.StatusNotFound, Code: "NO-SUCH-SERVICE", Title: "No service has this host name",
@@ -55,7 +55,7 @@ func (tr *Translator) undeclaredHost(scope string) ir.VirtualHost {
 			Try:    "Use <service>.<namespace>.svc.clusterset.local or <service>.<namespace>.<zone>.mesh, with the port if it is not the first HTTP port of the service; from another zone the service must be exported.",
 		}},
 	}}
-	if tr.t.Config.OfUndeclared(scope) == policy.UndeclaredAllow {
+	if tr.t.Config.OfUndeclared(namespace) == policy.UndeclaredAllow {
 		to := []ir.Backend{{Cluster: undeclaredCluster, Weight: 1}}
 		through := ir.Filters{After: []ir.Filter{{Resolve: tr.forward()}}}
 		h.Routes = append(h.Routes,
