@@ -63,8 +63,8 @@ func TestStory(t *testing.T) {
 	if err != nil {
 		t.Fatalf("comity demo --check: %v", err)
 	}
-	if n := strings.Count(string(out), "\n✓ "); n < 17 {
-		t.Errorf("%d steps held, want 6 of the start and 11 of the story", n)
+	if n := strings.Count(string(out), "\n✓ "); n < 18 {
+		t.Errorf("%d steps held, want 6 of the start and 12 of the story", n)
 	}
 	gone(t, dir, bin)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"slices"
@@ -29,6 +30,7 @@ func (d *Demo) Check(ctx context.Context) error {
 		{"a caller without permission is told so", d.checkDenied},
 		{"plaintext, a forged identity and a service that is not exported are refused", d.checkAttacks},
 		{"a change of permission at global acts on a live connection without cutting it", d.checkChange},
+		{"routes, limits and tokens, as people change them at global, hold from the next request of a live connection", d.checkPolicies},
 		{"global killed and started again: nothing re-sent but what changed, no request lost", d.checkGlobalRestart},
 		{"a zone killed with -9: no GET fails, another zone answers, and it comes back", d.checkZoneDeath},
 		{"global killed: new workloads get their identity and serve, a service may vanish from a zone, and no GET fails", d.checkAlone},
@@ -78,11 +80,16 @@ func clip(fact string) string {
 
 // viaSidecar sends one request of a workload's through its sidecar, as the workload would.
 func (d *Demo) viaSidecar(ctx context.Context, c *http.Client, workload, method, host, path, body string) (int, string, error) {
+	return d.viaSidecarWith(ctx, c, workload, method, host, path, body, nil)
+}
+
+func (d *Demo) viaSidecarWith(ctx context.Context, c *http.Client, workload, method, host, path, body string, header http.Header) (int, string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+d.info(workload).Outbound+path, strings.NewReader(body))
 	if err != nil {
 		return 0, "", err
 	}
 	req.Host = host
+	maps.Copy(req.Header, header)
 	res, err := c.Do(req)
 	if err != nil {
 		return 0, "", err
@@ -375,14 +382,16 @@ type liveConnection struct {
 	connections int
 }
 
-func (l *liveConnection) hello(ctx context.Context) (int, string, error) {
+func (l *liveConnection) hello(ctx context.Context) (int, string, error) { return l.ask(ctx, nil) }
+
+func (l *liveConnection) ask(ctx context.Context, header http.Header) (int, string, error) {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
 		if !i.Reused {
 			l.connections++
 		}
 	}})
 	l.requests++
-	return l.demo.viaSidecar(ctx, l.client, l.workload, http.MethodGet, "web.shop.svc.clusterset.local", "/hello", "")
+	return l.demo.viaSidecarWith(ctx, l.client, l.workload, http.MethodGet, "web.shop.svc.clusterset.local", "/hello", "", header)
 }
 
 func (d *Demo) checkGlobalRestart(ctx context.Context) ([]string, error) {

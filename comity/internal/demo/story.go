@@ -29,7 +29,7 @@ const (
 
 func quiet(string) {}
 
-// checkZoneDeath is step 6.
+// checkZoneDeath is step 7.
 func (d *Demo) checkZoneDeath(ctx context.Context) ([]string, error) {
 	before, err := d.orders(ctx)
 	if err != nil {
@@ -87,7 +87,7 @@ func (d *Demo) awaitWord(ctx context.Context, zone, target string, since time.Ti
 	return fmt.Sprintf("%s says, at the latest after %.2f s: %s", zone, time.Since(since).Seconds(), said), nil
 }
 
-// checkAlone is step 7: global is killed, and stays away until step 9.
+// checkAlone is step 8: global is killed, and stays away until step 10.
 func (d *Demo) checkAlone(ctx context.Context) ([]string, error) {
 	before, err := d.orders(ctx)
 	if err != nil {
@@ -227,7 +227,7 @@ func (d *Demo) peerWord(ctx context.Context, zone string, since time.Time) (stri
 	return "", fmt.Errorf("%s knows no way to %s", zone, home)
 }
 
-// checkZoneCPDeath is step 8.
+// checkZoneCPDeath is step 9.
 func (d *Demo) checkZoneCPDeath(ctx context.Context) ([]string, error) {
 	const zone = "gcp-west"
 	z := d.zones[d.zoneIndex(zone)]
@@ -323,7 +323,7 @@ func (d *Demo) zoneChange(ctx context.Context, zone, workload string) ([]string,
 	return []string{fmt.Sprintf("the next change, made in the zone itself: obeyed after %.1f ms; taken back: after %.1f ms", ms(denied), ms(allowed))}, err
 }
 
-// checkGlobalBack is step 9.
+// checkGlobalBack is step 10.
 func (d *Demo) checkGlobalBack(ctx context.Context) ([]string, error) {
 	return d.underLoad(ctx, asker, func(*load) ([]string, error) {
 		fixed, err := d.Fix(ctx, faultGlobal, quiet)

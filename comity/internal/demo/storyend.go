@@ -17,7 +17,7 @@ import (
 
 // The end of the story: a zone that is taken out with care, and one that is thrown out.
 
-// checkDrain is step 10.
+// checkDrain is step 11.
 func (d *Demo) checkDrain(ctx context.Context) ([]string, error) {
 	const over = 3 * time.Second
 	before, err := d.orders(ctx)
@@ -94,7 +94,7 @@ func sample(list []string, n int) string {
 // ends is how long after a revocation the last connection may live.
 const ends = 5 * time.Second
 
-// checkRevocation is step 11, and the last: the zone does not come back.
+// checkRevocation is step 12, and the last: the zone does not come back.
 func (d *Demo) checkRevocation(ctx context.Context) ([]string, error) {
 	const zone, other = "gcp-west", "cart-a1"
 	return d.underLoad(ctx, other, func(*load) ([]string, error) {
