@@ -52,7 +52,7 @@ type Collector struct {
 	Address string `json:"address,omitempty"`
 	// TLS to Address; nil: plaintext.
 	TLS *CollectorTLS `json:"tls,omitempty"`
-	// Service of the mesh, by mTLS. Its AuthorizationPolicies must allow those who tell. Gateways can't use it.
+	// Service of the mesh, by mTLS. Its AuthorizationPolicies must allow those who tell.
 	Service *ServiceAddress `json:"service,omitempty"`
 }
 

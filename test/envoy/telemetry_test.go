@@ -1,9 +1,13 @@
 package envoy
 
 import (
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	commonv1 "go.opentelemetry.io/proto/otlp/common/v1"
 	logsv1 "go.opentelemetry.io/proto/otlp/logs/v1"
@@ -21,7 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// collector is an OpenTelemetry collector that remembers.
+// collector takes logs and spans in every form in which they are sent, on one port, and remembers them.
 type collector struct {
 	address string
 
@@ -31,20 +36,44 @@ type collector struct {
 }
 
 type span struct {
+	via               string // otlp, otlp-http or zipkin
 	trace, id, parent string
 	tags              map[string]string
 }
 
-func startCollector(t *testing.T) *collector {
+// startCollector listens on an address; with a certificate it speaks TLS alone.
+func startCollector(t *testing.T, at string, cert *tls.Certificate) *collector {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &collector{address: l.Addr().String()}
-	s := grpc.NewServer(grpc.UnknownServiceHandler(c.export))
-	go func() { _ = s.Serve(l) }() // ends with Stop
-	t.Cleanup(s.Stop)
+	overGRPC := grpc.NewServer(grpc.UnknownServiceHandler(c.export))
+	h := &http.Server{Protocols: new(http.Protocols), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
+			overGRPC.ServeHTTP(w, r)
+		case r.URL.Path == "/v1/traces":
+			c.takeOTLP(w, r)
+		case r.URL.Path == "/api/v2/spans":
+			c.takeZipkin(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})}
+	h.Protocols.SetHTTP1(true)
+	h.Protocols.SetHTTP2(cert != nil)
+	h.Protocols.SetUnencryptedHTTP2(cert == nil)
+	go func() { // ends with Close
+		if cert == nil {
+			_ = h.Serve(l)
+			return
+		}
+		h.TLSConfig = &tls.Config{Certificates: []tls.Certificate{*cert}}
+		_ = h.ServeTLS(l, "", "")
+	}()
+	t.Cleanup(func() { _ = h.Close(); overGRPC.Stop() })
 	return c
 }
 
@@ -61,7 +90,6 @@ func (c *collector) export(_ any, s grpc.ServerStream) error {
 		return err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, of := range logs.ResourceLogs {
 		for _, scope := range of.ScopeLogs {
 			for _, l := range scope.LogRecords {
@@ -69,14 +97,48 @@ func (c *collector) export(_ any, s grpc.ServerStream) error {
 			}
 		}
 	}
+	c.mu.Unlock()
+	c.keep("otlp", &traces)
+	return s.SendMsg(new(emptypb.Empty))
+}
+
+func (c *collector) keep(via string, traces *tracev1.TracesData) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, of := range traces.ResourceSpans {
 		for _, scope := range of.ScopeSpans {
 			for _, sp := range scope.Spans {
-				c.spans = append(c.spans, span{hex.EncodeToString(sp.TraceId), hex.EncodeToString(sp.SpanId), hex.EncodeToString(sp.ParentSpanId), tagsOf(sp.Attributes)})
+				c.spans = append(c.spans, span{via, hex.EncodeToString(sp.TraceId), hex.EncodeToString(sp.SpanId), hex.EncodeToString(sp.ParentSpanId), tagsOf(sp.Attributes)})
 			}
 		}
 	}
-	return s.SendMsg(new(emptypb.Empty))
+}
+
+func (c *collector) takeOTLP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	traces := new(tracev1.TracesData)
+	if err := errors.Join(err, proto.Unmarshal(body, traces)); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	c.keep("otlp-http", traces)
+}
+
+func (c *collector) takeZipkin(w http.ResponseWriter, r *http.Request) {
+	var list []struct {
+		TraceID, ID, ParentID string
+		Tags                  map[string]string
+	}
+	if err := json.NewDecoder(r.Body).Decode(&list); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range list {
+		c.spans = append(c.spans, span{"zipkin", s.TraceID, s.ID, s.ParentID, s.Tags})
+	}
+	w.WriteHeader(http.StatusAccepted)
 }
 
 func tagsOf(list []*commonv1.KeyValue) map[string]string {
@@ -96,7 +158,7 @@ func (c *collector) got() (logs []map[string]string, spans []span) {
 // TestTelemetry: only failures are logged to a file; a collector is told of all with both zones, and of one trace over them.
 func TestTelemetry(t *testing.T) {
 	w := newWorld(t)
-	c := startCollector(t)
+	c := startCollector(t, "127.0.0.1:0", nil)
 	file := filepath.Join(t.TempDir(), "errors.json")
 	w.apply(t, fmt.Sprintf(`
 kind: TelemetryPolicy

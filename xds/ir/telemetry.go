@@ -11,7 +11,7 @@ type Telemetry struct {
 
 // Ends of requests, as `<name>.<namespace>` and zones.
 type Ends struct {
-	// Reporter is the end that tells: "client", "server" or "gateway".
+	// Reporter is the end that tells: "client", "server", "gateway" or "egress".
 	Reporter        string `json:"reporter"`
 	Proxy           string `json:"proxy,omitempty"` // workload that tells
 	Source          string `json:"source,omitempty"`

@@ -97,7 +97,8 @@ func (t *Topology) Edge(ingress string) []EdgePort { return t.edges[ingress] }
 // Listeners says how the listeners of each Gateway that could be served here do.
 func (t *Topology) Listeners() map[mesh.Key][]mesh.ListenerStatus { return t.listeners }
 
-// Edged are the services to which Gateways of this zone lead, with their ports; in the order of Services.
+// Edged are the services to which Gateways of this zone lead, with their ports, and those that their ingresses tell; in the order
+// of Services.
 func (t *Topology) Edged() []ServicePort { return t.edged }
 
 // attachGateways gives every ingress the Gateways that it serves.
@@ -126,9 +127,7 @@ func (b *builder) attachGateways(all []streamRoute) {
 		}
 	}
 	b.t.listeners = listenerStatuses(gateways, routes, streams, said)
-	b.t.edged = slices.SortedFunc(maps.Keys(leads), func(x, y ServicePort) int {
-		return cmp.Or(x.compare(y.ServiceName), cmp.Compare(x.Port, y.Port))
-	})
+	b.t.edged = slices.SortedFunc(maps.Keys(leads), ServicePort.compare)
 }
 
 // serves reports whether the Gateway is one for this ingress.

@@ -97,6 +97,10 @@ type ServicePort struct {
 	Port uint16
 }
 
+func (p ServicePort) compare(o ServicePort) int {
+	return cmp.Or(p.ServiceName.compare(o.ServiceName), cmp.Compare(p.Port, o.Port))
+}
+
 // Upstream resolves a TCP upstream that a workload declares; false where it can't be served.
 func (t *Topology) Upstream(w *Workload, u policy.Upstream) (ServicePort, bool) {
 	if u.Kind == mesh.KindExternalService {

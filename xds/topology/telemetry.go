@@ -1,6 +1,8 @@
 package topology
 
 import (
+	"slices"
+
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -29,6 +31,11 @@ func (b *builder) attachTelemetry() {
 		noteLost(lost, b.t.ClientTelemetry(s.Namespace).Overridden)
 	}
 	b.sayOverridden(lost)
+	if slices.ContainsFunc(b.t.Ingresses, func(g IngressProxy) bool { return len(b.t.edges[g.Name]) > 0 }) {
+		b.t.edged = append(b.t.edged, b.t.EdgeCollectors()...)
+		slices.SortFunc(b.t.edged, ServicePort.compare)
+		b.t.edged = slices.Compact(b.t.edged)
+	}
 }
 
 // ServerTelemetry is what those who serve a port tell of its requests.
@@ -39,4 +46,33 @@ func (t *Topology) ServerTelemetry(s *Service, p Port) policy.Merged[policy.Tele
 // ClientTelemetry is what the proxies of a namespace tell of the requests that begin there.
 func (t *Topology) ClientTelemetry(namespace string) policy.Merged[policy.TelemetryPolicy] {
 	return mergeNear(t.telemetry, policy.Subject{Service: policy.ServiceRef{Namespace: namespace}})
+}
+
+// EdgeTelemetry is what ingresses tell of requests from outside, and egresses of those that leave. They are of no namespace, so it
+// is for the mesh to say.
+func (t *Topology) EdgeTelemetry() policy.Merged[policy.TelemetryPolicy] {
+	return t.ClientTelemetry(policy.SystemNamespace)
+}
+
+// EdgeCollectors are the services of the mesh that they tell, in the order in which policies name them.
+func (t *Topology) EdgeCollectors() []ServicePort {
+	var out []ServicePort
+	m := t.EdgeTelemetry()
+	add := func(c policy.Collector, by mesh.Key) {
+		if c.Service == nil {
+			return
+		}
+		if to, ok := t.HTTPPort(by.Namespace, *c.Service); ok && !slices.Contains(out, to) {
+			out = append(out, to)
+		}
+	}
+	for _, l := range m.Spec.AccessLogs {
+		if l.OTLP != nil {
+			add(*l.OTLP, m.By("AccessLogs"))
+		}
+	}
+	if m.Spec.Tracing != nil {
+		add(m.Spec.Tracing.Collector(), m.By("Tracing"))
+	}
+	return out
 }

@@ -73,10 +73,17 @@ func (tr *Translator) gatewayEndpoints() []ir.Endpoints {
 // sharedEgress is what every egress proxy of the zone has in common: for each port a way out, a table that says who may take
 // it, and whom to believe.
 func (tr *Translator) sharedEgress() *ir.Proxy {
-	out := &ir.Proxy{}
+	out := &ir.Proxy{Endpoints: tr.egressEnds().Endpoints}
 	own, ok := tr.t.ZoneNamed(tr.t.Zone)
 	if !ok {
 		return out // nobody can prove to be of the zone
+	}
+	told := tr.toldReaches()
+	for _, r := range told {
+		out.Clusters = append(out.Clusters, tr.outboundCluster(r))
+	}
+	if len(told) > 0 {
+		out.Secrets = tr.trustSecrets()
 	}
 	http := false
 	for _, e := range tr.t.Externals {
@@ -124,7 +131,7 @@ func (tr *Translator) exits(g topology.EgressProxy) []ir.Listener {
 		return nil
 	}
 	var chains []ir.Chain
-	sources := slices.Clone(tr.t.ConfigSources)
+	sources := slices.Concat(tr.t.ConfigSources, tr.t.EdgeTelemetry().Sources)
 	for _, e := range tr.t.Externals {
 		for _, p := range e.Ports {
 			if e.Gateway {
@@ -153,14 +160,14 @@ func (tr *Translator) exitChain(e *topology.External, p topology.ExternalPort, f
 		c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
 		c.HTTP = &ir.HTTP{
 			StatPrefix: "egress", Codec: ir.CodecHTTP2, RouteTable: name,
-			Authorize: true, Explain: tr.t.Config.ExplainRefusals, Telemetry: tr.gatewayTelemetry(),
+			Authorize: true, Explain: tr.t.Config.ExplainRefusals, Telemetry: tr.egressTelemetry(e),
 		}
 		return c
 	}
 	_, refused := handshake(tr.authorization(e.AsService(), p.AsPort(), from).Callers)
 	c.TLS, c.RefusePeers = &ir.ServerTLS{Peers: egressPeers(from.TrustDomain, e.ServiceName, p.Port)}, refused
 	c.TCP = &ir.TCP{
-		StatPrefix: "egress", Cluster: externalName(e.ServiceName, p.Port), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, Telemetry: tr.gatewayTelemetry(),
+		StatPrefix: "egress", Cluster: externalName(e.ServiceName, p.Port), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, Telemetry: tr.egressTelemetry(e),
 	}
 	return c
 }

@@ -21,7 +21,7 @@ func (tr *Translator) gatewayListeners(g topology.IngressProxy) []ir.Listener {
 	for _, p := range tr.t.Edge(g.Name) {
 		l := ir.Listener{
 			Name: gatewayName(p.Number, ""), Address: g.BindAddress, Port: p.Number, Inspect: p.TLS(), Public: true,
-			Sources: slices.Concat(p.Sources, tr.t.ConfigSources, tr.edgePolicy().Sources),
+			Sources: slices.Concat(p.Sources, tr.t.ConfigSources, tr.t.EdgeTelemetry().Sources),
 		}
 		switch {
 		case l.Inspect:
@@ -212,10 +212,14 @@ func misdirected() ir.Reply {
 	}
 }
 
-// edgedReaches are the ways to the services to which Gateways lead.
+// edgedReaches are the ways to the services to which Gateways lead, and that their ingresses tell.
 func (tr *Translator) edgedReaches() []reach {
+	return tr.reachesOf(tr.t.Edged())
+}
+
+func (tr *Translator) reachesOf(ports []topology.ServicePort) []reach {
 	var out []reach
-	for _, to := range tr.t.Edged() {
+	for _, to := range ports {
 		if s, ok := tr.t.Service(to.ServiceName); ok {
 			if p, ok := s.Port(to.Port); ok {
 				out = append(out, tr.reaches(s, p)...)
@@ -234,9 +238,11 @@ func (tr *Translator) edgeClusters() []ir.Cluster {
 	return out
 }
 
-func (tr *Translator) edgeEndpoints() []ir.Endpoints {
+func (tr *Translator) edgeEndpoints() []ir.Endpoints { return tr.endpointsOfAll(tr.edgedReaches()) }
+
+func (tr *Translator) endpointsOfAll(ways []reach) []ir.Endpoints {
 	var out []ir.Endpoints
-	for _, r := range tr.edgedReaches() {
+	for _, r := range ways {
 		out = append(out, tr.endpointsOf(r))
 	}
 	return out

@@ -33,7 +33,7 @@ type Translator struct {
 	// Of gRPC clients without a proxy: endpoints too, because zones share requests by routes there.
 	proxyless map[policy.Clients]*ir.Proxy
 	// The endpoints of the above.
-	outboundEnds, ingressEnds func() *ir.Proxy
+	outboundEnds, ingressEnds, egressEnds func() *ir.Proxy
 	// By which routes requests come to a port.
 	routedTo func() map[topology.ServicePort][]routed
 }
@@ -51,6 +51,7 @@ func New(t *topology.Topology, plans Plans) *Translator {
 	tr.routedTo = sync.OnceValue(tr.findRouted)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
 	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: join(tr.ingressEndpoints(), tr.edgeEndpoints())} })
+	tr.egressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.endpointsOfAll(tr.toldReaches())} })
 	tr.bare = sync.OnceValue(tr.sharedOutbound)
 	tr.hosts = sync.OnceValues(func() ([]ir.VirtualHost, ir.Sources) { return tr.meshHosts(policy.Clients{}) })
 	tr.ingress = sync.OnceValue(tr.sharedIngress)
@@ -97,14 +98,14 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 			own.Listeners = append(own.Listeners, tr.gatewayListeners(g)...)
 			own.Routes = tr.gatewayRoutes(g)
 			if len(tr.t.Edge(g.Name)) > 0 {
-				own.Clusters = collectorClusters(tr.edgePolicy())
+				own.Clusters = collectorClusters(tr.t.EdgeTelemetry())
 			}
 			tr.patch(&own)
 			return own, tr.ingress()
 		}
 	case mesh.RoleEgress:
 		if g, ok := tr.t.Egress(p.ID); ok {
-			own := ir.Proxy{Clusters: collectorClusters(tr.edgePolicy()), Listeners: tr.exits(g)}
+			own := ir.Proxy{Clusters: collectorClusters(tr.t.EdgeTelemetry()), Listeners: tr.exits(g)}
 			tr.patch(&own)
 			return own, tr.egress()
 		}
@@ -128,6 +129,8 @@ func (tr *Translator) SharedEndpoints(p topology.Proxy) *ir.Proxy {
 		return tr.outboundEnds()
 	case mesh.RoleIngress:
 		return tr.ingressEnds()
+	case mesh.RoleEgress:
+		return tr.egressEnds()
 	}
 	return &ir.Proxy{}
 }

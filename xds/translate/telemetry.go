@@ -14,7 +14,8 @@ import (
 
 // serverTelemetry is what is told of the requests from a zone to a port.
 func (in *inbound) serverTelemetry(s *topology.Service, p topology.Port, from topology.Zone) *ir.Telemetry {
-	return in.tr.telemetry(in.tr.t.ServerTelemetry(s, p), ir.Ends{
+	said := in.tr.untold(in.tr.t.ServerTelemetry(s, p), topology.ServicePort{ServiceName: s.ServiceName, Port: p.Number})
+	return in.tr.telemetry(said, ir.Ends{
 		Reporter: "server", Proxy: in.w.Name + "." + in.w.Namespace, Zone: in.tr.t.Zone, SourceZone: from.Name,
 		Destination: s.ServiceName.String(), DestinationZone: in.tr.t.Zone,
 	})
@@ -26,19 +27,35 @@ func (tr *Translator) clientTelemetry(w *topology.Workload) *ir.Telemetry {
 	return tr.telemetry(tr.t.ClientTelemetry(w.Namespace), ir.Ends{Reporter: "client", Proxy: name, Zone: tr.t.Zone, Source: name, SourceZone: tr.t.Zone})
 }
 
-// gatewayTelemetry is what is told of the requests from outside. An ingress is of no namespace, so it is for the mesh to say.
-func (tr *Translator) gatewayTelemetry() *ir.Telemetry {
-	return tr.telemetry(tr.edgePolicy(), ir.Ends{Reporter: "gateway", Zone: tr.t.Zone})
-}
-
-// edgePolicy leaves out what tells a service: an ingress has the clusters of its routes alone.
-func (tr *Translator) edgePolicy() policy.Merged[policy.TelemetryPolicy] {
-	m := tr.t.ClientTelemetry(policy.SystemNamespace)
-	m.Spec.AccessLogs = slices.DeleteFunc(slices.Clone(m.Spec.AccessLogs), func(l policy.AccessLogTo) bool { return l.OTLP != nil && l.OTLP.Service != nil })
-	if t := m.Spec.Tracing; t != nil && t.Collector().Service != nil {
+// untold leaves out what would be told a port of requests to that port: each telling is a request to it, and would be told of.
+func (tr *Translator) untold(m policy.Merged[policy.TelemetryPolicy], port topology.ServicePort) policy.Merged[policy.TelemetryPolicy] {
+	itself := func(c policy.Collector, by mesh.Key) bool {
+		if c.Service == nil {
+			return false
+		}
+		to, _ := tr.t.HTTPPort(by.Namespace, *c.Service)
+		return to == port
+	}
+	m.Spec.AccessLogs = slices.DeleteFunc(slices.Clone(m.Spec.AccessLogs), func(l policy.AccessLogTo) bool { return l.OTLP != nil && itself(*l.OTLP, m.By("AccessLogs")) })
+	if t := m.Spec.Tracing; t != nil && itself(t.Collector(), m.By("Tracing")) {
 		m.Spec.Tracing = nil
 	}
 	return m
+}
+
+// gatewayTelemetry is what is told of the requests from outside.
+func (tr *Translator) gatewayTelemetry() *ir.Telemetry {
+	return tr.telemetry(tr.t.EdgeTelemetry(), ir.Ends{Reporter: "gateway", Zone: tr.t.Zone})
+}
+
+// egressTelemetry is what is told of the requests to an ExternalService.
+func (tr *Translator) egressTelemetry(e *topology.External) *ir.Telemetry {
+	return tr.telemetry(tr.t.EdgeTelemetry(), ir.Ends{Reporter: "egress", Zone: tr.t.Zone, SourceZone: tr.t.Zone, Destination: e.ServiceName.String(), DestinationZone: "outside"})
+}
+
+// toldReaches are the ways to the services of the mesh that ingresses and egresses tell.
+func (tr *Translator) toldReaches() []reach {
+	return tr.reachesOf(tr.t.EdgeCollectors())
 }
 
 // telemetry is nil where nothing is told.
