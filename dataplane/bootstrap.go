@@ -263,6 +263,7 @@ func statPatterns() []any {
 		`http\..+\.(downstream_rq_(total|active|[1-5]xx|time|too_large|rx_reset)|downstream_cx_(total|active|protocol_error)|no_route|no_cluster)`,
 		`tcp\..+\.downstream_cx_(total|no_route|rx_bytes_total|tx_bytes_total)`,
 		`.+\.rbac\..*(allowed|denied)`,
+		`comity\.authorization.*`,
 		// Configuration: connection to the zone, and refused updates (refused trust keeps the old trust).
 		`control_plane\.connected_state`,
 		`.+\.(update_rejected|update_failure|key_rotation_failed|init_fetch_timeout)`,

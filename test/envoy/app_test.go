@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +43,8 @@ type app struct {
 	keys *keyCounts // shared by the apps of a world
 
 	workers chan struct{}
+	// connections to the port for bytes, so far
+	connections atomic.Int64
 
 	mu     sync.Mutex
 	seen   []echoed
@@ -250,6 +253,7 @@ func (a *app) serveTCP(ctx context.Context, l net.Listener) {
 			return
 		}
 		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+		a.connections.Add(1)
 		go func() {
 			defer stop()
 			defer c.Close()

@@ -44,7 +44,7 @@ func (f *files) source(file string) object {
 func (f *files) write(t *testing.T, resources []envoy.Resource) {
 	t.Helper()
 	var clusters, listeners []any
-	for _, kind := range []string{envoy.TypeSecret, envoy.TypeEndpoint, envoy.TypeCluster, envoy.TypeRoute, envoy.TypeListener} {
+	for _, kind := range []string{envoy.TypeSecret, envoy.TypeEndpoint, envoy.TypeCluster, envoy.TypeFilter, envoy.TypeRoute, envoy.TypeListener} {
 		for _, r := range resources {
 			if r.Type != kind {
 				continue
@@ -55,6 +55,8 @@ func (f *files) write(t *testing.T, resources []envoy.Resource) {
 				f.put(t, f.fileOf("sds", r.Name), tree)
 			case envoy.TypeEndpoint:
 				f.put(t, f.fileOf("eds", r.Name), tree)
+			case envoy.TypeFilter:
+				f.put(t, f.fileOf("ecds", r.Name), tree)
 			case envoy.TypeRoute:
 				f.put(t, f.fileOf("rds", r.Name), tree)
 			case envoy.TypeCluster:
@@ -112,6 +114,9 @@ func (f *files) rewrite(tree object, name string) object {
 		switch v := v.(type) {
 		case object:
 			switch key {
+			case "configDiscovery":
+				filter, _ := tree["name"].(string)
+				v["configSource"] = f.source(f.fileOf("ecds", filter))
 			case "sdsConfig":
 				secret, _ := tree["name"].(string)
 				tree[key] = f.source(f.fileOf("sds", secret))

@@ -50,8 +50,8 @@ func TestPolicyOnLiveConnection(t *testing.T) {
 			t.Errorf("a policy changed %s, which cuts connections", r)
 		}
 	}
-	const rds, sds = "http.inbound.rds.inbound/pay.shop:8080/one.config_reload", "listener.inbound.server_ssl_socket_factory.ssl_context_update_by_sds"
-	m.pay.update(t, after, rds, sds)
+	const rds, ecds = "http.inbound.rds.inbound/pay.shop:8080/one.config_reload", "extension_config_discovery.network_filter.admission/inbound/pay.shop:7070/one.config_reload"
+	m.pay.update(t, after, rds, ecds)
 	expect(t, request(), 403, "global/shop/not-web")
 	if _, err := handshakeLine(t, m, &web); err == nil {
 		t.Error("TCP still takes the caller")
@@ -62,7 +62,7 @@ func TestPolicyOnLiveConnection(t *testing.T) {
 	if s, err := lines.ReadString('\n'); err != nil || s != "still here\n" {
 		t.Errorf("TCP connection was cut: %q, %v", s, err)
 	}
-	m.pay.update(t, before, rds, sds)
+	m.pay.update(t, before, rds, ecds)
 	expect(t, request(), 200)
 }
 

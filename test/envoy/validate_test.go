@@ -138,6 +138,10 @@ func (in *inliner) rewrite(tree object) {
 		tree["routeConfig"] = in.find(envoy.TypeRoute, rds["routeConfigName"])
 		delete(tree, "rds")
 	}
+	if _, ok := tree["configDiscovery"]; ok {
+		tree["typedConfig"] = in.find(envoy.TypeFilter, tree["name"])["typedConfig"]
+		delete(tree, "configDiscovery")
+	}
 	if _, ok := tree["sdsConfig"]; ok {
 		name, _ := tree["name"].(string)
 		switch {

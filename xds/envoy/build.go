@@ -23,6 +23,7 @@ const (
 	TypeEndpoint = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 	TypeListener = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	TypeRoute    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+	TypeFilter   = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 	TypeSecret   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 )
 
@@ -34,7 +35,7 @@ const (
 	IdentitySecret  = "identity"
 )
 
-// Build turns the IR of one proxy into resources: clusters, endpoints, secrets, routes, listeners, each
+// Build turns the IR of one proxy into resources: clusters, endpoints, secrets, filters, routes, listeners, each
 // in the order of the IR. The same IR always gives the same bytes. An error names the object that
 // can't be built; it is a mistake of translate, not of a user.
 func Build(p ir.Proxy) ([]Resource, error) { return (*Cache)(nil).Build(p) }
@@ -89,6 +90,8 @@ func short(typeURL, name string) string {
 		return "listener " + name
 	case TypeRoute:
 		return "routes " + name
+	case TypeFilter:
+		return "filter " + name
 	case TypeSecret:
 		return "secret " + name
 	}

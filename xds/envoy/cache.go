@@ -104,6 +104,13 @@ func (c *Cache) Build(p ir.Proxy) ([]Resource, error) {
 			return nil, err
 		}
 	}
+	for _, o := range p.Admissions {
+		s := o.Sources
+		o.Sources = nil
+		if out, err = add(c, out, TypeFilter, o.Name, s, o, admissionMessage); err != nil {
+			return nil, err
+		}
+	}
 	for _, o := range p.Routes {
 		s := o.Sources
 		o.Sources = nil

@@ -38,6 +38,8 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 		b.outside(m, c)
 	case c.Forward != nil:
 		b.forwardCluster(m, *c.Forward)
+	case c.Admitted:
+		chosenCluster(m)
 	case c.Fixed != nil:
 		m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		m.LoadAssignment = fixedEndpoint(c.Name, *c.Fixed)

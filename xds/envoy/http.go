@@ -178,5 +178,7 @@ func tcpLogFields() map[string]string {
 		"time": "%START_TIME%", "durationMs": "%DURATION%", "details": "%CONNECTION_TERMINATION_DETAILS%", "flags": "%RESPONSE_FLAGS%",
 		"caller": "%DOWNSTREAM_PEER_URI_SAN%", "server": "%UPSTREAM_PEER_URI_SAN%", "sni": "%REQUESTED_SERVER_NAME%", "source": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
 		"cluster": "%UPSTREAM_CLUSTER%", "upstream": "%UPSTREAM_HOST%", "bytesIn": "%BYTES_RECEIVED%", "bytesOut": "%BYTES_SENT%",
+		"decision": stateOf(decisionState), "policy": stateOf(policyState), "shadow": stateOf(shadowState), "shadowPolicy": stateOf(shadowPolicyState),
+		"audit": stateOf(auditState),
 	}
 }

@@ -75,7 +75,11 @@ func (b *messages) chain(c ir.Chain, inspect bool) (*listenerv3.FilterChain, err
 	case c.HTTP != nil && c.TCP == nil:
 		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.http_connection_manager", b.httpManager(*c.HTTP)))
 	case c.TCP != nil && c.HTTP == nil:
-		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.tcp_proxy", b.tcpProxy(*c.TCP)))
+		m := b.tcpProxy(*c.TCP)
+		if c.TCP.Admission != "" {
+			fc.Filters = append(fc.Filters, b.admit(m, c.TCP.Admission))
+		}
+		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.tcp_proxy", m))
 	default:
 		return nil, errors.New("chain " + c.Name + " must be either HTTP or TCP")
 	}
@@ -86,7 +90,7 @@ func (b *messages) filter(name string, m proto.Message) *listenerv3.Filter {
 	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: b.any(m)}}
 }
 
-func (b *messages) tcpProxy(t ir.TCP) proto.Message {
+func (b *messages) tcpProxy(t ir.TCP) *tcpproxyv3.TcpProxy {
 	m := &tcpproxyv3.TcpProxy{
 		StatPrefix:                      t.StatPrefix,
 		ClusterSpecifier:                &tcpproxyv3.TcpProxy_Cluster{Cluster: t.Cluster},

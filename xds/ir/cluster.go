@@ -6,6 +6,8 @@ type Cluster struct {
 	Protocol Protocol `json:"protocol"`
 	// Fixed is the one endpoint of a cluster that has no Endpoints: an application on its machine.
 	Fixed *HostPort `json:"fixed,omitempty"`
+	// Admitted leads where an Admission lets connections.
+	Admitted bool `json:"admitted,omitempty"`
 	// Outside leads out of the mesh. A cluster with it has neither Endpoints nor MTLS.
 	Outside *Outside `json:"outside,omitempty"`
 	// Forward leads wherever requests say; it has nothing of the others either.

@@ -12,6 +12,8 @@ type Proxy struct {
 	Listeners []Listener   `json:"listeners,omitempty"`
 	Routes    []RouteTable `json:"routes,omitempty"`
 	Secrets   []Secret     `json:"secrets,omitempty"`
+	// Admissions are those that chains name.
+	Admissions []Admission `json:"admissions,omitempty"`
 	// Targets are all that a client without a proxy has instead of Listeners.
 	Targets []Target `json:"targets,omitempty"`
 }

@@ -86,6 +86,8 @@ type TCP struct {
 	// Cluster takes all connections; where it is empty, Backends divide them.
 	Cluster  string    `json:"cluster,omitempty"`
 	Backends []Backend `json:"backends,omitempty"`
+	// Admission names what decides about each connection. Cluster then is one that is Admitted.
+	Admission string `json:"admission,omitempty"`
 	// Attempts to connect before giving up; 0 means 1.
 	Attempts uint32 `json:"attempts,omitempty"`
 	// MaxDuration ends a connection however busy it is.

@@ -140,14 +140,14 @@ func (b *builder) checkOperations(k mesh.Key, s *Service, spec *policy.Authoriza
 		if p.Protocol.IsHTTP() && b.t.Layer(s, p.Number, b.in.Zone) != mesh.LayerL4 || spec.TargetRef.SectionName != "" && spec.TargetRef.SectionName != p.Name {
 			continue
 		}
-		if spec.Action == policy.Audit || spec.Mode == policy.Shadow {
-			b.issue(k, "port %d of %s is passed on as bytes, where who calls is decided in the handshake and nothing is noted beside it: the policy has no effect there", p.Number, s.ServiceName)
-			continue
-		}
 		if slices.ContainsFunc(spec.Rules, func(rule policy.Rule) bool { return looksAtRequests(rule, p.Number) }) {
 			effect := "an Allow rule with them allows nothing there"
-			if spec.Action == policy.Deny {
+			switch spec.Action {
+			case policy.Deny:
 				effect = "a Deny rule with them denies everything there"
+			case policy.Audit:
+				effect = "an Audit rule with them notes everything there"
+			case policy.Allow:
 			}
 			b.issue(k, "port %d of %s is passed on as bytes, where there are no methods, paths, headers and claims: %s", p.Number, s.ServiceName, effect)
 		}

@@ -171,3 +171,21 @@ func (tr *Translator) exitChain(e *topology.External, p topology.ExternalPort, f
 	}
 	return c
 }
+
+// handshake says who is accepted by certificate, which is all that a TCP port can be decided by before
+// it sends its first byte. A certificate validation can accept but not refuse, so what is denied within
+// an accepted prefix is left to the first byte.
+func handshake(callers []ir.Caller) (accepted []ir.Pattern, refused []ir.RefusedPeer) {
+	for _, c := range callers {
+		if c.Decisions[0].Allow {
+			accepted = append(accepted, c.Identity)
+		}
+	}
+	for _, c := range callers {
+		d := c.Decisions[0]
+		if !d.Allow && slices.ContainsFunc(accepted, func(a ir.Pattern) bool { return covers(a, c.Identity) }) {
+			refused = append(refused, ir.RefusedPeer{Identity: c.Identity, Policy: d.Policy})
+		}
+	}
+	return accepted, refused
+}

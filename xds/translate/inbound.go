@@ -11,27 +11,24 @@ import (
 
 // inbound collects what a sidecar needs to serve.
 type inbound struct {
-	tr       *Translator
-	w        *topology.Workload
-	clusters []ir.Cluster
-	chains   []ir.Chain
-	routes   []ir.RouteTable
-	secrets  []ir.Secret // of TCP ports
-	peers    []topology.Zone
-	sources  ir.Sources
+	tr         *Translator
+	w          *topology.Workload
+	clusters   []ir.Cluster
+	chains     []ir.Chain
+	routes     []ir.RouteTable
+	admissions []ir.Admission
+	peers      []topology.Zone
+	sources    ir.Sources
 }
 
 // serve adds a service: per port and zone of origin one chain, which trusts that zone alone, so that
 // ending the trust in a zone ends its connections and nobody else's.
 func (in *inbound) serve(s *topology.Service) {
 	for _, p := range s.Ports {
-		target, ok := s.Local.Targets[p.Number]
-		if !ok {
+		if _, ok := s.Local.Targets[p.Number]; !ok {
 			continue
 		}
-		if !slices.ContainsFunc(in.clusters, func(c ir.Cluster) bool { return c.Name == appName(target) }) {
-			in.clusters = append(in.clusters, appCluster(in.w, s, p))
-		}
+		in.cluster(appCluster(in.w, s, p))
 		for _, z := range in.tr.t.Zones {
 			if z.Local || s.Local.Exported {
 				in.chain(s, p, z)
@@ -44,6 +41,13 @@ func (in *inbound) serve(s *topology.Service) {
 	in.sources = append(in.sources, s.Sources...)
 }
 
+// cluster adds a cluster, once.
+func (in *inbound) cluster(c ir.Cluster) {
+	if !slices.ContainsFunc(in.clusters, func(o ir.Cluster) bool { return o.Name == c.Name }) {
+		in.clusters = append(in.clusters, c)
+	}
+}
+
 func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zone) {
 	name := inboundName(s.ServiceName, p.Number, from.Name)
 	c := ir.Chain{
@@ -51,7 +55,7 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 		ServerNames: []string{servicePort(in.tr.t.Zone, s.ServiceName, p.Number).SNI(from.Name)},
 	}
 	if !p.Protocol.IsHTTP() {
-		in.pass(c, s, p, from)
+		in.pass(c, s, p, from, *in.tr.authorization(s, p, from))
 		return
 	}
 	c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
@@ -67,9 +71,7 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 	})
 	in.peers = append(in.peers, from)
 	for _, k := range in.tr.keyClusters(s, p) {
-		if !slices.ContainsFunc(in.clusters, func(c ir.Cluster) bool { return c.Name == k.Name }) {
-			in.clusters = append(in.clusters, k)
-		}
+		in.cluster(k)
 	}
 	in.chains = append(in.chains, c)
 	if in.tr.t.Layer(s, p.Number, in.tr.t.Zone) != "" {
@@ -77,40 +79,20 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 	}
 }
 
-// pass makes a chain whose bytes are passed on, after the caller was authorised by the handshake.
-func (in *inbound) pass(c ir.Chain, s *topology.Service, p topology.Port, from topology.Zone) {
-	accepted, refused := handshake(in.tr.authorization(s, p, from).Callers)
-	sources := policySources(s, p, in.tr.t.ConfigSources)
-	c.TLS = &ir.ServerTLS{Peers: tcpPeersName(from.TrustDomain, s.ServiceName, p.Number), HTTP2: c.TLS != nil && c.TLS.HTTP2}
-	c.RefusePeers = refused
+// pass makes a chain whose bytes are passed on, for callers whom its admission lets in.
+func (in *inbound) pass(c ir.Chain, s *topology.Service, p topology.Port, from topology.Zone, authorization ir.Authorization) {
+	admission := in.tr.admission(in.w, s, p, from, authorization)
+	admission.Name = admissionName(c.Name)
+	in.admissions = append(in.admissions, admission)
+	in.cluster(admittedCluster(admission.To, s))
+	c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: c.TLS != nil && c.TLS.HTTP2}
+	in.peers = append(in.peers, from)
 	c.Connections = in.connectionLimit(s, p)
-	c.TCP = &ir.TCP{StatPrefix: "inbound", Cluster: appName(s.Local.Targets[p.Number]), MaxDuration: tcpMaxDuration, Telemetry: in.serverTelemetry(s, p, from)}
-	in.secrets = append(in.secrets, ir.Secret{
-		Name: c.TLS.Peers, TrustDomain: string(from.TrustDomain), Roots: in.tr.t.Roots[from.TrustDomain],
-		Restrict: true, Identities: accepted, Sources: sources,
-	})
-	if len(refused) > 0 {
-		in.sources = append(in.sources, sources...)
+	c.TCP = &ir.TCP{
+		StatPrefix: "inbound", Cluster: admittedName(admission.To.Port), Admission: admission.Name, MaxDuration: tcpMaxDuration,
+		Telemetry: in.serverTelemetry(s, p, from),
 	}
 	in.chains = append(in.chains, c)
-}
-
-// handshake says who is accepted by certificate, which is all that a TCP port can be decided by before
-// it sends its first byte. A certificate validation can accept but not refuse, so what is denied within
-// an accepted prefix is left to the first byte.
-func handshake(callers []ir.Caller) (accepted []ir.Pattern, refused []ir.RefusedPeer) {
-	for _, c := range callers {
-		if c.Decisions[0].Allow {
-			accepted = append(accepted, c.Identity)
-		}
-	}
-	for _, c := range callers {
-		d := c.Decisions[0]
-		if !d.Allow && slices.ContainsFunc(accepted, func(a ir.Pattern) bool { return covers(a, c.Identity) }) {
-			refused = append(refused, ir.RefusedPeer{Identity: c.Identity, Policy: d.Policy})
-		}
-	}
-	return accepted, refused
 }
 
 func (in *inbound) listeners() []ir.Listener {
@@ -132,7 +114,7 @@ func (in *inbound) peerSecrets() []ir.Secret {
 			out = append(out, in.tr.trustSecret(name, z))
 		}
 	}
-	return append(out, in.secrets...)
+	return out
 }
 
 // trustSecrets are the secrets by which the servers of each zone are recognised.

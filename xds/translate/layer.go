@@ -18,10 +18,11 @@ func (in *inbound) passRequests(s *topology.Service, p topology.Port, from topol
 		TLS: &ir.ServerTLS{HTTP2: p.Protocol != topology.HTTP},
 	}
 	p.Protocol = topology.TCP
-	in.pass(c, s, p, from)
+	authorization := *in.tr.authorization(s, p, from)
 	if slices.ContainsFunc(hosts, guarded) {
-		in.secrets[len(in.secrets)-1].Identities = nil
+		authorization = nobody(from, GuardedName)
 	}
+	in.pass(c, s, p, from, authorization)
 }
 
 // guarded reports whether a filter may refuse requests of a host for what they are, and not for how many there are.

@@ -32,6 +32,12 @@ func localName(n topology.ServiceName, port uint16) string { return "local/" + c
 // appName is `app:<port>`: the application beside the sidecar.
 func appName(port uint16) string { return "app:" + strconv.Itoa(int(port)) }
 
+// admittedName is `app:<port>/admitted`: the same for connections that an admission let in.
+func admittedName(port uint16) string { return appName(port) + "/admitted" }
+
+// admissionName is `admission/<chain>`.
+func admissionName(chain string) string { return "admission/" + chain }
+
 // inboundName is `inbound/<service>.<namespace>:<port>/<source zone>`.
 func inboundName(n topology.ServiceName, port uint16, source string) string {
 	return "inbound/" + clusterName(n, port) + "/" + source
@@ -44,12 +50,9 @@ func l4Name(name string) string { return name + "/l4" }
 func peerName(source string) string { return "peer/" + source }
 
 // trustName is the secret by which the servers of a trust domain are recognised, peersName that for its
-// clients, tcpPeersName that for the clients whom a TCP port accepts.
+// clients.
 func trustName(td mesh.TrustDomain) string { return "td/" + string(td) }
 func peersName(td mesh.TrustDomain) string { return "peers/" + string(td) }
-func tcpPeersName(td mesh.TrustDomain, n topology.ServiceName, port uint16) string {
-	return peersName(td) + "/" + clusterName(n, port)
-}
 
 func servicePort(zone string, n topology.ServiceName, port uint16) mesh.ServicePort {
 	return mesh.ServicePort{Zone: zone, Namespace: n.Namespace, Service: n.Name, Port: port}

@@ -255,20 +255,19 @@ func toMatches(o policy.Operation, q request, action policy.Action) bool {
 // asBuilt reads the IR as Envoy does: the longest pattern, then the first decision.
 func asBuilt(rt *rapid.T, p ir.Proxy, q request) bool {
 	if q.port == 7070 {
-		return acceptedByTCP(rt, p, q)
+		name := "admission/inbound/pay.shop:7070/" + q.zone
+		i := slices.IndexFunc(p.Admissions, func(a ir.Admission) bool { return a.Name == name })
+		if i < 0 {
+			rt.Fatalf("no %s", name)
+		}
+		return callerOf(p.Admissions[i].Authorization, q.id).Decisions[0].Allow
 	}
 	table := fmt.Sprintf("inbound/pay.shop:%d/%s", q.port, q.zone)
 	i := slices.IndexFunc(p.Routes, func(r ir.RouteTable) bool { return r.Name == table })
 	if i < 0 {
 		rt.Fatalf("no table %s", table)
 	}
-	var best ir.Caller
-	for _, c := range p.Routes[i].Hosts[0].Authorization.Callers {
-		if covered(c.Identity, q.id) && len(c.Identity) > len(best.Identity) {
-			best = c
-		}
-	}
-	for _, d := range best.Decisions {
+	for _, d := range callerOf(*p.Routes[i].Hosts[0].Authorization, q.id).Decisions {
 		if len(d.Requests) == 0 || slices.ContainsFunc(d.Requests, func(r ir.RequestMatch) bool { return requestMatches(r, q) }) {
 			return d.Allow
 		}
@@ -283,23 +282,13 @@ func requestMatches(r ir.RequestMatch, q request) bool {
 	return in(r.Methods, q.method) && paths && !r.AmbiguousPath
 }
 
-func acceptedByTCP(rt *rapid.T, p ir.Proxy, q request) bool {
-	name := "inbound/pay.shop:7070/" + q.zone
-	var chain *ir.Chain
-	for i := range p.Listeners[0].Chains {
-		if p.Listeners[0].Chains[i].Name == name {
-			chain = &p.Listeners[0].Chains[i]
+func callerOf(a ir.Authorization, id string) (best ir.Caller) {
+	for _, c := range a.Callers {
+		if covered(c.Identity, id) && len(c.Identity) > len(best.Identity) {
+			best = c
 		}
 	}
-	if chain == nil {
-		rt.Fatalf("no chain %s", name)
-	}
-	i := slices.IndexFunc(p.Secrets, func(s ir.Secret) bool { return s.Name == chain.TLS.Peers })
-	if i < 0 || !p.Secrets[i].Restrict {
-		rt.Fatalf("no restricted secret %s", chain.TLS.Peers)
-	}
-	return slices.ContainsFunc(p.Secrets[i].Identities, func(by ir.Pattern) bool { return covered(by, q.id) }) &&
-		!slices.ContainsFunc(chain.RefusePeers, func(r ir.RefusedPeer) bool { return covered(r.Identity, q.id) })
+	return best
 }
 
 func covered(by ir.Pattern, id string) bool {

@@ -72,12 +72,13 @@ func Endpoints(t *topology.Topology, p topology.Proxy) []ir.Endpoints {
 func (tr *Translator) Proxy(p topology.Proxy) ir.Proxy {
 	own, shared := tr.Parts(p)
 	return ir.Proxy{
-		Clusters:  join(own.Clusters, shared.Clusters),
-		Endpoints: shared.Endpoints,
-		Secrets:   join(shared.Secrets, own.Secrets),
-		Routes:    join(shared.Routes, own.Routes),
-		Listeners: own.Listeners,
-		Targets:   shared.Targets,
+		Clusters:   join(own.Clusters, shared.Clusters),
+		Endpoints:  shared.Endpoints,
+		Secrets:    join(shared.Secrets, own.Secrets),
+		Admissions: join(shared.Admissions, own.Admissions),
+		Routes:     join(shared.Routes, own.Routes),
+		Listeners:  own.Listeners,
+		Targets:    shared.Targets,
 	}
 }
 
@@ -168,7 +169,7 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Pr
 		in.serve(s) // chains, route tables with authorization, secrets of peers, the application's clusters
 	}
 	listeners := append(in.listeners(), in.plaintext()...)
-	own = ir.Proxy{Clusters: append(in.clusters, collectorClusters(tr.telemetryOf(w)...)...), Secrets: in.peerSecrets(), Routes: in.routes, Listeners: listeners}
+	own = ir.Proxy{Clusters: append(in.clusters, collectorClusters(tr.telemetryOf(w)...)...), Secrets: in.peerSecrets(), Admissions: in.admissions, Routes: in.routes, Listeners: listeners}
 	if w.Spec.OutboundPort != 0 {
 		own.Listeners = append(own.Listeners, tr.outboundListener(w))
 		shared = tr.outboundOf(tr.t.Scope(w))
