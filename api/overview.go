@@ -47,6 +47,7 @@ type facts struct {
 	leafTTL time.Duration
 	// draining: a drain is under way, so services that it moves need no word of their own.
 	draining bool
+	policies policies
 }
 
 func (s *server) registerOverview(op makeOp) {
@@ -73,7 +74,7 @@ func (s *server) overview(ctx context.Context) (o client.Overview, next time.Tim
 		About: client.About{Mode: string(s.cfg.Mode), Zone: s.cfg.ZoneName, Version: s.cfg.Version},
 		Links: []mesh.LinkStatus{}, Traffic: []mesh.TrafficStatus{}, Failover: []mesh.FailoverStatus{}, Refused: []client.Refusal{},
 	}
-	f := facts{written: map[string]time.Time{}, unconfirmed: map[string][]string{}, leafTTL: cmp.Or(s.cfg.LeafTTL, identity.LeafTTL)}
+	f := facts{policies: policies{}, written: map[string]time.Time{}, unconfirmed: map[string][]string{}, leafTTL: cmp.Or(s.cfg.LeafTTL, identity.LeafTTL)}
 	head, err := s.cfg.Store.Head(ctx)
 	if err != nil {
 		return o, next, err
@@ -102,6 +103,7 @@ func (s *server) overview(ctx context.Context) (o client.Overview, next time.Tim
 	o.Failover = share(&o, "failover", mostRows, o.Failover, func(w mesh.FailoverStatus) string { return w.Zone })
 	slices.SortStableFunc(o.Refused, func(a, b client.Refusal) int { return b.At.Compare(a.At) })
 	o.Refused = share(&o, "refused", mostRefused, o.Refused, func(r client.Refusal) string { return r.Zone })
+	o.Policies = bound(&o, "policies", mostRows, f.policies.list())
 	o.Attention, next = attention(&o, f, time.Now())
 	o.Attention = bound(&o, "attention", mostAttention, o.Attention)
 	return o, next, nil
@@ -223,6 +225,9 @@ func (s *server) overviewOf(ctx context.Context, z client.ZoneOverview, o *clien
 		if k.Kind == mesh.KindZone {
 			obeys[k.Name] = w
 		}
+		if ofTraffic(k.Kind) {
+			f.policies.add(z.Name, k, w)
+		}
 		if w.State == mesh.StateRejected || len(w.Rejections) > 0 {
 			o.Refused = append(o.Refused, client.Refusal{Zone: z.Name, Key: k, Message: why(w), Proxies: len(w.Rejections), At: earlier(w.ObservedAt, rec.UpdatedAt)})
 		}
@@ -315,6 +320,9 @@ func overviewRecords(o client.Overview) (map[string]json.RawMessage, error) {
 	}
 	for _, r := range o.Refused {
 		err = cmp.Or(err, put("refused/"+r.Zone+"/"+r.Key.String(), r))
+	}
+	for _, p := range o.Policies {
+		err = cmp.Or(err, put("policies/"+p.Key.String(), p))
 	}
 	for _, a := range o.Attention {
 		err = cmp.Or(err, put("attention/"+a.ID, a))

@@ -516,8 +516,11 @@ func (h *heed) refusals() {
 	for _, k := range order {
 		list := by[k]
 		a := client.Attention{
-			ID: "refused/" + k.String(), Severity: client.SeverityWarning, Link: "refused/" + list[0].Zone + "/" + k.String(), Since: list[0].At,
+			ID: "refused/" + k.String(), Severity: client.SeverityWarning, Since: list[0].At,
 			Why: h.sentence("The last good one stays in force there.", list[0].Message), Try: "comity describe " + kindInWords(k),
+		}
+		if ofTraffic(k.Kind) {
+			a.Link = "policies/" + k.String()
 		}
 		var zones []string
 		for _, r := range list {

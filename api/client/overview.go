@@ -17,6 +17,8 @@ type Overview struct {
 	Traffic  []mesh.TrafficStatus  `json:"traffic"`
 	Failover []mesh.FailoverStatus `json:"failover"`
 	Refused  []Refusal             `json:"refused"`
+	// Policies are all resources that say something about traffic: policies, routes, Gateways, ExternalServices, the MeshConfig.
+	Policies []PolicyOverview `json:"policies"`
 	// Attention lists what a person should know or do.
 	Attention []Attention `json:"attention"`
 }
@@ -54,6 +56,25 @@ type Refusal struct {
 	At      time.Time `json:"at"`
 }
 
+// PolicyOverview is how far a resource about traffic is in force.
+type PolicyOverview struct {
+	Key mesh.Key `json:"key"`
+	// Zones that have said something of it.
+	Zones int `json:"zones"`
+	// Acked of Total: of the proxies whose configuration it shapes, those that run it as it is wanted.
+	Acked int `json:"acked"`
+	Total int `json:"total"`
+	// Notes are what zones say of it that is more than "applied": why it was refused, or what of it can't take effect.
+	Notes []PolicyNote `json:"notes,omitempty"`
+}
+
+// PolicyNote is one thing that zones say of a resource.
+type PolicyNote struct {
+	Zones   []string           `json:"zones"`
+	State   mesh.ResourceState `json:"state"`
+	Message string             `json:"message,omitempty"`
+}
+
 // Severity orders what needs attention.
 type Severity string
 
@@ -86,6 +107,7 @@ type Attention struct {
 //	traffic/<zone>/<namespace>/<service>/<to>  mesh.TrafficStatus
 //	failover/<zone>/<namespace>/<service>    mesh.FailoverStatus
 //	refused/<zone>/<key>                     Refusal
+//	policies/<key>                           PolicyOverview
 //	attention/<id>                           Attention
 type OverviewChange struct {
 	Records map[string]any `json:"records"`

@@ -68,6 +68,15 @@ describe("over a made-up mesh", () => {
     await page.getByText("Nothing needs attention.").waitFor();
     await page.getByRole("button", { name: /^aws-east to gcp-west, reachable, .* ms, 14 requests a second$/ }).waitFor();
     await page.getByRole("row", { name: /shop\/pay aws-east gcp-west 67 %, onprem 33 % Normal/ }).waitFor();
+    const policies = page.getByRole("region", { name: "Policies and routes" });
+    assert.deepEqual(
+      (await policies.getByRole("row").allInnerTexts()).slice(1).map((t) => t.split(/\s+/).slice(0, 2).join(" ")),
+      ["Extension comity-system/buffers", "HTTPRoute shop/canary", "AuthorizationPolicy shop/web-to-cart", "MeshConfig default"],
+      "what is not as it should be comes first; Services are no policies",
+    );
+    await policies.getByRole("row", { name: /AuthorizationPolicy shop\/web-to-cart global 4 of 4 proxies in 3 zones In force/ }).waitFor();
+    await policies.getByRole("row", { name: /HTTPRoute shop\/canary global 18 of 18 proxies in 3 zones In part onprem: rules\[0\]: no service shop\/web-v2 here/ }).waitFor();
+    await policies.getByRole("row", { name: /Extension comity-system\/buffers .* Risk aws-east, gcp-west, onprem: risk: it changes Envoy's Listener/ }).waitFor();
     await accessible(page, "at rest");
 
     // The token is where no script is: neither in an address, nor in what the page can read.
@@ -192,6 +201,8 @@ describe("over a made-up mesh", () => {
     await page.getByRole("row", { name: /shop\/pay aws-east onprem 100 % Failed over .* onprem takes all/ }).waitFor();
     await page.getByText("1 thing is critical").waitFor();
     await accessible(page, "outage");
+    await attention(page).getByRole("link", { name: "HTTPRoute shop/checkout is refused in onprem" }).press("Enter");
+    await page.waitForFunction(() => document.activeElement?.id === "policies/global/HTTPRoute/shop/checkout");
     await attention(page).getByRole("link", { name: "shop/pay has failed over" }).press("Enter");
     await page.waitForFunction(() => document.activeElement?.id === "failover/aws-east/shop/pay");
 

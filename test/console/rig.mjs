@@ -84,6 +84,7 @@ export function failover(zone, service, state, reason, ...targets) {
 export const put = {
   link: (rig, l) => rig.put(`links/${l.zone}`, l.to, l),
   traffic: (rig, t) => rig.put(`traffic/${t.zone}`, `${t.namespace}/${t.service}/${t.to}`, t),
+  policy: (rig, zone, key, w) => rig.put(`status/${zone}`, key, { zone, wanted: 14, applied: 14, state: "Applied", total: w.acked, observedAt: ago(1), ...w }),
   failover: (rig, f) => rig.put(`failover/${f.zone}`, `${f.namespace}/${f.service}`, f),
 };
 
@@ -116,6 +117,15 @@ export async function shop(rig) {
     failover("gcp-west", "ledger", "Normal", "Only onprem offers it.", ["onprem", 3, 1, 2, 2]),
   ])
     await put.failover(rig, f);
+  for (const zone of Object.keys(zones))
+    for (const [key, acked, message] of [
+      ["MeshConfig//default", 6],
+      ["Service/shop/web", 6],
+      ["AuthorizationPolicy/shop/web-to-cart", zone === "onprem" ? 0 : 2],
+      ["HTTPRoute/shop/canary", 6, zone === "onprem" ? "rules[0]: no service shop/web-v2 here" : undefined],
+      ["Extension/comity-system/buffers", 6, "risk: it changes Envoy's Listener \"inbound\" by hand, which nothing of Comity checks or promises"],
+    ])
+      await put.policy(rig, zone, `global/${key}`, { acked, message });
 }
 
 /** What an outage of gcp-west looks like. */

@@ -1,6 +1,6 @@
 import { apiURL, forgetSession, hadSession, Refused, refusal } from "./api";
 import { EventParser, type ServerEvent } from "./events";
-import type { About, Attention, Change, Failover, Link, Traffic, Zone } from "./types";
+import type { About, Attention, Change, Failover, Link, Policy, Traffic, Zone } from "./types";
 
 /** The stream says that it lives every 15 s; this long without a word, it does not. */
 const silence = 40_000;
@@ -32,6 +32,7 @@ export class Mesh {
   links = $derived(this.#kind<Link>("links"));
   traffic = $derived(this.#kind<Traffic>("traffic"));
   failover = $derived(this.#kind<Failover>("failover"));
+  policies = $derived(this.#kind<Policy>("policies"));
   attention = $derived(
     this.#kind<Attention>("attention").sort((a, b) => severities.indexOf(a.severity) - severities.indexOf(b.severity) || (a.id < b.id ? -1 : 1)),
   );

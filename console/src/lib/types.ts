@@ -92,6 +92,21 @@ export interface Failover {
   observedAt: string;
 }
 
+export interface Key {
+  origin: string;
+  kind: string;
+  namespace?: string;
+  name: string;
+}
+
+export interface Policy {
+  key: Key;
+  zones: number;
+  acked: number;
+  total: number;
+  notes?: { zones: string[]; state: "Pending" | "Applied" | "Rejected" | "Unknown"; message?: string }[];
+}
+
 export type Severity = "critical" | "warning" | "info";
 
 export interface Attention {

@@ -1,4 +1,4 @@
-import type { About, Attention, Failover, FailoverState, Link, Traffic, Zone } from "./types";
+import type { About, Attention, Failover, FailoverState, Key, Link, Policy, Traffic, Zone } from "./types";
 
 /** How something stands; each has a colour, an icon and a word. */
 export type Tone = "good" | "warn" | "bad" | "calm" | "quiet";
@@ -150,4 +150,21 @@ export function byService(list: readonly Failover[], attention: readonly Attenti
   }
   const rank = (s: ServiceRow): number => Math.min(...s.rows.map((f) => (f.state !== "NoBackend" || isMissed(f, attention) ? urgency.indexOf(f.state) : urgency.length)));
   return [...out.values()].sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : 1));
+}
+
+/** The identity of a resource, as the control plane writes it (mesh.Key). */
+export function keyText(k: Key): string {
+  return `${k.origin}/${k.kind}/${k.namespace ?? ""}/${k.name}`;
+}
+
+/** How far a resource about traffic is in force. */
+export function policyStanding(p: Policy): Standing {
+  const notes = p.notes ?? [];
+  if (notes.some((n) => n.state === "Rejected")) return { word: "Refused", tone: "bad", note: "the last good one stays in force there" };
+  if (notes.some((n) => n.state === "Unknown")) return { word: "Unknown", tone: "warn", note: "a zone of another release does not know the kind" };
+  if (p.acked < p.total || notes.some((n) => n.state === "Pending")) return { word: "On its way", tone: "calm", note: `${p.acked} of ${p.total} proxies run it` };
+  if (notes.some((n) => n.message?.startsWith("risk:"))) return { word: "Risk", tone: "warn", note: "it is in force, and nothing of Comity checks it" };
+  if (notes.length > 0) return { word: "In part", tone: "warn", note: "some of it can't take effect" };
+  if (p.total === 0) return { word: "Nobody", tone: "quiet", note: "it shapes no connected proxy" };
+  return { word: "In force", tone: "good", note: `all of ${p.total} proxies run it` };
 }
