@@ -172,11 +172,11 @@ func (tr *Translator) exported() []reach {
 	return out
 }
 
-func appCluster(w *topology.Workload, s *topology.Service, p topology.Port) ir.Cluster {
+func appCluster(address string, s *topology.Service, p topology.Port) ir.Cluster {
 	target := s.Local.Targets[p.Number]
 	c := ir.Cluster{
 		Name: appName(target), Protocol: ir.Bytes, ConnectTimeout: appConnectTimeout,
-		Fixed:   &ir.HostPort{Address: w.Spec.AppAddress, Port: target},
+		Fixed:   &ir.HostPort{Address: address, Port: target},
 		Sources: s.Sources,
 	}
 	switch p.Protocol {

@@ -9,16 +9,43 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-// inbound collects what a sidecar needs to serve.
+// inbound collects what sidecars need to serve the same services.
 type inbound struct {
 	tr         *Translator
-	w          *topology.Workload
+	app        string // address of the application
 	clusters   []ir.Cluster
 	chains     []ir.Chain
 	routes     []ir.RouteTable
 	admissions []ir.Admission
 	peers      []topology.Zone
 	sources    ir.Sources
+	shared     *ir.Proxy // all of it but the chains, which are in listeners at addresses of their own
+}
+
+// serves is what decides what a workload needs to serve.
+type serves struct{ namespace, services, app string }
+
+// servedBy is what a workload shares with all who serve the same: chains, route tables with authorization, secrets of peers,
+// the application's clusters.
+func (tr *Translator) servedBy(w *topology.Workload) *inbound {
+	services := tr.t.ServedBy(w)
+	what := serves{namespace: w.Namespace, app: w.Spec.AppAddress}
+	for _, s := range services {
+		what.services += s.String() + " "
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if in := tr.serving[what]; in != nil {
+		return in
+	}
+	in := &inbound{tr: tr, app: w.Spec.AppAddress}
+	for _, s := range services {
+		in.serve(s)
+	}
+	in.shared = &ir.Proxy{Clusters: append(in.clusters, collectorClusters(tr.telemetryOf(w)...)...), Secrets: in.peerSecrets(), Admissions: in.admissions, Routes: in.routes}
+	tr.patch(in.shared)
+	tr.serving[what] = in
+	return in
 }
 
 // serve adds a service: per port and zone of origin one chain, which trusts that zone alone, so that
@@ -28,7 +55,7 @@ func (in *inbound) serve(s *topology.Service) {
 		if _, ok := s.Local.Targets[p.Number]; !ok {
 			continue
 		}
-		in.cluster(appCluster(in.w, s, p))
+		in.cluster(appCluster(in.app, s, p))
 		for _, z := range in.tr.t.Zones {
 			if z.Local || s.Local.Exported {
 				in.chain(s, p, z)
@@ -81,7 +108,7 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 
 // pass makes a chain whose bytes are passed on, for callers whom its admission lets in.
 func (in *inbound) pass(c ir.Chain, s *topology.Service, p topology.Port, from topology.Zone, authorization ir.Authorization) {
-	admission := in.tr.admission(in.w, s, p, from, authorization)
+	admission := in.tr.admission(in.app, s, p, from, authorization)
 	admission.Name = admissionName(c.Name)
 	in.admissions = append(in.admissions, admission)
 	in.cluster(admittedCluster(admission.To, s))
@@ -95,13 +122,14 @@ func (in *inbound) pass(c ir.Chain, s *topology.Service, p topology.Port, from t
 	in.chains = append(in.chains, c)
 }
 
-func (in *inbound) listeners() []ir.Listener {
+// listeners take what comes from other sidecars, at the workload's address.
+func (in *inbound) listeners(w *topology.Workload) []ir.Listener {
 	if len(in.chains) == 0 {
 		return nil // it serves nothing; Envoy refuses a listener without chains
 	}
 	return []ir.Listener{{
-		Name: "inbound", Address: in.w.Spec.Address, Port: in.w.Spec.InboundPort,
-		Inspect: true, Chains: in.chains, Sources: unique(append(in.sources, in.tr.t.ConfigSources...)),
+		Name: "inbound", Address: w.Spec.Address, Port: w.Spec.InboundPort,
+		Inspect: true, Chains: toldBy(w, in.chains), Sources: unique(slices.Concat(in.sources, in.tr.t.ConfigSources)),
 	}}
 }
 

@@ -13,17 +13,18 @@ func plaintextName(p topology.ServedPort) string {
 }
 
 // plaintext are the listeners where the workload's ports take callers as they were before the mesh: at its address and the
-// application's port. They are listeners of their own, so that nothing else is touched when one comes or goes.
-func (in *inbound) plaintext() []ir.Listener {
+// application's port, and their routes. They are listeners of their own, so that nothing else is touched when one comes or goes.
+func (tr *Translator) plaintext(w *topology.Workload) ([]ir.Listener, []ir.RouteTable) {
+	in := &inbound{tr: tr}
 	var out []ir.Listener
-	for _, at := range in.tr.t.Plaintext(in.w) {
+	for _, at := range tr.t.Plaintext(w) {
 		if c, ok := in.plaintextChain(at); ok {
 			out = append(out, ir.Listener{
-				Name: c.Name, Address: in.w.Spec.Address, Port: at.Port, Chains: []ir.Chain{c}, Sources: in.tr.plaintextSources(at),
+				Name: c.Name, Address: w.Spec.Address, Port: at.Port, Chains: toldBy(w, []ir.Chain{c}), Sources: tr.plaintextSources(at),
 			})
 		}
 	}
-	return out
+	return out, in.routes
 }
 
 // plaintextChain is named after the first of the services; what the policies of any of them deny is denied. Of TCP nothing is known but

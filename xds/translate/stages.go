@@ -4,6 +4,7 @@
 package translate
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/comity-mesh/comity/mesh"
@@ -29,7 +30,9 @@ type Translator struct {
 	// Of sidecars that do, by scope of what they know.
 	mu       sync.Mutex
 	outbound map[policy.Clients]*ir.Proxy
-	hosts    func() ([]ir.VirtualHost, ir.Sources) // of the mesh, for every scope without routes of its own
+	// Of those that serve the same.
+	serving map[serves]*inbound
+	hosts   func() ([]ir.VirtualHost, ir.Sources) // of the mesh, for every scope without routes of its own
 	// Of gRPC clients without a proxy: endpoints too, because zones share requests by routes there.
 	proxyless map[policy.Clients]*ir.Proxy
 	// The endpoints of the above.
@@ -46,7 +49,7 @@ type Plans map[topology.ServiceName]failover.Plan
 func New(t *topology.Topology, plans Plans) *Translator {
 	tr := &Translator{
 		t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{},
-		outbound: map[policy.Clients]*ir.Proxy{}, proxyless: map[policy.Clients]*ir.Proxy{},
+		outbound: map[policy.Clients]*ir.Proxy{}, proxyless: map[policy.Clients]*ir.Proxy{}, serving: map[serves]*inbound{},
 	}
 	tr.routedTo = sync.OnceValue(tr.findRouted)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
@@ -71,24 +74,28 @@ func Endpoints(t *topology.Topology, p topology.Proxy) []ir.Endpoints {
 // memory with other results: don't change it.
 func (tr *Translator) Proxy(p topology.Proxy) ir.Proxy {
 	own, shared := tr.Parts(p)
-	return ir.Proxy{
-		Clusters:   join(own.Clusters, shared.Clusters),
-		Endpoints:  shared.Endpoints,
-		Secrets:    join(shared.Secrets, own.Secrets),
-		Admissions: join(shared.Admissions, own.Admissions),
-		Routes:     join(shared.Routes, own.Routes),
-		Listeners:  own.Listeners,
-		Targets:    shared.Targets,
+	out := ir.Proxy{Clusters: own.Clusters, Listeners: own.Listeners}
+	for _, part := range slices.Backward(shared) {
+		out.Clusters = join(out.Clusters, part.Clusters)
 	}
+	for _, part := range shared {
+		out.Endpoints = join(out.Endpoints, part.Endpoints)
+		out.Secrets = join(out.Secrets, part.Secrets)
+		out.Admissions = join(out.Admissions, part.Admissions)
+		out.Routes = join(out.Routes, part.Routes)
+		out.Targets = join(out.Targets, part.Targets)
+	}
+	out.Secrets, out.Admissions, out.Routes = join(out.Secrets, own.Secrets), join(out.Admissions, own.Admissions), join(out.Routes, own.Routes)
+	return out
 }
 
-// Parts is Proxy in two: what the proxy has for itself, and what it shares. The second is the same pointer
-// for all who share it, so that it need be built only once.
-func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
+// Parts is Proxy in pieces: what the proxy has for itself, and what it shares with those who call the same, and with those
+// who serve the same. A piece is the same pointer for all who share it, so that it need be built only once.
+func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared []*ir.Proxy) {
 	switch p.ID.Role {
 	case mesh.RoleSidecar:
 		if p.Proxyless {
-			return ir.Proxy{}, tr.proxylessOf(p.ID)
+			return ir.Proxy{}, []*ir.Proxy{tr.proxylessOf(p.ID)}
 		}
 		if w, ok := tr.t.Workload(p.ID); ok {
 			return tr.sidecar(w)
@@ -102,16 +109,16 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared *ir.Proxy) {
 				own.Clusters = collectorClusters(tr.t.EdgeTelemetry())
 			}
 			tr.patch(&own)
-			return own, tr.ingress()
+			return own, []*ir.Proxy{tr.ingress()}
 		}
 	case mesh.RoleEgress:
 		if g, ok := tr.t.Egress(p.ID); ok {
 			own := ir.Proxy{Clusters: collectorClusters(tr.t.EdgeTelemetry()), Listeners: tr.exits(g)}
 			tr.patch(&own)
-			return own, tr.egress()
+			return own, []*ir.Proxy{tr.egress()}
 		}
 	}
-	return ir.Proxy{}, &ir.Proxy{}
+	return ir.Proxy{}, nil
 }
 
 // Endpoints is the short path for when nothing changed but the health, the number or the capacity of
@@ -162,21 +169,18 @@ func (tr *Translator) outboundOf(scope policy.Clients) *ir.Proxy {
 }
 
 // sidecar: from other services, then to them, then the application.
-func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared *ir.Proxy) {
-	shared = tr.bare()
-	in := &inbound{tr: tr, w: w}
-	for _, s := range tr.t.ServedBy(w) {
-		in.serve(s) // chains, route tables with authorization, secrets of peers, the application's clusters
-	}
-	listeners := append(in.listeners(), in.plaintext()...)
-	own = ir.Proxy{Clusters: append(in.clusters, collectorClusters(tr.telemetryOf(w)...)...), Secrets: in.peerSecrets(), Admissions: in.admissions, Routes: in.routes, Listeners: listeners}
+func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared []*ir.Proxy) {
+	in := tr.servedBy(w)
+	plain, routes := tr.plaintext(w)
+	own = ir.Proxy{Routes: routes, Listeners: append(in.listeners(w), plain...)}
+	outbound := tr.bare()
 	if w.Spec.OutboundPort != 0 {
 		own.Listeners = append(own.Listeners, tr.outboundListener(w))
-		shared = tr.outboundOf(tr.t.Scope(w))
+		outbound = tr.outboundOf(tr.t.Scope(w))
 	}
 	own.Listeners = append(own.Listeners, tr.upstreamListeners(w)...)
 	tr.patch(&own)
-	return own, shared
+	return own, []*ir.Proxy{outbound, in.shared}
 }
 
 // sharedIngress is what every ingress of the zone has in common.

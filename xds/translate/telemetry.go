@@ -12,13 +12,34 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-// serverTelemetry is what is told of the requests from a zone to a port.
+// serverTelemetry is what is told of the requests from a zone to a port; who tells it toldBy adds.
 func (in *inbound) serverTelemetry(s *topology.Service, p topology.Port, from topology.Zone) *ir.Telemetry {
 	said := in.tr.untold(in.tr.t.ServerTelemetry(s, p), topology.ServicePort{ServiceName: s.ServiceName, Port: p.Number})
 	return in.tr.telemetry(said, ir.Ends{
-		Reporter: "server", Proxy: in.w.Name + "." + in.w.Namespace, Zone: in.tr.t.Zone, SourceZone: from.Name,
+		Reporter: "server", Zone: in.tr.t.Zone, SourceZone: from.Name,
 		Destination: s.ServiceName.String(), DestinationZone: in.tr.t.Zone,
 	})
+}
+
+// toldBy are the chains with the name of the workload that tells of their requests.
+func toldBy(w *topology.Workload, chains []ir.Chain) []ir.Chain {
+	told := func(t *ir.Telemetry) *ir.Telemetry {
+		by := *t
+		by.Ends.Proxy = w.Name + "." + w.Namespace
+		return &by
+	}
+	out := slices.Clone(chains)
+	for i := range out {
+		if h := out[i].HTTP; h != nil && h.Telemetry != nil {
+			http := *h
+			http.Telemetry, out[i].HTTP = told(h.Telemetry), &http
+		}
+		if c := out[i].TCP; c != nil && c.Telemetry != nil {
+			tcp := *c
+			tcp.Telemetry, out[i].TCP = told(c.Telemetry), &tcp
+		}
+	}
+	return out
 }
 
 // clientTelemetry is what is told of the requests of a workload.

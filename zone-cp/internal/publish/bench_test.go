@@ -34,6 +34,44 @@ func (still) Changed() <-chan struct{}     { return nil }
 // small is a zone with some services, of two workloads each.
 func small(tb testing.TB, services int) *Publisher {
 	tb.Helper()
+	var picture discovery.Picture
+	for i := range 2 * services {
+		app := fmt.Sprintf("s%d", i/2)
+		picture.Workloads = append(picture.Workloads, workload("shop", fmt.Sprintf("w%03d", i), app, fmt.Sprintf("127.1.%d.%d", i/200, i%200+1)))
+	}
+	add := func(kind mesh.Kind, version, name string, spec any) store.Change {
+		raw, err := json.Marshal(spec)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return store.Change{Resource: mesh.Resource{Key: mesh.Key{Origin: "east", Kind: kind, Namespace: "shop", Name: name}, APIVersion: version, Spec: raw, Changed: 1, Revision: 1}}
+	}
+	var all batch
+	for i := range services {
+		name := fmt.Sprintf("s%d", i)
+		all.changes = append(all.changes, add(mesh.KindService, "v1", name, policy.Service{Selector: map[string]string{"app": name}, Ports: []policy.ServicePort{{Port: 80, TargetPort: 8080, AppProtocol: "http"}}}))
+		all.changes = append(all.changes, authorization(tb, name, 0))
+	}
+	all.cursor.Revision = 1
+	p := unbuilt(tb, picture)
+	if err := p.build(tb.Context(), all); err != nil {
+		tb.Fatal(err)
+	}
+	return p
+}
+
+// workload is a healthy one, whose application is its service account.
+func workload(namespace, name, app, address string) topology.Workload {
+	return topology.Workload{
+		Namespace: namespace, Name: name, Labels: map[string]string{"app": app}, Healthy: true,
+		Identity: mesh.TrustDomain("east.example").WorkloadID(namespace, app),
+		Spec:     policy.Workload{ServiceAccount: app, Address: address, InboundPort: 15006, OutboundPort: 15001},
+	}
+}
+
+// unbuilt is the publisher of a zone with workloads, and nothing in its store yet.
+func unbuilt(tb testing.TB, picture discovery.Picture) *Publisher {
+	tb.Helper()
 	log := slog.New(slog.DiscardHandler)
 	s, err := sqlitestore.Open(tb.Context(), filepath.Join(tb.TempDir(), "zone.db"), sqlitestore.Options{})
 	if err != nil {
@@ -61,15 +99,6 @@ func small(tb testing.TB, services int) *Publisher {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	var picture discovery.Picture
-	for i := range 2 * services {
-		name := fmt.Sprintf("w%03d", i)
-		picture.Workloads = append(picture.Workloads, topology.Workload{
-			Namespace: "shop", Name: name, Labels: map[string]string{"app": fmt.Sprintf("s%d", i/2)}, Healthy: true,
-			Identity: mesh.TrustDomain("east.example").WorkloadID("shop", fmt.Sprintf("s%d", i/2)),
-			Spec:     policy.Workload{ServiceAccount: fmt.Sprintf("s%d", i/2), Address: fmt.Sprintf("127.1.%d.%d", i/200, i%200+1), InboundPort: 15006, OutboundPort: 15001},
-		})
-	}
 	p, err := New(Config{
 		Zone: "east", TrustDomain: "east.example", Store: s, Source: still{picture}, Book: book, Resolver: resolver, Ledger: ledger, Peers: alone(tb, s, book, ledger), TrustUntil: forever, Identity: a,
 		Statuses: federation.NewStatusBook("00"), Offer: func([]identity.Statement) {}, Log: log, Metrics: prometheus.NewRegistry(),
@@ -83,23 +112,6 @@ func small(tb testing.TB, services int) *Publisher {
 		tb.Fatal(err)
 	}
 	p.Serve(x)
-	add := func(kind mesh.Kind, version, name string, spec any) store.Change {
-		raw, err := json.Marshal(spec)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		return store.Change{Resource: mesh.Resource{Key: mesh.Key{Origin: "east", Kind: kind, Namespace: "shop", Name: name}, APIVersion: version, Spec: raw, Changed: 1, Revision: 1}}
-	}
-	var all batch
-	for i := range services {
-		name := fmt.Sprintf("s%d", i)
-		all.changes = append(all.changes, add(mesh.KindService, "v1", name, policy.Service{Selector: map[string]string{"app": name}, Ports: []policy.ServicePort{{Port: 80, TargetPort: 8080, AppProtocol: "http"}}}))
-		all.changes = append(all.changes, authorization(tb, name, 0))
-	}
-	all.cursor.Revision = 1
-	if err := p.build(tb.Context(), all); err != nil {
-		tb.Fatal(err)
-	}
 	return p
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -117,7 +116,7 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("view %s of %s: %w", key, x.ID, err))
 			if next[key] = p.views[key]; next[key] == nil {
-				next[key] = newView(nil, newShelf(nil)) // nothing is published: its proxies keep what they have
+				next[key] = newView(nil) // nothing is published: its proxies keep what they have
 			}
 			continue
 		}
@@ -126,8 +125,7 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 			p.server.Advance(key, p.cursor.Revision)
 			continue
 		}
-		list := slices.AppendSeq(make([]envoy.Resource, 0, len(v.own)+len(v.common.list)), maps.Values(v.own))
-		if err := p.server.Publish(key, p.cursor.Revision, append(list, v.common.list...)); err != nil {
+		if err := p.server.Publish(key, p.cursor.Revision, v.list()); err != nil {
 			v.failed, failed = true, errors.Join(failed, err)
 		}
 	}
@@ -149,18 +147,22 @@ func (p *Publisher) compose(x topology.Proxy, tr *translate.Translator) (*view, 
 	if err != nil {
 		return nil, err
 	}
-	common, err := p.shelf(shared)
-	if err != nil {
-		return nil, err
-	}
-	if len(common.invalid) > 0 { // what takes its place may be another in each view
-		own, common = slices.Concat(own, common.list), newShelf(nil)
+	var common []*shelf
+	for _, part := range shared {
+		s, err := p.shelf(part)
+		if err != nil {
+			return nil, err
+		}
+		if len(s.invalid) > 0 { // what takes its place may be another in each view
+			own, s = slices.Concat(own, s.list), newShelf(nil)
+		}
+		common = append(common, s)
 	}
 	own = p.withoutInvalid(key, own, before)
 	if p.spoil != nil {
 		own = p.spoil(own)
 	}
-	return newView(own, common), nil
+	return newView(own, common...), nil
 }
 
 // withoutInvalid replaces what breaks the protocol's own rules, and would make an Envoy refuse all that
@@ -299,13 +301,12 @@ func (p *Publisher) republish(x topology.Proxy, tr *translate.Translator) (blame
 	if before == nil {
 		return nil, nil // one that has never been built the next change of shape builds
 	}
-	_, shared := tr.Parts(x)
-	list, err := envoy.Build(*shared) // past the cache, which only a whole build tidies
+	list, err := envoy.Build(tr.Proxy(x)) // past the cache, which only a whole build tidies
 	if err != nil {
 		return nil, fmt.Errorf("view %s of %s: %w", key, x.ID, err)
 	}
 	v := newView(nil, newShelf(p.withoutInvalid(key, list, before)))
-	if err := p.server.Publish(key, p.cursor.Revision, v.common.list); err != nil {
+	if err := p.server.Publish(key, p.cursor.Revision, v.list()); err != nil {
 		v.failed = true
 		return nil, err
 	}

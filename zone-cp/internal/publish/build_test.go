@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -11,7 +12,6 @@ import (
 	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/xds/envoy"
 	"github.com/comity-mesh/comity/xds/ir"
-	"github.com/comity-mesh/comity/xds/snapshot"
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
@@ -61,28 +61,41 @@ func TestSameShape(t *testing.T) {
 // Health costs endpoints alone; a policy of one service changes the views that serve it, and the others keep what they share.
 func TestWhatAChangeCosts(t *testing.T) {
 	p := small(t, 6)
-	common := map[*shelf]bool{}
-	before := map[snapshot.ViewKey]*view{}
-	for key, v := range p.views {
-		common[v.common], before[key] = true, v
+	shelves := func(place int) map[*shelf]bool {
+		out := map[*shelf]bool{}
+		for _, v := range p.views {
+			out[v.common[place]] = true
+		}
+		return out
 	}
-	if len(p.views) != 6 && len(p.views) != 12 || len(common) != 1 {
-		t.Fatalf("%d views with %d shelves", len(p.views), len(common))
+	before := maps.Clone(p.views)
+	called, served := shelves(0), shelves(1)
+	if len(p.views) != 12 || len(called) != 1 || len(served) != 6 {
+		t.Fatalf("%d views with %d shelves of what they call, %d of what they serve", len(p.views), len(called), len(served))
 	}
 	if err := p.build(t.Context(), batch{cursor: mesh.Cursor{Revision: 2}, changes: []store.Change{authorization(t, "s1", 2)}}); err != nil {
 		t.Fatal(err)
 	}
 	changed := 0
 	for key, v := range p.views {
-		if !common[v.common] {
+		if !called[v.common[0]] {
 			t.Error("what is shared was taken for another")
 		}
 		if !v.same(before[key]) {
 			changed++
 		}
 	}
-	if changed == 0 || changed == len(p.views) {
-		t.Errorf("%d of %d views changed", changed, len(p.views))
+	if changed != 2 {
+		t.Errorf("%d of %d views changed, want those of two workloads", changed, len(p.views))
+	}
+	again := 0
+	for s := range shelves(1) {
+		if served[s] {
+			again++
+		}
+	}
+	if again != 5 {
+		t.Errorf("%d of 6 shelves of what is served are as they were, want all but one", again)
 	}
 
 	picture := p.cfg.Source.Picture()
@@ -98,9 +111,7 @@ func TestWhatAChangeCosts(t *testing.T) {
 	if n := testutil.ToFloat64(p.metrics.builds.WithLabelValues("endpoints")); n != 1 {
 		t.Errorf("%v builds took the short path, want 1", n)
 	}
-	shelves := map[*shelf]bool{}
 	for key, v := range p.views {
-		shelves[v.common] = true
 		v.each(func(r envoy.Resource) {
 			old := before[key].get(nameOf(r))
 			if changed := old.Version != r.Version; changed != (r.Type == envoy.TypeEndpoint && r.Name == "s0.shop:80") {
@@ -108,8 +119,8 @@ func TestWhatAChangeCosts(t *testing.T) {
 			}
 		})
 	}
-	if len(shelves) != 1 {
-		t.Errorf("%d shelves", len(shelves))
+	if n := len(shelves(0)); n != 1 {
+		t.Errorf("%d shelves of what they call", n)
 	}
 	if st := p.reports.pending["failover/east"]["shop/s0"]; st == nil {
 		t.Error("nothing was told of the service")

@@ -10,11 +10,11 @@ import (
 )
 
 // view is what was last published to the proxies of one view: what it has for itself, and what it has in common with
-// others. No name is in both.
+// others. No name is in two of them.
 type view struct {
 	own    map[resourceName]envoy.Resource
-	common *shelf
-	failed bool // the xDS server did not take it
+	common []*shelf // of the same things in the same places, in all views of a role
+	failed bool     // the xDS server did not take it
 }
 
 type resourceName struct{ typ, name string }
@@ -30,7 +30,7 @@ type shelf struct {
 	invalid []envoy.Invalid
 }
 
-func newView(own []envoy.Resource, common *shelf) *view {
+func newView(own []envoy.Resource, common ...*shelf) *view {
 	v := &view{own: make(map[resourceName]envoy.Resource, len(own)), common: common}
 	for _, r := range own {
 		v.own[nameOf(r)] = r
@@ -54,8 +54,10 @@ func (v *view) get(name resourceName) envoy.Resource {
 	if r, ok := v.own[name]; ok {
 		return r
 	}
-	if i, ok := v.common.at[name]; ok {
-		return v.common.list[i]
+	for _, s := range v.common {
+		if i, ok := s.at[name]; ok {
+			return s.list[i]
+		}
 	}
 	return envoy.Resource{}
 }
@@ -65,14 +67,29 @@ func (v *view) each(f func(envoy.Resource)) {
 	for _, r := range v.own {
 		f(r)
 	}
-	for _, r := range v.common.list {
-		f(r)
+	for _, s := range v.common {
+		for _, r := range s.list {
+			f(r)
+		}
 	}
+}
+
+// list is everything in the view.
+func (v *view) list() []envoy.Resource {
+	n := len(v.own)
+	for _, s := range v.common {
+		n += len(s.list)
+	}
+	out := slices.AppendSeq(make([]envoy.Resource, 0, n), maps.Values(v.own))
+	for _, s := range v.common {
+		out = append(out, s.list...)
+	}
+	return out
 }
 
 // same reports whether two views need not be told apart.
 func (v *view) same(o *view) bool {
-	return v.common == o.common && maps.EqualFunc(v.own, o.own, sameVersion)
+	return slices.Equal(v.common, o.common) && maps.EqualFunc(v.own, o.own, sameVersion)
 }
 
 func sameVersion(x, y envoy.Resource) bool { return x.Version == y.Version }
@@ -80,19 +97,21 @@ func sameVersion(x, y envoy.Resource) bool { return x.Version == y.Version }
 // replace puts other versions in the place of resources that are there. Views of one shelf move to one other, which moved
 // remembers: the replacements of a shelf are the same for all of them.
 func (v *view) replace(list []envoy.Resource, moved map[*shelf]*shelf) {
-	to := moved[v.common]
-	if to == nil {
-		to = newShelf(slices.Clone(v.common.list))
-		moved[v.common] = to
-	}
+	common := slices.Clone(v.common)
 	for _, r := range list {
-		if i, ok := to.at[nameOf(r)]; ok {
-			to.list[i] = r
-		} else {
+		i := slices.IndexFunc(v.common, func(s *shelf) bool { _, ok := s.at[nameOf(r)]; return ok })
+		if i < 0 {
 			v.own[nameOf(r)] = r
+			continue
 		}
+		from := v.common[i]
+		if moved[from] == nil {
+			moved[from] = newShelf(slices.Clone(from.list))
+		}
+		common[i] = moved[from]
+		common[i].list[common[i].at[nameOf(r)]] = r
 	}
-	v.common = to
+	v.common = common
 }
 
 // shelf is the shelf of what proxies share: one of the last build, if nothing in it has changed.
@@ -121,7 +140,10 @@ func (p *Publisher) shelf(shared *ir.Proxy) (*shelf, error) {
 func (p *Publisher) shelved(list []envoy.Resource) *shelf {
 	seen := map[*shelf]bool{}
 	for _, v := range p.views {
-		if s := v.common; !seen[s] {
+		for _, s := range v.common {
+			if seen[s] {
+				continue
+			}
 			if seen[s] = true; slices.EqualFunc(s.list, list, func(x, y envoy.Resource) bool {
 				return x.Version == y.Version && x.Name == y.Name && x.Type == y.Type
 			}) {
@@ -146,9 +168,10 @@ func (b blame) add(r envoy.Resource) {
 type differ struct {
 	shelves map[[2]*shelf]blame
 	nothing *view
+	empty   *shelf
 }
 
-func newDiffer() differ { return differ{map[[2]*shelf]blame{}, newView(nil, newShelf(nil))} }
+func newDiffer() differ { return differ{map[[2]*shelf]blame{}, newView(nil), newShelf(nil)} }
 
 // views collects the sources of every Envoy resource in which two views differ. before may be nil.
 func (d differ) views(before, after *view) blame {
@@ -167,8 +190,18 @@ func (d differ) views(before, after *view) blame {
 			out.add(old)
 		}
 	}
-	maps.Copy(out, d.common(before.common, after.common))
+	for i := range max(len(before.common), len(after.common)) {
+		maps.Copy(out, d.common(d.place(before, i), d.place(after, i)))
+	}
 	return out
+}
+
+// place is the shelf at a place of a view, an empty one if there is none.
+func (d differ) place(v *view, i int) *shelf {
+	if i < len(v.common) {
+		return v.common[i]
+	}
+	return d.empty
 }
 
 func (d differ) common(before, after *shelf) blame {
