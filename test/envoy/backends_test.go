@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"net/http"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -83,5 +85,65 @@ spec:
 	}
 	if _, err := w.callGRPC(t, "web", at, "/other.Service/Do", nil); status.Code(err) != codes.Unimplemented {
 		t.Errorf("a method that no rule has: %v", err) // HTTP 404 to gRPC
+	}
+}
+
+// TestGRPCRouteFilters: what a rule of a GRPCRoute does besides choosing: metadata of the rule and of one backend, copies, shares, and
+// sessions.
+func TestGRPCRouteFilters(t *testing.T) {
+	w := newWorld(t)
+	grpcRoute := func(rule string) string {
+		return `
+kind: GRPCRoute
+metadata: {name: echo}
+spec:
+  parentRefs: [{group: "", kind: Service, name: echo, port: 9090}]
+  rules: [{` + rule + `}]`
+	}
+	const at, method = echoHost + ":9090", "/shop.Pay/Charge"
+	post := func(header map[string]string) call { // an empty message, as gRPC frames it
+		header["content-type"], header["te"] = "application/grpc", "trailers"
+		return call{to: at, method: http.MethodPost, path: method, header: header, body: "\x00\x00\x00\x00\x00", h2: true}
+	}
+	w.table(t, []feature{{
+		name: "metadata and copies",
+		yaml: grpcRoute(`filters: [
+    {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-set, value: rule}], remove: [x-gone]}},
+    {type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: x-rule, value: "yes"}]}},
+    {type: RequestMirror, requestMirror: {backendRef: {name: echo-v2, port: 9090}}}],
+    backendRefs: [{name: echo-v1, port: 9090, filters: [
+      {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-backend, value: one}]}},
+      {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-from, value: one}]}}]}]`),
+		expect: []expectation{{
+			post(map[string]string{"x-set": "mine", "x-gone": "mine"}),
+			want{app: "echo-1", header: map[string]string{"X-Rule": "yes", "X-From": "one"}},
+		}},
+	}})
+	for _, app := range []string{"echo-1", "echo-2"} {
+		eventually(t, app+" gets the call", func() error {
+			for _, r := range w.apps[app].requests() {
+				if r.Path == method && slices.Equal(r.Header["x-set"], []string{"rule"}) && r.Header["x-gone"] == nil {
+					return nil
+				}
+			}
+			return errStatus(answer{body: "it does not"})
+		})
+	}
+	w.apply(t, grpcRoute(`backendRefs: [{name: echo-v1, port: 9090, weight: 3}, {name: echo-v2, port: 9090, weight: 1}]`))
+	seen := map[string]int{}
+	for range 200 {
+		app, err := w.callGRPC(t, "web", at, method, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[app]++
+	}
+	if seen["echo-2"] < 20 || seen["echo-2"] > 85 {
+		t.Errorf("%v of 3 to 1", seen)
+	}
+	w.apply(t, grpcRoute(`sessionPersistence: {type: Header, sessionName: x-sid}, backendRefs: [{name: echo, port: 9090}]`))
+	first := w.call(t, post(map[string]string{}))
+	if got := w.tally(t, 20, post(with("x-sid", first.header.Get("x-sid")))); got[first.app] != 20 {
+		t.Errorf("%v, not all %s", got, first.app)
 	}
 }

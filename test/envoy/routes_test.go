@@ -200,15 +200,20 @@ func TestRouteTimes(t *testing.T) {
 // TestRouteSession: the first answer decides who answers the rest, by cookie and by header.
 func TestRouteSession(t *testing.T) {
 	w := newWorld(t)
-	for kind, spec := range map[string]string{"Cookie": "sessionName: sid", "Header": "type: Header, sessionName: x-sid"} {
+	for kind, spec := range map[string]string{
+		"Cookie": "sessionName: sid", "Permanent": "absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}", "Header": "type: Header, sessionName: x-sid",
+	} {
 		t.Run(kind, func(t *testing.T) {
 			w.apply(t, route(`[{sessionPersistence: {`+spec+`}, backendRefs: [{name: echo, port: 80}]}]`))
 			first := w.call(t, call{})
 			header := with("X-Sid", first.header.Get("X-Sid"))
-			if kind == "Cookie" {
+			if kind != "Header" {
 				c, err := http.ParseSetCookie(first.header.Get("Set-Cookie"))
 				if err != nil {
 					t.Fatal(err)
+				}
+				if permanent := c.MaxAge == 3600; permanent != (kind == "Permanent") {
+					t.Errorf("%+v", c)
 				}
 				header = with("Cookie", c.Name+"="+c.Value)
 			}

@@ -13,9 +13,6 @@ func (b *builder) attachExtensions() {
 	b.t.extensions = map[policy.Side][]policy.Attached[policy.Extension]{}
 	for _, e := range attached[policy.Extension](b, mesh.KindExtension) {
 		b.checkTarget(e.Resource, e.Spec.TargetRef)
-		if e.Spec.Patch == nil && e.Spec.RunsAt() == policy.SideServer {
-			b.checkServerSide(e.Resource, e.Spec.TargetRef, "it")
-		}
 		switch {
 		case e.Spec.Patch != nil:
 			b.issue(e.Resource.Key, "risk: it changes Envoy's %s %q by hand, which nothing of Comity checks or promises", e.Spec.Patch.Resource, e.Spec.Patch.Name)

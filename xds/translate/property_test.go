@@ -68,11 +68,16 @@ func shuffled(r *rand.Rand, in topology.Input) topology.Input {
 	return in
 }
 
-// fingerprint is everything that comes out: proxies, versions, bodies, sources, issues, exports.
+// fingerprint is everything that comes out: proxies, versions, bodies, sources, issues, statuses, exports.
 func fingerprint(t interface{ Fatal(...any) }, in topology.Input) string {
+	return fingerprintOf(t, in, envoy.NewCache())
+}
+
+// fingerprintOf is fingerprint with a memory of what was built before.
+func fingerprintOf(t interface{ Fatal(...any) }, in topology.Input, cache *envoy.Cache) string {
 	topo, issues := topology.Build(in)
 	var b strings.Builder
-	tr, cache := translate.New(topo, nil), envoy.NewCache()
+	tr := translate.New(topo, nil)
 	for _, p := range topo.Proxies() {
 		fmt.Fprintf(&b, "%s %s\n", p.ID, p.ViewKey)
 		out := tr.Proxy(p)
@@ -97,7 +102,7 @@ func fingerprint(t interface{ Fatal(...any) }, in topology.Input) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&b, "%s\n%v\n", exports, issues)
+	fmt.Fprintf(&b, "%s\n%v\n%v\n", exports, issues, topo.Listeners())
 	return b.String()
 }
 
