@@ -184,15 +184,7 @@ func (b *bench) startGlobal(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connect(api, token)
-}
-
-func connect(api, tokenFile string) (*client.Client, error) {
-	token, err := os.ReadFile(tokenFile)
-	if err != nil {
-		return nil, err
-	}
-	return client.New(client.Config{Server: "http://" + api, Token: strings.TrimSpace(string(token))})
+	return rig.Connect(api, token)
 }
 
 // fill makes zones and policies.
@@ -280,7 +272,7 @@ func (b *bench) startZone(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	c, err := connect(api, token)
+	c, err := rig.Connect(api, token)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -123,11 +122,7 @@ func (b *bench) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	secret, err := os.ReadFile(token)
-	if err != nil {
-		return err
-	}
-	if b.api, err = client.New(client.Config{Server: "http://" + b.addr, Token: strings.TrimSpace(string(secret))}); err != nil {
+	if b.api, err = rig.Connect(b.addr, token); err != nil {
 		return err
 	}
 	self, err := os.Executable()
