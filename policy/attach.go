@@ -11,8 +11,9 @@ import (
 // Attachment is what the policies have in common that say how traffic is treated: what they are for, and
 // whether a zone may say otherwise.
 type Attachment struct {
-	// TargetRef is a Service, HTTPRoute or GRPCRoute of the policy's own namespace, or nil for the whole namespace; in namespace
-	// "comity-system" nil means the whole mesh. SectionName narrows it: the name of a Service's port, or of a rule of a route.
+	// TargetRef is a Service, HTTPRoute, GRPCRoute or, where the policy's kind can be for it, ExternalService of the policy's own
+	// namespace, or nil for the whole namespace; in namespace "comity-system" nil means the whole mesh. SectionName narrows it: the
+	// name of a service's port, or of a rule of a route.
 	TargetRef *TargetRef `json:"targetRef,omitempty"`
 	// Enforced, of a policy made at global, wins over those that zones make for the same target.
 	Enforced bool `json:"enforced,omitempty"`
@@ -57,6 +58,9 @@ const (
 // LevelOf says how narrowly a policy of a namespace targets the subject.
 func (a Attachment) LevelOf(namespace string, s Subject) Level {
 	t := a.TargetRef
+	if s.Service.Kind == mesh.KindExternalService {
+		return a.levelOutside(namespace, s)
+	}
 	switch {
 	case t == nil && namespace == SystemNamespace:
 		return LevelMesh
@@ -78,6 +82,21 @@ func (a Attachment) LevelOf(namespace string, s Subject) Level {
 		case s.Rule:
 			return LevelRule
 		}
+	}
+	return LevelNone
+}
+
+// levelOutside is LevelOf for an ExternalService, to which only the policies apply that name it: what is right for servers of one's
+// own, to ask again or to eject, may not be for those of others.
+func (a Attachment) levelOutside(namespace string, s Subject) Level {
+	t := a.TargetRef
+	switch {
+	case t == nil, t.Kind != string(mesh.KindExternalService), namespace != s.Service.Namespace, t.Name != s.Service.Name:
+		return LevelNone
+	case t.SectionName == "":
+		return LevelService
+	case t.SectionName == s.PortName:
+		return LevelPort
 	}
 	return LevelNone
 }

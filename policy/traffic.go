@@ -59,9 +59,29 @@ func (p *TrafficPolicy) ServerSide() []string {
 	return out
 }
 
+// ofMesh lists what needs a server of the mesh.
+func (p *TrafficPolicy) ofMesh() []block {
+	return []block{
+		{"/spec/session", p.Session != nil},
+		{"/spec/loadShedding", p.LoadShedding != nil},
+		{"/spec/rateLimit", p.RateLimit != nil},
+	}
+}
+
 func validateTrafficPolicy(r *report, res mesh.Resource, p *TrafficPolicy) {
-	validateAttachment(r, res, p.Attachment, "Service", "HTTPRoute", "GRPCRoute")
-	if t := p.TargetRef; t != nil && t.Kind != "Service" {
+	validateAttachment(r, res, p.Attachment, "Service", "HTTPRoute", "GRPCRoute", "ExternalService")
+	switch t := p.TargetRef; {
+	case t == nil, t.Kind == "Service":
+	case t.Kind == "ExternalService":
+		for _, block := range p.ofMesh() {
+			if block.given {
+				r.add(FieldError{
+					Pointer: block.at, Code: CodeUnsupported, Message: "can't be said of an ExternalService: its servers are not of the mesh",
+					Hint: "leave it out; circuitBreaker and connectionPool bound what callers do",
+				})
+			}
+		}
+	default:
 		for _, block := range p.ofConnections() {
 			if block.given {
 				r.add(FieldError{

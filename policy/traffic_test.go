@@ -12,6 +12,7 @@ import (
 // TestTrafficPolicyRefused: what can't take effect is refused when it is written, at the field.
 func TestTrafficPolicyRefused(t *testing.T) {
 	const service = `"targetRef":{"kind":"Service","name":"cart"},`
+	const external = `"targetRef":{"group":"mesh.comity.dev","kind":"ExternalService","name":"bank"},`
 	const route = `"targetRef":{"group":"gateway.networking.k8s.io","kind":"HTTPRoute","name":"cart"},`
 	for _, c := range []struct{ spec, pointer string }{ // an empty pointer: it is accepted
 		{route + `"timeouts":{"request":"1s"},"retry":{"attempts":1},"session":{"header":"x"}`, ""},
@@ -22,6 +23,11 @@ func TestTrafficPolicyRefused(t *testing.T) {
 		{route + `"outlier":{}`, "/spec/outlier"},
 		{route + `"healthCheck":{"tcp":{}}`, "/spec/healthCheck"},
 		{route + `"loadBalancer":{"algorithm":"Random"}`, "/spec/loadBalancer"},
+
+		{external + `"timeouts":{"request":"1s"},"retry":{"attempts":1},"circuitBreaker":{"maxRequests":1},"outlier":{}`, ""},
+		{external + `"session":{"header":"x"}`, "/spec/session"},
+		{external + `"loadShedding":{}`, "/spec/loadShedding"},
+		{external + `"layer":"l4"`, "/spec/layer"},
 
 		{service + `"timeouts":{"request":"0s"}`, ""},
 		{service + `"timeouts":{}`, "/spec/timeouts"},

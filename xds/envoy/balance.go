@@ -21,11 +21,16 @@ import (
 	"github.com/comity-mesh/comity/xds/ir"
 )
 
-// balance is a load balancing policy that keeps to the weights of localities, which are the shares of zones.
-func (b *messages) balance(l ir.Balance) *clusterv3.LoadBalancingPolicy {
-	weighted := &commonlbv3.LocalityLbConfig_LocalityWeightedLbConfig{}
-	locality := &commonlbv3.LocalityLbConfig{
-		LocalityConfigSpecifier: &commonlbv3.LocalityLbConfig_LocalityWeightedLbConfig_{LocalityWeightedLbConfig: weighted},
+// balance is a load balancing policy that keeps to the weights of localities, which are the shares of zones; with outside, where
+// there are none, it would find no endpoint by them.
+func (b *messages) balance(l ir.Balance, outside bool) *clusterv3.LoadBalancingPolicy {
+	var weighted *commonlbv3.LocalityLbConfig_LocalityWeightedLbConfig
+	var locality *commonlbv3.LocalityLbConfig
+	if !outside {
+		weighted = &commonlbv3.LocalityLbConfig_LocalityWeightedLbConfig{}
+		locality = &commonlbv3.LocalityLbConfig{
+			LocalityConfigSpecifier: &commonlbv3.LocalityLbConfig_LocalityWeightedLbConfig_{LocalityWeightedLbConfig: weighted},
+		}
 	}
 	// The hash is the cluster's, not the routes': several routes lead to it, and routes lead to several.
 	hash := &commonlbv3.ConsistentHashingLbConfig{HashPolicy: hashPolicies(l.Hash)}
@@ -40,10 +45,13 @@ func (b *messages) balance(l ir.Balance) *clusterv3.LoadBalancingPolicy {
 	case ir.Maglev:
 		name, m = "maglev", &maglevv3.Maglev{ConsistentHashingLbConfig: hash, LocalityWeightedLbConfig: weighted}
 	case ir.ReportedLoad:
-		// It knows no weights of localities itself: the policy around it does.
-		name, m = "wrr_locality", &wrrlocalityv3.WrrLocality{EndpointPickingPolicy: b.balancing("client_side_weighted_round_robin", &reportedv3.ClientSideWeightedRoundRobin{
+		name, m = "client_side_weighted_round_robin", &reportedv3.ClientSideWeightedRoundRobin{
 			SlowStartConfig: slowStart(l.SlowStart), BlackoutPeriod: durationpb.New(reportedAfter),
-		})}
+		}
+		if !outside {
+			// It knows no weights of localities itself: the policy around it does.
+			name, m = "wrr_locality", &wrrlocalityv3.WrrLocality{EndpointPickingPolicy: b.balancing(name, m)}
+		}
 	case ir.RoundRobin:
 	}
 	return b.balancing(name, m)

@@ -61,7 +61,7 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 		if m.CommonLbConfig != nil {
 			m.CommonLbConfig.LocalityConfigSpecifier = nil // it is in the policy, and Envoy refuses both
 		}
-		m.LoadBalancingPolicy = b.balance(*c.Balance)
+		m.LoadBalancingPolicy = b.balance(*c.Balance, c.Outside != nil)
 	}
 	if h := c.HealthCheck; h != nil {
 		m.HealthChecks = healthChecks(c)

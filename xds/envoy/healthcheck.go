@@ -20,13 +20,13 @@ func healthChecks(c ir.Cluster) []*corev3.HealthCheck {
 	}
 	switch {
 	case h.HTTP != "":
-		check := &corev3.HealthCheck_HttpHealthCheck{Path: h.HTTP, ExpectedStatuses: []*typev3.Int64Range{{Start: 200, End: 400}}} // the end is not in it
+		check := &corev3.HealthCheck_HttpHealthCheck{Path: h.HTTP, Host: h.Host, ExpectedStatuses: []*typev3.Int64Range{{Start: 200, End: 400}}} // the end is not in it
 		if c.Protocol == ir.HTTP2 {
 			check.CodecClientType = typev3.CodecClientType_HTTP2
 		}
 		m.HealthChecker = &corev3.HealthCheck_HttpHealthCheck_{HttpHealthCheck: check}
 	case h.GRPC != nil:
-		m.HealthChecker = &corev3.HealthCheck_GrpcHealthCheck_{GrpcHealthCheck: &corev3.HealthCheck_GrpcHealthCheck{ServiceName: h.GRPC.Service}}
+		m.HealthChecker = &corev3.HealthCheck_GrpcHealthCheck_{GrpcHealthCheck: &corev3.HealthCheck_GrpcHealthCheck{ServiceName: h.GRPC.Service, Authority: h.Host}}
 	case h.TCP:
 		m.HealthChecker = &corev3.HealthCheck_TcpHealthCheck_{TcpHealthCheck: &corev3.HealthCheck_TcpHealthCheck{}}
 	}

@@ -8,6 +8,8 @@ type HealthCheck struct {
 	GRPC *GRPCCheck `json:"grpc,omitempty"`
 	// TCP makes a session, and asks nothing.
 	TCP bool `json:"tcp,omitempty"`
+	// Host that HTTP and GRPC ask for; empty: the cluster's name.
+	Host string `json:"host,omitempty"`
 
 	Interval     Millis `json:"intervalMs"`
 	IdleInterval Millis `json:"idleIntervalMs"` // where there is no traffic

@@ -46,6 +46,11 @@ func (b *builder) attachTraffic() {
 			merge(subject(s, p, m.Route, m.RuleName))
 		}
 	}
+	for _, e := range b.t.Externals {
+		for _, p := range e.Ports {
+			noteLost(lost, b.t.ExternalTraffic(e, p).Overridden)
+		}
+	}
 	b.t.merged = merged
 	b.attachLayers()
 	for _, p := range policies {
@@ -133,6 +138,14 @@ func (t *Topology) Traffic(s *Service, p Port, route mesh.Key, rule string) poli
 		return m
 	}
 	return t.mergeTraffic(of) // of a Gateway's routes
+}
+
+// ExternalTraffic is what the TrafficPolicies say of a port of an ExternalService.
+func (t *Topology) ExternalTraffic(e *External, p ExternalPort) policy.Merged[policy.TrafficPolicy] {
+	return t.mergeTraffic(policy.Subject{
+		Service:  policy.ServiceRef{Kind: mesh.KindExternalService, Namespace: e.Namespace, Name: e.Name, Port: p.Port},
+		PortName: p.Name,
+	})
 }
 
 // mergeTraffic looks only at the policies of the namespaces from which the subject can be targeted.

@@ -58,14 +58,22 @@ func (b *builder) attachExternalPolicies() {
 	}
 }
 
+// checkDecides says of who may reach an ExternalService where nobody asks that.
+func (b *builder) checkDecides(r mesh.Resource, t *policy.TargetRef) {
+	if t == nil || t.Kind != string(mesh.KindExternalService) {
+		return
+	}
+	if e, ok := b.t.External(ServiceName{r.Namespace, t.Name}); ok && !e.Gateway {
+		b.issue(r.Key, "it targets ExternalService %s, which sidecars reach straight: nobody decides; set exit.gateway there", e.ServiceName)
+	}
+}
+
 func (b *builder) checkExternalTarget(r mesh.Resource, t *policy.TargetRef) {
 	n := ServiceName{r.Namespace, t.Name}
 	e, ok := b.t.External(n)
 	switch {
 	case !ok:
 		b.issue(r.Key, "it targets ExternalService %s, which is not here", n)
-	case !e.Gateway:
-		b.issue(r.Key, "it targets ExternalService %s, which sidecars reach straight: nobody decides; set exit.gateway there", n)
 	case t.SectionName != "" && !slices.ContainsFunc(e.Ports, func(p ExternalPort) bool { return p.Name == t.SectionName }):
 		b.issue(r.Key, "it targets port %q of ExternalService %s, which has no port of this name", t.SectionName, n)
 	}

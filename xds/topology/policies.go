@@ -118,7 +118,8 @@ func (b *builder) attachPolicies() {
 
 func (b *builder) checkPolicy(r mesh.Resource, spec *policy.AuthorizationPolicy) {
 	b.checkTarget(r, spec.TargetRef)
-	if t := spec.TargetRef; t != nil {
+	b.checkDecides(r, spec.TargetRef)
+	if t := spec.TargetRef; t != nil && t.Kind == string(mesh.KindService) {
 		if s, ok := b.t.services[ServiceName{r.Namespace, t.Name}]; ok && s.Local != nil {
 			b.checkOperations(r.Key, s, spec)
 		}

@@ -104,11 +104,12 @@ func (tr *Translator) sharedEgress() *ir.Proxy {
 				continue
 			}
 			http = true
-			name := egressName(e.ServiceName, p.Port, own.Name)
+			name, traffic := egressName(e.ServiceName, p.Port, own.Name), tr.t.ExternalTraffic(e, p)
+			sources = unique(append(sources, outsideSources(traffic)...))
 			out.Routes = append(out.Routes, ir.RouteTable{Name: name, Sources: sources, Hosts: []ir.VirtualHost{{
 				Name: name, Domains: []string{"*"}, Retry: safeRetry(tr.settings.Retry),
 				Authorization: authorization, Filters: ir.Filters{Before: tr.audits(as, port, own)},
-				Routes: []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: externalName(e.ServiceName, p.Port), Weight: 1}}}},
+				Routes: tr.treatOutside(port, []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: externalName(e.ServiceName, p.Port), Weight: 1}}}}, traffic.Spec),
 			}}})
 		}
 	}

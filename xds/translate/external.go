@@ -42,7 +42,6 @@ func (tr *Translator) outsideCluster(e *topology.External, p topology.ExternalPo
 	c := ir.Cluster{
 		Name: externalName(e.ServiceName, p.Port), Protocol: ir.Bytes, ConnectTimeout: externalConnectTimeout,
 		Outside: &ir.Outside{Endpoints: outsideEndpoints(e, p), TLS: outsideTLS(e, p.TLS)}, Detection: tr.outsideDetection(),
-		Sources: tr.externalSources(e),
 	}
 	switch p.Protocol {
 	case topology.HTTP:
@@ -51,6 +50,12 @@ func (tr *Translator) outsideCluster(e *topology.External, p topology.ExternalPo
 		c.Protocol, c.IdleTimeout = ir.HTTP2, connectionIdle
 	case topology.TCP:
 	}
+	traffic := tr.t.ExternalTraffic(e, p)
+	tr.treatCluster(&c, p.AsPort(), traffic.Spec)
+	if c.HealthCheck != nil {
+		c.HealthCheck.Host = e.Spec.Hosts[0]
+	}
+	c.Sources = unique(slices.Concat(tr.externalSources(e), clusterSources(traffic)))
 	return c
 }
 
@@ -118,8 +123,13 @@ func (tr *Translator) externalHosts(namespace string) (hosts []ir.VirtualHost, s
 			Name: name, Domains: x.Domains, Retry: safeRetry(tr.settings.Retry),
 			Routes: []ir.Route{{Match: anyPath(), Backends: []ir.Backend{{Cluster: name, Weight: 1}}}},
 		}
-		if !x.Port.Protocol.IsHTTP() {
+		switch {
+		case !x.Port.Protocol.IsHTTP():
 			h.Routes, h.Retry = tunnelRoutes(name, x), nil
+		case !x.Gateway: // else the egress treats them, who asks the server
+			traffic := tr.t.ExternalTraffic(x.External, x.Port)
+			h.Routes = tr.treatOutside(x.Port.AsPort(), h.Routes, traffic.Spec)
+			sources = append(sources, outsideSources(traffic)...)
 		}
 		hosts = append(hosts, h)
 		sources = append(sources, x.Source.Key)

@@ -49,13 +49,40 @@ func (tr *Translator) retries(p topology.Port, r ir.Route, t policy.TrafficPolic
 	if once.PerTry = millis(try); t.Retry == nil && try == 0 {
 		once = nil
 	}
+	return splitRetries(p, r, s.All, twice, once)
+}
+
+// retriesOutside is retries for an ExternalService: without a policy nothing is added to the virtual host's, since who counts
+// calls, or bills them, is not of the mesh; and never is a second request sent while the first is under way.
+func (tr *Translator) retriesOutside(p topology.Port, r ir.Route, t policy.TrafficPolicy) []ir.Route {
+	s := tr.settings.Retry
+	s.PerTryTimeout, s.Hedge = 0, false
+	s = s.Narrow(t.Retry)
+	_, try, _, _ := orNone(t.Timeouts).Lengths()
+	once := safeRetry(s)
+	once.PerTry = millis(try)
+	if t.Retry == nil {
+		if r.Retry == nil && try > 0 {
+			r.Retry = once
+		}
+		return []ir.Route{r}
+	}
+	twice := twiceRetry(s)
+	if twice.PerTry == 0 {
+		twice.PerTry = millis(try)
+	}
+	return splitRetries(p, r, s.All, twice, once)
+}
+
+// splitRetries gives a route the retries for requests that may be done twice, and those for the others.
+func splitRetries(p topology.Port, r ir.Route, all bool, twice, once *ir.Retry) []ir.Route {
 	with := func(again *ir.Retry) ir.Route {
 		out := r
 		out.Retry = again
 		return out
 	}
 	switch {
-	case s.All:
+	case all:
 		return []ir.Route{with(twice)}
 	case p.Protocol == topology.GRPC: // always POST
 		return []ir.Route{with(once)}

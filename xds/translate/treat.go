@@ -22,6 +22,22 @@ func (tr *Translator) treatOutbound(p topology.Port, routes []ir.Route, t policy
 	return out
 }
 
+// treatOutside is treatOutbound for an ExternalService.
+func (tr *Translator) treatOutside(p topology.Port, routes []ir.Route, t policy.TrafficPolicy) []ir.Route {
+	var out []ir.Route
+	for _, r := range routes {
+		boundTime(&r, t.Timeouts)
+		injectFault(&r, t.Fault)
+		out = append(out, tr.retriesOutside(p, r, t)...)
+	}
+	return out
+}
+
+// outsideSources are the policies that said any of what treatOutside does.
+func outsideSources(t policy.Merged[policy.TrafficPolicy]) ir.Sources {
+	return saidBy(t, "Timeouts", "Fault", "Retry")
+}
+
 // treatInbound is what a server does with the requests that are allowed, by what TrafficPolicies say of them; each line is one
 // feature, in the order in which requests meet them.
 func (tr *Translator) treatInbound(t policy.Merged[policy.TrafficPolicy]) []ir.Filter {
