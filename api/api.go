@@ -51,6 +51,8 @@ type Config struct {
 	Admit func(ctx context.Context, w store.Write) ([]policy.FieldError, error)
 	// Inspect, when not nil, asks a proxy of a zone what it runs: what is "config", "stats" or "clusters".
 	Inspect func(ctx context.Context, zone string, proxy mesh.ProxyID, what string) ([]byte, error)
+	// Tap, when not nil, shows live requests in a zone until nothing more is to come, ctx ends or emit fails.
+	Tap func(ctx context.Context, zone string, t mesh.Tap, emit func(mesh.TapEvent) error) error
 	// Routes, when not nil, adds operations below /api/v1. They are authenticated like all others: a viewer
 	// may GET, an admin may do everything.
 	Routes func(huma.API, Authorizer)

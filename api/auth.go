@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,10 +33,17 @@ const (
 	RoleViewer Role = "viewer"
 )
 
+// Permission is what a viewer may do besides, if its token says so.
+type Permission string
+
+// PermissionTap is to see live requests of other people.
+const PermissionTap Permission = "tap"
+
 // Principal is who asks.
 type Principal struct {
 	Name string // of the token
 	Role Role
+	May  []Permission
 
 	token string // its id
 }
@@ -66,6 +74,15 @@ func (a Authorizer) Require(ctx context.Context, role Role) error {
 	return fail(http.StatusForbidden, CodeForbidden, "use a token with the role "+string(role), "%s has the role %s", p.Name, p.Role)
 }
 
+// RequirePermission returns an error that answers 403 unless the principal has the permission; an admin has every one.
+func (a Authorizer) RequirePermission(ctx context.Context, permission Permission) error {
+	if p, ok := a.Principal(ctx); ok && p.Role != RoleAdmin && !slices.Contains(p.May, permission) {
+		return fail(http.StatusForbidden, CodeForbidden, "use a token with the permission: comity token create NAME --role viewer --may "+string(permission),
+			"%s does not have the permission %q", p.Name, permission)
+	}
+	return a.Require(ctx, RoleViewer)
+}
+
 // bucketTokens holds tokens by id: the hash of the secret, never the secret.
 const bucketTokens = "tokens"
 
@@ -79,6 +96,8 @@ type tokenRecord struct {
 	Created  time.Time `json:"created"`
 	Expires  time.Time `json:"expires,omitzero"`
 	LastUsed time.Time `json:"lastUsed,omitzero"`
+
+	May []Permission `json:"may,omitempty"`
 }
 
 // Tokens are the bearer tokens of the API. A token is cmt_<id>_<secret>, the secret 256 random bits;
@@ -106,7 +125,7 @@ func (t *Tokens) EnsureBootstrapAdmin(ctx context.Context, keep func(token strin
 	}
 	// Replicas race for the fixed id; one wins.
 	const id = "bootstrap"
-	token, rec := t.make(id, "admin", RoleAdmin, 0)
+	token, rec := t.make(id, "admin", RoleAdmin, 0, nil)
 	if err := keep(token); err != nil {
 		return fmt.Errorf("keep the first admin's token: %w", err)
 	}
@@ -118,18 +137,23 @@ func (t *Tokens) EnsureBootstrapAdmin(ctx context.Context, keep func(token strin
 }
 
 // Create makes a token; ttl 0 means without end. The secret is in the answer and nowhere else.
-func (t *Tokens) Create(ctx context.Context, name string, role Role, ttl time.Duration) (client.APIToken, error) {
+func (t *Tokens) Create(ctx context.Context, name string, role Role, ttl time.Duration, may ...Permission) (client.APIToken, error) {
 	if err := mesh.CheckLabel(name); err != nil {
 		return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/name", Code: CodeInvalid, Message: err.Error()}})
 	}
 	if role != RoleAdmin && role != RoleViewer {
 		return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/role", Code: CodeInvalid, Message: "must be admin or viewer", Choices: []string{"admin", "viewer"}}})
 	}
+	for i, p := range may {
+		if p != PermissionTap || i > 0 {
+			return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/may", Code: CodeInvalid, Message: "each permission once", Choices: []string{string(PermissionTap)}}})
+		}
+	}
 	if ttl < 0 || ttl > 10*365*24*time.Hour {
 		return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/ttlSeconds", Code: CodeInvalid, Message: "must be from 0 to 10 years"}})
 	}
 	id := strings.ToLower(rand.Text()[:12])
-	token, rec := t.make(id, name, role, ttl)
+	token, rec := t.make(id, name, role, ttl, may)
 	if err := t.put(ctx, id, rec); err != nil {
 		return client.APIToken{}, err
 	}
@@ -139,11 +163,11 @@ func (t *Tokens) Create(ctx context.Context, name string, role Role, ttl time.Du
 }
 
 // make makes a token's text and what is kept of it.
-func (t *Tokens) make(id, name string, role Role, ttl time.Duration) (string, tokenRecord) {
+func (t *Tokens) make(id, name string, role Role, ttl time.Duration, may []Permission) (string, tokenRecord) {
 	var secret [32]byte
 	rand.Read(secret[:]) //nolint:errcheck // never fails
 	text := base64.RawURLEncoding.EncodeToString(secret[:])
-	rec := tokenRecord{Name: name, Role: role, Hash: hashSecret(text), Created: t.now().UTC()}
+	rec := tokenRecord{Name: name, Role: role, May: may, Hash: hashSecret(text), Created: t.now().UTC()}
 	if ttl > 0 {
 		rec.Expires = rec.Created.Add(ttl)
 	}
@@ -193,7 +217,16 @@ func (t *Tokens) Revoke(ctx context.Context, id string) error {
 }
 
 func (r tokenRecord) wire(id string) client.APIToken {
-	return client.APIToken{ID: id, Name: r.Name, Role: string(r.Role), Expires: r.Expires, LastUsed: r.LastUsed}
+	return client.APIToken{ID: id, Name: r.Name, Role: string(r.Role), May: words(r.May), Expires: r.Expires, LastUsed: r.LastUsed}
+}
+
+// words are permissions on the wire.
+func words(list []Permission) []string {
+	var out []string
+	for _, p := range list {
+		out = append(out, string(p))
+	}
+	return out
 }
 
 func hashSecret(secret string) string {
@@ -241,7 +274,7 @@ func (t *Tokens) Check(ctx context.Context, token string) (Principal, error) {
 		return Principal{}, errBadToken
 	}
 	t.used(ctx, id, raw.Version, rec, now)
-	return Principal{Name: rec.Name, Role: rec.Role, token: id}, nil
+	return Principal{Name: rec.Name, Role: rec.Role, May: rec.May, token: id}, nil
 }
 
 // used notes the use, at most once a minute: it is a write.

@@ -165,11 +165,13 @@ func registerNamespaced(s *server, k policy.KindInfo, op makeOp) {
 
 // Whoami is the answer of /api/v1/whoami.
 type Whoami struct {
-	Name    string `json:"name"`
-	Role    Role   `json:"role"`
-	Mode    Mode   `json:"mode"`
-	Zone    string `json:"zone,omitempty"`
-	Version string `json:"version"`
+	Name string `json:"name"`
+	Role Role   `json:"role"`
+	// May lists what a viewer may do besides.
+	May     []Permission `json:"may,omitempty"`
+	Mode    Mode         `json:"mode"`
+	Zone    string       `json:"zone,omitempty"`
+	Version string       `json:"version"`
 }
 
 // registerRest adds what belongs to no kind.
@@ -198,6 +200,9 @@ func (s *server) registerRest() {
 	}) (*huma.StreamResponse, error) {
 		return s.inspect(ctx, in.InspectInput)
 	}))
+	huma.Register(s.api, op("tap", http.MethodGet, "/tap", "Live requests of a service or a proxy, as they end"), handle(s, func(ctx context.Context, in *TapInput) (*huma.StreamResponse, error) {
+		return s.tap(ctx, *in)
+	}))
 	huma.Register(s.api, op("failover", http.MethodGet, "/failover", "Where the traffic of services goes from each zone, and why"), handle(s, func(ctx context.Context, in *struct {
 		Namespace string `query:"namespace" maxLength:"63"`
 		Service   string `query:"service" maxLength:"63"`
@@ -207,7 +212,7 @@ func (s *server) registerRest() {
 	}))
 	huma.Register(s.api, op("whoami", http.MethodGet, "/whoami", "Who the token says you are, and where"), handle(s, func(ctx context.Context, _ *struct{}) (*huma.StreamResponse, error) {
 		p, _ := s.authz.Principal(ctx)
-		return reply(http.StatusOK, nil, Whoami{Name: p.Name, Role: p.Role, Mode: s.cfg.Mode, Zone: s.cfg.ZoneName, Version: s.cfg.Version})
+		return reply(http.StatusOK, nil, Whoami{Name: p.Name, Role: p.Role, May: p.May, Mode: s.cfg.Mode, Zone: s.cfg.ZoneName, Version: s.cfg.Version})
 	}))
 	s.registerOverview(op)
 	s.registerSession(op)
@@ -230,12 +235,16 @@ func (s *server) registerTokens(op makeOp) {
 		if req.TTLSeconds < 0 || req.TTLSeconds > 10*365*24*3600 {
 			req.TTLSeconds = -1
 		}
-		t, err := s.cfg.Tokens.Create(ctx, req.Name, Role(req.Role), time.Duration(req.TTLSeconds)*time.Second)
+		var may []Permission
+		for _, p := range req.May {
+			may = append(may, Permission(p))
+		}
+		t, err := s.cfg.Tokens.Create(ctx, req.Name, Role(req.Role), time.Duration(req.TTLSeconds)*time.Second, may...)
 		if err != nil {
 			return nil, err
 		}
 		by, _ := s.authz.Principal(ctx)
-		s.cfg.Log.InfoContext(ctx, "a token was made", "id", t.ID, "name", t.Name, "role", t.Role, "by", by.Name)
+		s.cfg.Log.InfoContext(ctx, "a token was made", "id", t.ID, "name", t.Name, "role", t.Role, "may", t.May, "by", by.Name)
 		return reply(http.StatusCreated, nil, t)
 	}))
 	huma.Register(s.api, op("list-tokens", http.MethodGet, "/tokens", "List bearer tokens without their secrets"), handle(s, func(ctx context.Context, _ *struct{}) (*huma.StreamResponse, error) {

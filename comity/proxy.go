@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 func (s *shell) proxyLookCommand() *cobra.Command {
@@ -52,11 +53,7 @@ func (s *shell) inspectCommand(what, short, long string) *cobra.Command {
 			case len(list) == 0:
 				return notFound("there is no proxy %q", name)
 			case len(list) > 1:
-				var where []string
-				for _, p := range list {
-					where = append(where, p.Zone+": "+proxyName(p.Proxy))
-				}
-				return usage("several proxies are called %q (%s): say --zone, or NAMESPACE/NAME", name, strings.Join(where, ", "))
+				return severalProxies(name, list)
 			}
 			data, err := r.Inspect(cmd.Context(), list[0].Zone, list[0].Proxy, what)
 			if err != nil {
@@ -70,6 +67,15 @@ func (s *shell) inspectCommand(what, short, long string) *cobra.Command {
 		cmd.Flags().StringVar(&filter, "filter", "", "only counters whose name contains this")
 	}
 	return cmd
+}
+
+// severalProxies is the complaint about a name that is not enough.
+func severalProxies(name string, list []mesh.ProxyStatus) error {
+	var where []string
+	for _, p := range list {
+		where = append(where, p.Zone+": "+proxyName(p.Proxy))
+	}
+	return usage("several proxies are called %q (%s): say --zone, or NAMESPACE/NAME", name, strings.Join(where, ", "))
 }
 
 func (s *shell) showInspected(what, filter string, data []byte) error {

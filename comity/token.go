@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +33,9 @@ func (s *shell) tokenCreate() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a bearer token for the REST API", Args: cobra.ExactArgs(1),
-		Example: "  comity token create ci --role viewer --for 720h --token-out ci.token",
+		Long: `create makes a token with which an admin may do everything, or a viewer may read. What a viewer sees is the mesh, not what is asked
+of services: with --may tap it may see live requests as well (comity tap).`,
+		Example: "  comity token create ci --role viewer --for 720h --token-out ci.token\n  comity token create oncall --may tap",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := s.remote()
 			if err != nil {
@@ -49,6 +52,8 @@ func (s *shell) tokenCreate() *cobra.Command {
 	cmd.Flags().StringVar(&req.Role, "role", "viewer", "admin or viewer")
 	cmd.Flags().DurationVar(&ttl, "for", 0, "how long it is good (default: until revoked)")
 	cmd.Flags().StringVar(&out, "token-out", "", "write the token to this file (mode 0600) instead of standard output")
+	cmd.Flags().StringSliceVar(&req.May, "may", nil, "what a viewer may do besides reading: tap")
+	must(cmd.RegisterFlagCompletionFunc("may", cobra.FixedCompletions([]string{"tap"}, cobra.ShellCompDirectiveNoFileComp)))
 	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"admin", "viewer"}, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }
@@ -154,7 +159,8 @@ func (s *shell) tokenList() *cobra.Command {
 			}
 			t := table{columns: []string{"ID", "NAME", "ROLE", "EXPIRES", "LAST USED"}}
 			for _, k := range list {
-				t.rows = append(t.rows, []string{k.ID, k.Name, k.Role, until(k.Expires), age(k.LastUsed)})
+				role := strings.Join(append([]string{k.Role}, k.May...), ",")
+				t.rows = append(t.rows, []string{k.ID, k.Name, role, until(k.Expires), age(k.LastUsed)})
 			}
 			return t.write(s.out, s.output, true)
 		},

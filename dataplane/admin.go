@@ -29,7 +29,19 @@ func newAdmin(socket string) admin {
 }
 
 func (a admin) get(ctx context.Context, path string, w io.Writer, limit int64) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://envoy"+path, nil)
+	return a.do(ctx, http.MethodGet, path, w, limit)
+}
+
+// tapKey has Envoy tell the agent of that many millionths of what passes through it, as the zone's configuration has it
+// (xds/envoy.TapKey).
+const tapKey = "comity.tap"
+
+func (a admin) tapShare(ctx context.Context, share uint32) error {
+	return a.do(ctx, http.MethodPost, fmt.Sprintf("/runtime_modify?%s=%d", tapKey, share), io.Discard, 1<<10)
+}
+
+func (a admin) do(ctx context.Context, method, path string, w io.Writer, limit int64) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://envoy"+path, nil)
 	if err != nil {
 		return fmt.Errorf("envoy admin: %w", err)
 	}

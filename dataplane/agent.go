@@ -14,12 +14,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/dataplane/lrs"
 	"github.com/comity-mesh/comity/dataplane/peer"
 	"github.com/comity-mesh/comity/dataplane/proxyless"
 	"github.com/comity-mesh/comity/dataplane/sds"
+	"github.com/comity-mesh/comity/dataplane/tap"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/internal/lifecycle"
@@ -200,6 +202,7 @@ func (a *agent) describe(ctx context.Context) error {
 	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime
 	if a.envoy != nil {
 		a.attend.inspect = a.envoy.admin.inspect
+		a.attend.tap, a.attend.self = tap.NewServer(a.envoy.admin.tapShare), a.tapSelf
 	}
 	a.attend.trust, a.attend.unknown, a.attend.peers = a.enroller.trust, a.enroller.soon, a.peers
 	return nil
@@ -300,7 +303,7 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	parts = append(parts,
 		lifecycle.Component{Name: "secrets", Run: func(ctx context.Context) error {
-			return a.sds.Serve(ctx, secretsListener, lrs.NewServer(a.attend.loads.add).Register, lrs.ServerOptions()...)
+			return a.sds.Serve(ctx, secretsListener, a.registerEnvoys, lrs.ServerOptions()...)
 		}},
 		lifecycle.Component{Name: "secret files", Run: a.sds.KeepFiles},
 		lifecycle.Component{Name: "secret problems", Run: a.watchSecrets},
@@ -319,6 +322,18 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	a.changed()
 	return lifecycle.Run(ctx, a.log, a.config.DrainTime+endWithin+5*time.Second, parts...)
+}
+
+// registerEnvoys adds what this machine's Envoy is served besides secrets.
+func (a *agent) registerEnvoys(r grpc.ServiceRegistrar) {
+	lrs.NewServer(a.attend.loads.add).Register(r)
+	a.attend.tap.Register(r)
+}
+
+// tapSelf is this proxy to those who look at its requests. Without a certificate nobody asks.
+func (a *agent) tapSelf() tap.Self {
+	i := a.enroller.instance
+	return tap.Self{Proxy: a.config.proxy(), Zone: i.Zone, Identity: i.SPIFFEID}
 }
 
 // observed is the agent's HTTP port, if it shall have one.

@@ -2,12 +2,14 @@ package dataplane
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 const (
@@ -31,6 +33,10 @@ func (a admin) inspect(ctx context.Context, what string, w io.Writer) error {
 
 // answer answers a question of the zone, in a call beside the stream on which it came.
 func (a *attendant) answer(ctx context.Context, client enrolpb.EnrolmentClient, ask *enrolpb.Ask) {
+	if ask.GetWhat() == "tap" && a.tap != nil {
+		a.tapped(ctx, client, ask)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	stream, err := client.Answer(ctx)
@@ -49,6 +55,45 @@ func (a *attendant) answer(ctx context.Context, client enrolpb.EnrolmentClient, 
 	if err != nil {
 		a.log.Warn("a question of the zone was not answered", "what", ask.GetWhat(), "reason", err)
 	}
+}
+
+// tapped answers a question whose answer goes on: the first part is empty and says that Envoy tells, the others are an event each.
+func (a *attendant) tapped(ctx context.Context, client enrolpb.EnrolmentClient, ask *enrolpb.Ask) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := client.Answer(ctx)
+	if err != nil {
+		a.log.Warn("a question of the zone was not answered", "what", ask.GetWhat(), "reason", err)
+		return
+	}
+	ended := make(chan error, 1)
+	go func() { // the zone ends the call when nobody waits any more
+		ended <- stream.RecvMsg(new(enrolpb.AnswerTaken))
+		cancel()
+	}()
+	send := func(part *enrolpb.AnswerPart) error {
+		part.Id = ask.GetId()
+		return stream.Send(part)
+	}
+	var what mesh.Tap
+	if err = json.Unmarshal(ask.GetTap(), &what); err == nil {
+		err = a.tap.Watch(ctx, a.self(), what, func(e mesh.TapEvent) error {
+			if e == (mesh.TapEvent{}) {
+				a.log.Info("requests are shown to somebody", "by", what.By)
+				return send(&enrolpb.AnswerPart{})
+			}
+			data, err := json.Marshal(e)
+			if err != nil {
+				return err
+			}
+			return send(&enrolpb.AnswerPart{Data: data})
+		})
+	}
+	if err != nil && ctx.Err() == nil {
+		_ = send(&enrolpb.AnswerPart{Error: err.Error()}) // the zone may have gone
+	}
+	_ = stream.CloseSend() // never fails
+	<-ended
 }
 
 // answerParts cuts what is written into parts. The first is sent even if it is empty: it says whose answer comes.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/dataplane/peer"
+	"github.com/comity-mesh/comity/dataplane/tap"
 	"github.com/comity-mesh/comity/internal/fault"
 )
 
@@ -41,6 +42,8 @@ type attendant struct {
 	peers   *peer.Peers   // of an ingress; else nil
 	sever   func([]*enrolpb.Address)
 	inspect func(ctx context.Context, what string, w io.Writer) error
+	tap     *tap.Server // nil where there is no Envoy
+	self    func() tap.Self
 
 	mu       sync.Mutex
 	health   *enrolpb.Health

@@ -79,6 +79,8 @@ func (b bootstrap) JSON() ([]byte, error) {
 			"address":                  object{"pipe": object{"path": b.AdminSocket, "mode": 0o600}},
 			"ignore_global_conn_limit": true,
 		},
+		// What the agent sets while it runs: of how many requests it is told (package tap).
+		"layered_runtime": object{"layers": []any{object{"name": "agent", "admin_layer": object{}}}},
 		"dynamic_resources": object{
 			"ads_config": object{
 				"api_type": "DELTA_GRPC", "transport_api_version": "V3",

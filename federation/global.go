@@ -124,6 +124,16 @@ func (s *GlobalSession) Ask(q *federationpb.Query) bool {
 	return true
 }
 
+// Follows reports whether the zone can be asked what goes on until it is withdrawn (federationpb.Query.Follow).
+func (s *GlobalSession) Follows() bool { return s.peer >= followProtocol }
+
+// Withdraw ends a question that is followed. Parts that are under way may still come, and the end of the answer does.
+func (s *GlobalSession) Withdraw(id uint64) {
+	if _, ok := s.asked[id]; ok {
+		s.asks = append(s.asks, &federationpb.Query{Id: id, Withdraw: true})
+	}
+}
+
 // StatusKept answers StatusArrived: the report and its position are stored.
 func (s *GlobalSession) StatusKept(r *federationpb.StatusReport) {
 	s.reply(&federationpb.StatusAck{Epoch: r.GetEpoch(), Sequence: r.GetSequence()})

@@ -15,9 +15,12 @@ import (
 //	1  2026-11  join, renewal, resources both ways, statements, statuses, queries
 //	2  2026-11  a zone says which statements it holds by a digest, and one by one only if asked
 //	            (an older global does not ask: it sends all of them again)
+//	3  2026-11  questions whose answer goes on until they are withdrawn (an older zone is not asked them)
 const (
-	Protocol    = 2
+	Protocol    = 3
 	MinProtocol = 1 // the oldest ability this program still speaks with
+
+	followProtocol = 3
 )
 
 // Bounds of frames and of what may wait.
@@ -34,6 +37,7 @@ const (
 	maxSaid        = 64        // statements sent and not acknowledged
 	maxReplies     = 1024      // replies that wait; beyond it nothing more is received
 	maxAsked       = 16        // questions without an answer
+	maxParts       = 16        // parts of answers that go on, waiting to be sent
 	maxHeads       = 16384     // statement heads in a hello; what is not named there is sent again
 	lazyAdvance    = 256       // revisions without anything for the receiver before its cursor is moved
 )
@@ -143,8 +147,10 @@ type (
 	}
 	// StatusArrived: keep the statuses and their position, then call StatusKept. Global only.
 	StatusArrived struct{ Report *federationpb.StatusReport }
-	// Asked: answer the question with ZoneSession.Answer. Zone only.
+	// Asked: answer the question with ZoneSession.Answer; one that is followed with any number of ZoneSession.Part before. Zone only.
 	Asked struct{ Query *federationpb.Query }
+	// Withdrawn: nobody waits for more of the answer; end it with ZoneSession.Answer. Zone only.
+	Withdrawn struct{ ID uint64 }
 	// Answered: a part of an answer. Global only.
 	Answered struct{ Answer *federationpb.Answer }
 	// Ended: the peer said goodbye; RetryAfter is its wish, 0 for none.
@@ -164,5 +170,6 @@ func (StatementAnswered) effect() {}
 func (StatementRejected) effect() {}
 func (StatusArrived) effect()     {}
 func (Asked) effect()             {}
+func (Withdrawn) effect()         {}
 func (Answered) effect()          {}
 func (Ended) effect()             {}

@@ -31,6 +31,7 @@ type ZoneSession struct {
 	welcome bool // received
 	status  reporter
 	answers []*federationpb.Answer
+	parts   []*federationpb.Answer
 	asked   map[uint64]struct{}
 }
 
@@ -65,6 +66,19 @@ func (s *ZoneSession) Answer(id uint64, data []byte, problem string) {
 	s.answers = append(s.answers, &federationpb.Answer{Id: id, Data: data, Error: bounded(problem, 1024)})
 }
 
+// Part adds to the answer of a question that is followed. It reports false if so much waits to be sent that the part is not taken;
+// ended says that no more is wanted. The data are at most MaxFrameResources.
+func (s *ZoneSession) Part(id uint64, data []byte) (taken, ended bool) {
+	if _, ok := s.asked[id]; !ok {
+		return false, true
+	}
+	if len(s.parts) >= maxParts {
+		return false, false
+	}
+	s.parts = append(s.parts, &federationpb.Answer{Id: id, Data: data, More: true})
+	return true, false
+}
+
 // Next is the next frame to send; ok is false for none now. Ask again after every event.
 func (s *ZoneSession) Next() (frame *federationpb.ZoneFrame, ok bool) {
 	if !s.hello {
@@ -83,10 +97,13 @@ func (s *ZoneSession) Next() (frame *federationpb.ZoneFrame, ok bool) {
 	if r := s.status.next(); r != nil {
 		return zoneFrame(r), true
 	}
-	if len(s.answers) > 0 {
-		a := s.answers[0]
-		s.answers = s.answers[1:]
-		return zoneFrame(a), true
+	// Parts first: the end of their answer comes after them.
+	for _, queue := range []*[]*federationpb.Answer{&s.parts, &s.answers} {
+		if len(*queue) > 0 {
+			a := (*queue)[0]
+			*queue = (*queue)[1:]
+			return zoneFrame(a), true
+		}
 	}
 	return nil, false
 }
@@ -138,6 +155,10 @@ func (s *ZoneSession) Receive(f *federationpb.GlobalFrame) error {
 	case *federationpb.GlobalFrame_StatusAck:
 		return s.status.ack(m.StatusAck)
 	case *federationpb.GlobalFrame_Query:
+		if m.Query.GetWithdraw() {
+			s.effect(Withdrawn{m.Query.GetId()})
+			return nil
+		}
 		if len(s.asked) >= maxAsked || len(s.answers) > 0 && len(s.asked) > 0 {
 			s.answers = append(s.answers, &federationpb.Answer{Id: m.Query.GetId(), Error: "too many questions at once"})
 			return nil

@@ -71,9 +71,11 @@ type EnrolmentToken struct {
 
 // APITokenRequest asks for a bearer token of the REST API. POST /api/v1/tokens.
 type APITokenRequest struct {
-	Name       string `json:"name"`
-	Role       string `json:"role"` // admin or viewer
-	TTLSeconds int    `json:"ttlSeconds,omitempty"`
+	Name string `json:"name"`
+	Role string `json:"role"` // admin or viewer
+	// May lists what a viewer may do besides: "tap".
+	May        []string `json:"may,omitempty"`
+	TTLSeconds int      `json:"ttlSeconds,omitempty"`
 }
 
 // APIToken is a token as made (Token set, this once) or as listed.
@@ -81,6 +83,7 @@ type APIToken struct {
 	ID       string    `json:"id"`
 	Name     string    `json:"name"`
 	Role     string    `json:"role"`
+	May      []string  `json:"may,omitempty"`
 	Token    string    `json:"token,omitempty"`
 	Expires  time.Time `json:"expires,omitzero"`
 	LastUsed time.Time `json:"lastUsed,omitzero"`

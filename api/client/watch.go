@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -49,7 +50,12 @@ func (c *Client) Watch(ctx context.Context, kind policy.KindInfo, o ListOptions,
 		return err
 	}
 	defer res.Body.Close()
-	in := bufio.NewScanner(res.Body)
+	return c.events(ctx, res.Body, func(name, id, data string) error { return c.deliver(name, id, data, each) })
+}
+
+// events calls each with every server-sent event, until each fails, the server ends them or ctx ends.
+func (c *Client) events(ctx context.Context, body io.Reader, each func(name, id, data string) error) error {
+	in := bufio.NewScanner(body)
 	in.Buffer(nil, 4<<20)
 	var name, id, data string
 	for in.Scan() {
@@ -66,7 +72,7 @@ func (c *Client) Watch(ctx context.Context, kind policy.KindInfo, o ListOptions,
 			if in.Text() != "" || name == "" {
 				continue // a comment, or nothing since the last event
 			}
-			if err := c.deliver(name, id, data, each); err != nil {
+			if err := each(name, id, data); err != nil {
 				return err
 			}
 			name, id, data = "", "", ""
@@ -83,11 +89,7 @@ func (c *Client) Watch(ctx context.Context, kind policy.KindInfo, o ListOptions,
 
 func (c *Client) deliver(name, id, data string, each func(Event) error) error {
 	if name == "error" {
-		var p Problem
-		if err := json.Unmarshal([]byte(data), &p); err != nil {
-			return fmt.Errorf("the watch ended: %w", err)
-		}
-		return fromProblem(p, p.Status)
+		return problemEvent(data)
 	}
 	ev := Event{Type: EventType(name), Cursor: id}
 	if ev.Type != EventBookmark {
@@ -96,4 +98,13 @@ func (c *Client) deliver(name, id, data string, each func(Event) error) error {
 		}
 	}
 	return each(ev)
+}
+
+// problemEvent is the error that ends a stream of events.
+func problemEvent(data string) error {
+	var p Problem
+	if err := json.Unmarshal([]byte(data), &p); err != nil {
+		return fmt.Errorf("the stream ended: %w", err)
+	}
+	return fromProblem(p, p.Status)
 }

@@ -1122,7 +1122,8 @@ func (*ZoneNotice_Ask) isZoneNotice_Notice() {}
 type Ask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // "config", "stats", "clusters"
+	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // "config", "stats", "clusters", "tap"
+	Tap           []byte                 `protobuf:"bytes,3,opt,name=tap,proto3" json:"tap,omitempty"`   // JSON mesh.Tap, of "tap": its answer is JSON mesh.TapEvents, one in a part, until either side ends it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1169,6 +1170,13 @@ func (x *Ask) GetWhat() string {
 		return x.What
 	}
 	return ""
+}
+
+func (x *Ask) GetTap() []byte {
+	if x != nil {
+		return x.Tap
+	}
+	return nil
 }
 
 type AnswerPart struct {
@@ -2074,10 +2082,11 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWord\x12.\n" +
 	"\x05sever\x18\a \x01(\v2\x16.comity.enrol.v1.SeverH\x00R\x05sever\x12(\n" +
 	"\x03ask\x18\b \x01(\v2\x14.comity.enrol.v1.AskH\x00R\x03askB\b\n" +
-	"\x06notice\")\n" +
+	"\x06notice\";\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04what\x18\x02 \x01(\tR\x04what\"F\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x10\n" +
+	"\x03tap\x18\x03 \x01(\fR\x03tap\"F\n" +
 	"\n" +
 	"AnswerPart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +

@@ -2090,10 +2090,13 @@ func (x *StatusRecord) GetValue() []byte {
 
 // A question about the zone's live state (a proxy's configuration), answered in chunks.
 type Query struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // "proxy-config", "proxy-stats", "proxy-clusters"
-	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	What    string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`       // "config", "stats", "clusters"; "tap"
+	Subject string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // a proxy; of "tap" JSON mesh.Tap
+	// The answer goes on, part by part, until the zone ends it or global withdraws the question. (protocol 3)
+	Follow        bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
+	Withdraw      bool `protobuf:"varint,5,opt,name=withdraw,proto3" json:"withdraw,omitempty"` // nobody waits for the answer to this id any more; there is nothing else in the query (protocol 3)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2147,6 +2150,20 @@ func (x *Query) GetSubject() string {
 		return x.Subject
 	}
 	return ""
+}
+
+func (x *Query) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *Query) GetWithdraw() bool {
+	if x != nil {
+		return x.Withdraw
+	}
+	return false
 }
 
 type Answer struct {
@@ -2497,11 +2514,13 @@ const file_federation_federationpb_federation_proto_rawDesc = "" +
 	"\fStatusRecord\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\tR\x06bucket\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\fR\x05value\"E\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\"y\n" +
 	"\x05Query\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04what\x18\x02 \x01(\tR\x04what\x12\x18\n" +
-	"\asubject\x18\x03 \x01(\tR\asubject\"V\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x16\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x1a\n" +
+	"\bwithdraw\x18\x05 \x01(\bR\bwithdraw\"V\n" +
 	"\x06Answer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +

@@ -31,6 +31,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/comity-mesh/comity/dataplane/sds"
+	"github.com/comity-mesh/comity/dataplane/tap"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/envoy"
@@ -69,7 +70,8 @@ type worldZone struct {
 // proxy is a running Envoy of a world.
 type proxy struct {
 	*process
-	id mesh.ProxyID
+	id  mesh.ProxyID
+	tap *tap.Server
 }
 
 const everybodyMay = `{"action":"Allow","rules":[{}]}`
@@ -322,12 +324,14 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := &proxy{process: &process{name: id.String(), log: &lockedBuffer{}, exit: make(chan struct{})}, id: id}
+	p.tap = tap.NewServer(p.tapShare)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		go func() { _ = agent.KeepFiles(ctx) }() // ends with ctx
-		_ = agent.Serve(ctx, l, nil)
+		_ = agent.Serve(ctx, l, p.tap.Register)
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 
@@ -348,6 +352,7 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	boot := object{
 		"node":                      object{"id": id.String(), "cluster": z.Zone, "locality": object{"zone": z.Zone}},
 		"admin":                     object{"address": object{"socket_address": object{"address": "127.0.0.1", "port_value": 0}}},
+		"layered_runtime":           object{"layers": []any{object{"name": "agent", "admin_layer": object{}}}},
 		"typed_dns_resolver_config": w.names.resolver(),
 		"dynamic_resources": object{
 			"ads_config": object{
@@ -366,7 +371,6 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{&process{name: id.String(), log: &lockedBuffer{}, exit: make(chan struct{})}, id}
 	p.run(t, dir, raw)
 	return p
 }

@@ -42,7 +42,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		StreamIdleTimeout: seconds(3600),
 		// A sender of half a request is not waited for.
 		RequestHeadersTimeout: seconds(10),
-		AccessLog:             b.accessLogs(h.Telemetry, httpLogFields()),
+		AccessLog:             append(b.accessLogs(h.Telemetry, httpLogFields()), b.tapRequests(h.StatPrefix)),
 	}
 	if h.Codec == ir.CodecHTTP2 {
 		m.CodecType = hcmv3.HttpConnectionManager_HTTP2

@@ -3,6 +3,7 @@ package envoy
 import (
 	"errors"
 
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
@@ -19,6 +20,7 @@ func listenerMessage(b *messages, l ir.Listener) (proto.Message, error) {
 		Address:          address(l.Address, l.Port),
 		StatPrefix:       l.Name, // by default the address, which differs from proxy to proxy
 		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+		AccessLog:        []*accesslogv3.AccessLog{b.tapBytes(TapConnections)},
 	}
 	if l.Inspect {
 		if !l.Application {
@@ -95,7 +97,7 @@ func (b *messages) tcpProxy(t ir.TCP) *tcpproxyv3.TcpProxy {
 		StatPrefix:                      t.StatPrefix,
 		ClusterSpecifier:                &tcpproxyv3.TcpProxy_Cluster{Cluster: t.Cluster},
 		MaxDownstreamConnectionDuration: duration(t.MaxDuration),
-		AccessLog:                       b.accessLogs(t.Telemetry, tcpLogFields()),
+		AccessLog:                       append(b.accessLogs(t.Telemetry, tcpLogFields()), b.tapBytes(t.StatPrefix)),
 	}
 	if len(t.Backends) > 0 {
 		w := &tcpproxyv3.TcpProxy_WeightedCluster{}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/comity-mesh/comity/federation"
@@ -27,20 +28,20 @@ type questions struct {
 
 type question struct {
 	data   bytes.Buffer
-	answer chan error // capacity 1: the answer is whole, or why there is none
+	parts  chan []byte   // of one that is followed, instead of data
+	left   atomic.Uint64 // lines of parts that were left out
+	answer chan error    // capacity 1: the answer is whole, or why there is none
 }
 
 // Ask asks a zone about a proxy: what is "config", "stats" or "clusters", subject a mesh.ProxyID. The error is for people.
 func (s *Server) Ask(ctx context.Context, zone, what, subject string) ([]byte, error) {
-	s.mu.Lock()
-	x := s.sessions[zone]
-	s.mu.Unlock()
-	if x == nil {
-		return nil, fmt.Errorf("zone %s has no session with this replica of global", zone)
+	x, err := s.sessionOf(zone)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
-	id, q := x.questions.begin()
+	id, q := x.questions.begin(&question{answer: make(chan error, 1)})
 	defer x.questions.end(id)
 	asked := false
 	x.link.Do(func(g *federation.GlobalSession) {
@@ -59,14 +60,22 @@ func (s *Server) Ask(ctx context.Context, zone, what, subject string) ([]byte, e
 	}
 }
 
-func (q *questions) begin() (uint64, *question) {
+func (s *Server) sessionOf(zone string) (*session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.sessions[zone]; x != nil {
+		return x, nil
+	}
+	return nil, fmt.Errorf("zone %s has no session with this replica of global", zone)
+}
+
+func (q *questions) begin(one *question) (uint64, *question) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.open == nil {
 		q.open = map[uint64]*question{}
 	}
 	q.last++
-	one := &question{answer: make(chan error, 1)}
 	q.open[q.last] = one
 	return q.last, one
 }
@@ -81,7 +90,7 @@ func (q *questions) end(id uint64) {
 func (q *questions) take(a *federationpb.Answer) {
 	q.mu.Lock()
 	one := q.open[a.GetId()]
-	if one != nil && (!a.GetMore() || a.GetError() != "" || one.data.Len()+len(a.GetData()) > maxAnswerBytes) {
+	if one != nil && (!a.GetMore() || a.GetError() != "" || one.parts == nil && one.data.Len()+len(a.GetData()) > maxAnswerBytes) {
 		delete(q.open, a.GetId())
 	}
 	q.mu.Unlock()
@@ -89,6 +98,8 @@ func (q *questions) take(a *federationpb.Answer) {
 	case one == nil:
 	case a.GetError() != "":
 		one.answer <- errors.New(a.GetError())
+	case one.parts != nil:
+		one.part(a)
 	case one.data.Len()+len(a.GetData()) > maxAnswerBytes:
 		one.answer <- fmt.Errorf("the answer is larger than %d MiB", maxAnswerBytes>>20)
 	default:

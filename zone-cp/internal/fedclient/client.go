@@ -41,6 +41,8 @@ type Config struct {
 	Statements func() []identity.Statement
 	// Ask answers a question about a proxy: what is "config", "stats" or "clusters", subject a mesh.ProxyID.
 	Ask func(ctx context.Context, what, subject string) ([]byte, error)
+	// Tap shows live requests until it has nothing more to show, ctx ends or emit fails.
+	Tap func(ctx context.Context, t mesh.Tap, emit func(mesh.TapEvent) error) error
 	// Heard is called when global has answered, and at the end of a session.
 	Heard func()
 	// Refused is told of copies that were not taken, or are passed over.

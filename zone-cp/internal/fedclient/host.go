@@ -22,12 +22,14 @@ type host struct {
 	client  *Client
 	applier fedstore.Applier
 	started atomic.Bool
+
+	following following
 }
 
 func newHost(c *Client) *host {
 	return &host{client: c, applier: fedstore.Applier{
 		Store: c.cfg.Store, Origin: mesh.OriginGlobal, Peer: peer, Actor: peer, Check: judge,
-	}}
+	}, following: following{cancel: map[uint64]context.CancelFunc{}}}
 }
 
 // peer names global among the cursors of the store.
@@ -114,6 +116,8 @@ func (h *host) Handle(ctx context.Context, e federation.Effect) error {
 		log.WarnContext(ctx, "statement not taken from global", "zone", e.Statement.GetZone(), "reason", e.Reason)
 	case federation.Asked:
 		go h.answer(ctx, e.Query) // an answer takes its time; the session bounds how many are open
+	case federation.Withdrawn:
+		h.withdrawn(e.ID)
 	}
 	return nil
 }
@@ -124,6 +128,10 @@ func (h *host) answer(ctx context.Context, q *federationpb.Query) {
 	link := h.client.link
 	h.client.mu.Unlock()
 	if link == nil {
+		return
+	}
+	if q.GetFollow() {
+		h.follow(ctx, link, q)
 		return
 	}
 	data, err := h.client.cfg.Ask(ctx, q.GetWhat(), q.GetSubject())

@@ -34,13 +34,10 @@ type Desk struct {
 }
 
 type question struct {
-	proxy  mesh.ProxyID
-	answer chan answer // capacity 1
-}
-
-type answer struct {
-	data []byte
-	err  error
+	proxy mesh.ProxyID
+	take  func(part []byte) error // called by one goroutine at a time
+	ended chan error              // capacity 1: the answer is whole, with nil, or why it is not
+	gone  chan struct{}           // closed when nobody waits any more
 }
 
 // NewDesk makes a desk.
@@ -53,22 +50,39 @@ func NewDesk(tell func(mesh.ProxyID, *enrolpb.Ask) error) *Desk {
 func (d *Desk) Ask(ctx context.Context, proxy mesh.ProxyID, what string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	id, q, err := d.begin(proxy)
-	if err != nil {
-		return nil, err
-	}
-	defer d.end(id)
-	if err := d.tell(proxy, &enrolpb.Ask{Id: id, What: what}); err != nil {
+	var data bytes.Buffer
+	err := d.put(ctx, proxy, &enrolpb.Ask{What: what}, maxOpen, func(part []byte) error {
+		if data.Len()+len(part) > maxAnswer {
+			return fmt.Errorf("its answer is larger than %d MiB", maxAnswer>>20)
+		}
+		data.Write(part)
+		return nil
+	})
+	switch {
+	case ctx.Err() != nil:
+		return nil, unanswered(proxy, errors.New("it did not answer in time"))
+	case err != nil:
 		return nil, unanswered(proxy, err)
 	}
+	return data.Bytes(), nil
+}
+
+// put puts a question, unless so many are open already, and waits for the end of the answer, or of ctx.
+func (d *Desk) put(ctx context.Context, proxy mesh.ProxyID, ask *enrolpb.Ask, most int, take func([]byte) error) error {
+	id, q, err := d.begin(proxy, most, take)
+	if err != nil {
+		return err
+	}
+	defer d.end(id)
+	ask.Id = id
+	if err := d.tell(proxy, ask); err != nil {
+		return err
+	}
 	select {
-	case a := <-q.answer:
-		if a.err != nil {
-			return nil, unanswered(proxy, a.err)
-		}
-		return a.data, nil
+	case err := <-q.ended:
+		return err
 	case <-ctx.Done():
-		return nil, unanswered(proxy, errors.New("it did not answer in time"))
+		return context.Cause(ctx)
 	}
 }
 
@@ -79,14 +93,14 @@ func unanswered(p mesh.ProxyID, err error) error {
 	}
 }
 
-func (d *Desk) begin(proxy mesh.ProxyID) (uint64, *question, error) {
+func (d *Desk) begin(proxy mesh.ProxyID, most int, take func([]byte) error) (uint64, *question, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.open) == maxOpen {
-		return 0, nil, unanswered(proxy, fmt.Errorf("%d others are being asked already", maxOpen))
+	if len(d.open) >= most {
+		return 0, nil, fmt.Errorf("%d others are being asked already", len(d.open))
 	}
 	d.last++
-	q := &question{proxy, make(chan answer, 1)}
+	q := &question{proxy: proxy, take: take, ended: make(chan error, 1), gone: make(chan struct{})}
 	d.open[d.last] = q
 	return d.last, q, nil
 }
@@ -94,6 +108,7 @@ func (d *Desk) begin(proxy mesh.ProxyID) (uint64, *question, error) {
 func (d *Desk) end(id uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	close(d.open[id].gone)
 	delete(d.open, id)
 }
 
@@ -117,33 +132,43 @@ func (d *Desk) Answer(from mesh.ProxyID, stream Parts) error {
 	if q == nil || q.proxy != from {
 		return ErrUnasked
 	}
-	var out bytes.Buffer
-	for part := first; ; {
-		if part.GetError() != "" {
-			q.finish(answer{err: errors.New(part.GetError())})
-			break
-		}
-		if out.Len()+len(part.GetData()) > maxAnswer {
-			q.finish(answer{err: fmt.Errorf("its answer is larger than %d MiB", maxAnswer>>20)})
-			break
-		}
-		out.Write(part.GetData())
-		if part, err = stream.Recv(); err != nil {
-			break
-		}
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		q.finish(answer{err: fmt.Errorf("its answer broke off: %w", err)})
+	done := make(chan error, 1)
+	go func() { done <- q.read(first, stream) }() // ends with the call, and so with this function
+	select {
+	case err := <-done:
 		return err
+	case <-q.gone:
+		return nil
 	}
-	q.finish(answer{data: out.Bytes()})
-	return nil
 }
 
-// finish gives the first answer; what comes after it is passed over.
-func (q *question) finish(a answer) {
+// read takes the parts of an answer until it ends.
+func (q *question) read(part *enrolpb.AnswerPart, stream Parts) error {
+	for {
+		if part.GetError() != "" {
+			q.end(errors.New(part.GetError()))
+			return nil
+		}
+		if err := q.take(part.GetData()); err != nil {
+			q.end(err)
+			return nil
+		}
+		var err error
+		if part, err = stream.Recv(); err != nil {
+			if errors.Is(err, io.EOF) {
+				q.end(nil)
+				return nil
+			}
+			q.end(fmt.Errorf("its answer broke off: %w", err))
+			return err
+		}
+	}
+}
+
+// end gives the first end; what comes after it is passed over.
+func (q *question) end(err error) {
 	select {
-	case q.answer <- a:
+	case q.ended <- err:
 	default:
 	}
 }
