@@ -81,7 +81,7 @@ func (a admin) version(ctx context.Context) (string, error) {
 	return parts[1], nil
 }
 
-// stats writes Envoy's metrics in Prometheus' text format, those that were ever touched.
-func (a admin) stats(ctx context.Context, w io.Writer) error {
-	return a.get(ctx, "/stats/prometheus?usedonly", w, 64<<20)
+// stats writes what Envoy answers to a question about its counters.
+func (a admin) stats(ctx context.Context, path string, w io.Writer) error {
+	return a.get(ctx, path, w, 64<<20)
 }

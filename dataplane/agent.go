@@ -18,6 +18,7 @@ import (
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/dataplane/lrs"
+	"github.com/comity-mesh/comity/dataplane/metrics"
 	"github.com/comity-mesh/comity/dataplane/peer"
 	"github.com/comity-mesh/comity/dataplane/proxyless"
 	"github.com/comity-mesh/comity/dataplane/sds"
@@ -337,7 +338,7 @@ func (a *agent) tapSelf() tap.Self {
 }
 
 // observed is the agent's HTTP port, if it shall have one.
-func (a *agent) observed(ctx context.Context, stats func(context.Context, io.Writer) error) ([]lifecycle.Component, error) {
+func (a *agent) observed(ctx context.Context, envoy func(context.Context, string, io.Writer) error) ([]lifecycle.Component, error) {
 	if a.config.MetricsAddress == "" {
 		return nil, nil
 	}
@@ -349,7 +350,15 @@ func (a *agent) observed(ctx context.Context, stats func(context.Context, io.Wri
 		}
 	}
 	a.info.Metrics = l.Addr().String()
-	return []lifecycle.Component{lifecycle.HTTPServer("metrics", observe(stats, &a.health, a.registry, a.metrics), l, time.Second)}, nil
+	scrape := metrics.NewExporter(metrics.Config{Own: a.registry, Envoy: envoy, Self: a.self, Application: a.config.AppMetrics, Log: a.log})
+	return []lifecycle.Component{lifecycle.HTTPServer("metrics", observe(scrape, &a.health, a.registry, a.metrics), l, time.Second)}, nil
+}
+
+// self is who tells the metrics.
+func (a *agent) self() metrics.Self {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return metrics.Self{Role: a.config.role(), Identity: a.info.Identity, Zone: a.info.Zone}
 }
 
 func (a *agent) keepIdentity(ctx context.Context) error {

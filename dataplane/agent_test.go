@@ -163,7 +163,7 @@ func TestSidecarFromTokenToOrderlyEnd(t *testing.T) {
 	if code, body := get(t, "http://"+i.Metrics+"/readyz"); code != 200 {
 		t.Errorf("readyz: %d %s", code, body)
 	}
-	if _, body := get(t, "http://"+i.Metrics+"/metrics"); !strings.Contains(body, "comity_agent_envoy_ready 1") || !strings.Contains(body, "envoy_server_live") {
+	if _, body := get(t, "http://"+i.Metrics+"/metrics"); !strings.Contains(body, "comity_agent_envoy_ready 1") || !strings.Contains(body, "comity_proxy_uptime_seconds") {
 		t.Errorf("metrics lack the agent's or Envoy's:\n%s", body)
 	}
 	limits := string(must(os.ReadFile("/proc/" + strconv.Itoa(i.EnvoyPID) + "/limits"))(t))
@@ -332,7 +332,7 @@ func TestLivesOnWhileTheZoneIsAway(t *testing.T) {
 	eventually(t, "the agent registers again", func() bool { return specs() > before })
 	eventually(t, "Envoy is connected again", func() bool {
 		_, body := get(t, "http://"+i.Metrics+"/metrics")
-		return strings.Contains(body, "envoy_control_plane_connected_state{} 1")
+		return strings.Contains(body, "comity_proxy_zone_connected 1")
 	})
 	if n := a.info(); n.EnvoyPID != i.EnvoyPID || !n.Ready {
 		t.Errorf("Envoy did not just run on: %+v", n)
@@ -462,7 +462,7 @@ func TestARenewalTheZoneAsksFor(t *testing.T) {
 	eventually(t, "the agent has renewed by its key and registered again", func() bool { return z.renewed() > before && specs() > attended })
 	eventually(t, "Envoy is connected with the new certificate", func() bool {
 		_, body := get(t, "http://"+i.Metrics+"/metrics")
-		return strings.Contains(body, "envoy_control_plane_connected_state{} 1")
+		return strings.Contains(body, "comity_proxy_zone_connected 1")
 	})
 	if n := a.info(); n.EnvoyPID != i.EnvoyPID {
 		t.Error("Envoy was restarted for it")

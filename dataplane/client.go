@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/dataplane/proxyless"
@@ -59,7 +58,7 @@ func (a *agent) serveClient(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	parts, err := a.observed(ctx, func(context.Context, io.Writer) error { return nil }) // the application's metrics are its own
+	parts, err := a.observed(ctx, nil)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -52,6 +53,8 @@ type Config struct {
 	// Other than loopback only with MetricsPublic.
 	MetricsAddress string
 	MetricsPublic  bool
+	// AppMetrics is the http URL where the application tells its own metrics, which then are part of the proxy's; empty: it has none.
+	AppMetrics string
 	// DrainTime is how long the zone has to withdraw this proxy before its Envoy ends; 0 means 1.5 s for
 	// a sidecar and 5 s for an ingress.
 	DrainTime time.Duration
@@ -175,6 +178,9 @@ func (c *Config) Check() error {
 }
 
 func (c *Config) checkMetrics() error {
+	if err := c.checkAppMetrics(); err != nil {
+		return err
+	}
 	if c.MetricsAddress == "" {
 		return nil
 	}
@@ -185,6 +191,20 @@ func (c *Config) checkMetrics() error {
 	ip, err := netip.ParseAddr(host)
 	if loopback := host == "localhost" || err == nil && ip.IsLoopback(); !loopback && !c.MetricsPublic {
 		return fmt.Errorf("metrics address %s is not loopback: the metrics name every service this proxy talks to; set metrics.public to serve them to others", c.MetricsAddress)
+	}
+	return nil
+}
+
+func (c *Config) checkAppMetrics() error {
+	if c.AppMetrics == "" {
+		return nil
+	}
+	if c.Sidecar == nil {
+		return errors.New("metrics application is for sidecars: there is no application here")
+	}
+	u, err := url.Parse(c.AppMetrics)
+	if err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil {
+		return errors.New("metrics application must be the URL of the application's metrics, as http://127.0.0.1:8080/metrics")
 	}
 	return nil
 }

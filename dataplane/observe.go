@@ -3,13 +3,11 @@ package dataplane
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 	"golang.org/x/net/netutil"
 
 	"github.com/comity-mesh/comity/internal/telemetry"
@@ -52,29 +50,11 @@ func newAgentMetrics(reg prometheus.Registerer, state func() envoyState) (*agent
 	return m, nil
 }
 
-// observe serves /healthz, /readyz and /metrics, where Envoy's metrics follow the agent's.
-func observe(stats func(context.Context, io.Writer) error, health *telemetry.Health, reg *prometheus.Registry, m *agentMetrics) *http.Server {
+// observe serves /healthz, /readyz and /metrics.
+func observe(scrape http.Handler, health *telemetry.Health, reg *prometheus.Registry, m *agentMetrics) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/", telemetry.Handler(health, reg))
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		families, err := reg.Gather()
-		if err != nil {
-			http.Error(w, "the agent's metrics can't be read", http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
-		for _, f := range families {
-			if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
-				return // the reader has gone
-			}
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
-		defer cancel()
-		if err := stats(ctx, w); err != nil {
-			// Half an answer is better than none; Envoy's absence shows in comity_agent_envoy_ready.
-			_, _ = fmt.Fprintf(w, "# Envoy's metrics are missing or incomplete\n")
-		}
-	})
+	mux.Handle("GET /metrics", scrape)
 	s := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 3 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute,

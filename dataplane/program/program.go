@@ -41,6 +41,8 @@ type Envoy struct {
 type Metrics struct {
 	Address string `json:"address" usage:"host:port of /metrics, /healthz and /readyz, on loopback; empty: none; port 0: any"`
 	Public  bool   `json:"public" usage:"allow a metrics address that is not loopback"`
+	// Application is of sidecars.
+	Application string `json:"application" usage:"http URL of the application's own metrics, which /metrics then has too; empty: none"`
 }
 
 // Common is a program's configuration in the form that both share.
@@ -128,7 +130,7 @@ func invalid(err error) error {
 // proxy is the whole configuration of the proxy but its token.
 func (c Common) proxy() dataplane.Config {
 	d := c.Proxy
-	d.MetricsAddress, d.MetricsPublic = c.Metrics.Address, c.Metrics.Public
+	d.MetricsAddress, d.MetricsPublic, d.AppMetrics = c.Metrics.Address, c.Metrics.Public, c.Metrics.Application
 	d.Envoy = dataplane.Envoy{Path: c.Envoy.Path, Concurrency: c.Envoy.Concurrency, LogLevel: c.Envoy.LogLevel, MaxConnections: c.Envoy.MaxConnections}
 	return d
 }

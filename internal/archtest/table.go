@@ -61,7 +61,7 @@ var rooms = []room{
 		"plain data of our own, so that policies edit nouns and not protobuf; of mesh only ids"},
 	{"xds/translate", []string{"mesh", "policy", "identity", "xds/failover", "xds/topology", "xds/ir"}, []string{"sigs.k8s.io/gateway-api/apis/v1"},
 		"pure: no clock, environment, logger or transport, so that golden pairs prove it"},
-	{"xds/envoy", []string{"mesh", "xds/ir"}, anyLib,
+	{"xds/envoy", []string{"mesh", "xds/ir", "internal/signals"}, anyLib,
 		"the only builder of Envoy messages sees the IR and nothing of where it came from"},
 	{"xds/check", []string{"mesh", "policy", "xds/envoy"}, nil,
 		"what Envoy's messages say of a resource at apply time, the same at global and in zones"},

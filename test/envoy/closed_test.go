@@ -28,7 +28,7 @@ func TestNoPolicyIsClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.pay.update(t, out, "http.inbound.rds.inbound/pay.shop:8080/one.config_reload")
+	m.pay.update(t, out, "http.inbound/pay.shop:8080/one.rds.inbound/pay.shop:8080/one.config_reload")
 	web := m.one.issue(t, "/ns/shop/sa/web")
 	a, err := ask(t, local(m.payPort), sni("one", 8080), &web, "/")
 	if err != nil {

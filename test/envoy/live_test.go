@@ -50,7 +50,7 @@ func TestPolicyOnLiveConnection(t *testing.T) {
 			t.Errorf("a policy changed %s, which cuts connections", r)
 		}
 	}
-	const rds, ecds = "http.inbound.rds.inbound/pay.shop:8080/one.config_reload", "extension_config_discovery.network_filter.admission/inbound/pay.shop:7070/one.config_reload"
+	const rds, ecds = "http.inbound/pay.shop:8080/one.rds.inbound/pay.shop:8080/one.config_reload", "extension_config_discovery.network_filter.admission/inbound/pay.shop:7070/one.config_reload"
 	m.pay.update(t, after, rds, ecds)
 	expect(t, request(), 403, "global/shop/not-web")
 	if _, err := handshakeLine(t, m, &web); err == nil {

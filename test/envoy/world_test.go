@@ -30,6 +30,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"sigs.k8s.io/yaml"
 
+	"github.com/comity-mesh/comity/dataplane/metrics"
 	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/dataplane/tap"
 	"github.com/comity-mesh/comity/mesh"
@@ -354,6 +355,8 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 		"admin":                     object{"address": object{"socket_address": object{"address": "127.0.0.1", "port_value": 0}}},
 		"layered_runtime":           object{"layers": []any{object{"name": "agent", "admin_layer": object{}}}},
 		"typed_dns_resolver_config": w.names.resolver(),
+		"stats_config":              metrics.Bootstrap(),
+		"stats_flush_on_admin":      true,
 		"dynamic_resources": object{
 			"ads_config": object{
 				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,

@@ -182,7 +182,7 @@ func (b *messages) countDecisions() *accesslogv3.AccessLog {
 		}
 		return &statslogv3.Config_Counter{Stat: stat, ValueFixed: wrapperspb.UInt64(1)}
 	}
-	return &accesslogv3.AccessLog{Name: "envoy.access_loggers.stats", ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: b.any(&statslogv3.Config{
+	return &accesslogv3.AccessLog{Name: "envoy.access_loggers.stats", Filter: connected(true), ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: b.any(&statslogv3.Config{
 		StatsScope: &typev3.Scope{Prefix: "comity", MaxCounters: u32(maxDecisionCounters)},
 		Counters: []*statslogv3.Config_Counter{
 			count("authorization", [2]string{"policy", policyState}, [2]string{"decision", decisionState}),

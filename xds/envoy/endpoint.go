@@ -19,9 +19,7 @@ func endpointsMessage(_ *messages, e ir.Endpoints) (proto.Message, error) {
 	for _, g := range e.Groups {
 		meta := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{matchNamespace: zoneMetadata(g.Zone)}}
 		l := &endpointv3.LocalityLbEndpoints{
-			// The zone of the mesh is part of the locality, because two zones may be in one place and
-			// Envoy keeps only one weight for each locality of a priority.
-			Locality:            &corev3.Locality{Region: g.Region, Zone: g.Place, SubZone: g.Zone},
+			Locality:            locality(g),
 			Priority:            g.Priority,
 			LoadBalancingWeight: u32(g.Weight),
 		}
@@ -39,6 +37,16 @@ func endpointsMessage(_ *messages, e ir.Endpoints) (proto.Message, error) {
 		m.Endpoints = append(m.Endpoints, l)
 	}
 	return m, nil
+}
+
+// locality has the zone of the mesh as Envoy's zone, by which it counts, and as its sub-zone, by which agents know where load goes. So two
+// zones may be in one place, although Envoy keeps only one weight for each locality of a priority.
+func locality(g ir.Group) *corev3.Locality {
+	l := &corev3.Locality{Region: g.Region, Zone: g.Zone, SubZone: g.Zone}
+	if g.Place != "" {
+		l.Region += "/" + g.Place
+	}
+	return l
 }
 
 func fixedEndpoint(cluster string, at ir.HostPort) *endpointv3.ClusterLoadAssignment {

@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"slices"
+
 	"strings"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
@@ -42,7 +44,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		StreamIdleTimeout: seconds(3600),
 		// A sender of half a request is not waited for.
 		RequestHeadersTimeout: seconds(10),
-		AccessLog:             append(b.accessLogs(h.Telemetry, httpLogFields()), b.tapRequests(h.StatPrefix)),
+		AccessLog:             slices.Concat(b.accessLogs(h.Telemetry, httpLogFields()), []*accesslogv3.AccessLog{b.tapRequests(h.StatPrefix)}, b.httpNotes(h)),
 	}
 	if h.Codec == ir.CodecHTTP2 {
 		m.CodecType = hcmv3.HttpConnectionManager_HTTP2

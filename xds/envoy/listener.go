@@ -97,7 +97,8 @@ func (b *messages) tcpProxy(t ir.TCP) *tcpproxyv3.TcpProxy {
 		StatPrefix:                      t.StatPrefix,
 		ClusterSpecifier:                &tcpproxyv3.TcpProxy_Cluster{Cluster: t.Cluster},
 		MaxDownstreamConnectionDuration: duration(t.MaxDuration),
-		AccessLog:                       append(b.accessLogs(t.Telemetry, tcpLogFields()), b.tapBytes(t.StatPrefix)),
+		AccessLog:                       b.tcpLogs(t),
+		AccessLogOptions:                &tcpproxyv3.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true}, // for the notes
 	}
 	if len(t.Backends) > 0 {
 		w := &tcpproxyv3.TcpProxy_WeightedCluster{}
@@ -105,6 +106,10 @@ func (b *messages) tcpProxy(t ir.TCP) *tcpproxyv3.TcpProxy {
 			w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: c.Cluster, Weight: c.Weight})
 		}
 		m.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
+	}
+	if t.Serves {
+		// The application is left alone until the caller has proven who it is, and the notes know it.
+		m.UpstreamConnectMode, m.MaxEarlyDataBytes = tcpproxyv3.UpstreamConnectMode_ON_DOWNSTREAM_TLS_HANDSHAKE, u32(0)
 	}
 	if t.MaxDuration > 0 {
 		// Connections that began together must not all begin anew together.

@@ -3,6 +3,7 @@ package envoy
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -59,6 +60,7 @@ func (b *messages) tap(logger string, config proto.Message) *accesslogv3.AccessL
 
 // tapLog is the same wherever it can be: Envoy has one stream, and what belongs to it, for all that are alike.
 func tapLog(name string, tags map[string]string) *grpclogv3.CommonGrpcAccessLogConfig {
+	name, _, _ = strings.Cut(name, "/") // "inbound" of all chains
 	c := &grpclogv3.CommonGrpcAccessLogConfig{
 		LogName: name, TransportApiVersion: corev3.ApiVersion_V3,
 		GrpcService: &corev3.GrpcService{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: LocalSDSCluster}}},

@@ -58,9 +58,12 @@ func endFields(e ir.Ends) map[string]string {
 		"reporter": e.Reporter, "zone": e.Zone,
 		"sourceName": cmp.Or(e.Source, "%DOWNSTREAM_PEER_URI_SAN%"), "sourceZone": e.SourceZone,
 		"destination":     cmp.Or(e.Destination, "%UPSTREAM_CLUSTER%"),
-		"destinationZone": cmp.Or(e.DestinationZone, "%UPSTREAM_METADATA("+matchNamespace+":"+zoneLabel+")%"),
+		"destinationZone": cmp.Or(e.DestinationZone, upstreamZone),
 	}
 }
+
+// upstreamZone is the zone of the endpoint that was chosen.
+const upstreamZone = "%UPSTREAM_METADATA(" + matchNamespace + ":" + zoneLabel + ")%"
 
 func attributes(fields map[string]string) *commonv1.KeyValueList {
 	out := &commonv1.KeyValueList{}
@@ -121,13 +124,18 @@ func logFilter(l ir.AccessLog) *accesslogv3.AccessLogFilter {
 			},
 		}})
 	}
-	switch len(all) {
+	return allOf(all...)
+}
+
+// allOf is met where all are; nil for none.
+func allOf(filters ...*accesslogv3.AccessLogFilter) *accesslogv3.AccessLogFilter {
+	switch len(filters) {
 	case 0:
 		return nil
 	case 1:
-		return all[0]
+		return filters[0]
 	}
-	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{AndFilter: &accesslogv3.AndFilter{Filters: all}}}
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_AndFilter{AndFilter: &accesslogv3.AndFilter{Filters: filters}}}
 }
 
 // trace has a manager tell of requests as spans.

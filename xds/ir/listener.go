@@ -53,7 +53,7 @@ type RefusedPeer struct {
 
 // HTTP understands requests and routes them.
 type HTTP struct {
-	// StatPrefix groups its counters: "inbound" or "outbound".
+	// StatPrefix groups its counters. With Authorize it is the chain's name, by which agents know who is served.
 	StatPrefix string    `json:"statPrefix"`
 	Codec      HTTPCodec `json:"codec"`
 	RouteTable string    `json:"routeTable"`
@@ -62,6 +62,8 @@ type HTTP struct {
 	Authorize bool `json:"authorize,omitempty"`
 	// Explain tells who is refused by which policy, and who it is taken for.
 	Explain bool `json:"explain,omitempty"`
+	// Callers are counted one by one, of a manager that authorizes.
+	Callers bool `json:"callers,omitempty"`
 	// ForwardIdentity tells the application the caller's SPIFFE ID (x-forwarded-client-cert, URI=) and
 	// drops what the caller wrote there itself.
 	ForwardIdentity bool `json:"forwardIdentity,omitempty"`
@@ -83,6 +85,8 @@ const (
 // TCP passes bytes on.
 type TCP struct {
 	StatPrefix string `json:"statPrefix"`
+	// Serves: StatPrefix is the chain's name, by which agents know who is served.
+	Serves bool `json:"serves,omitempty"`
 	// Cluster takes all connections; where it is empty, Backends divide them.
 	Cluster  string    `json:"cluster,omitempty"`
 	Backends []Backend `json:"backends,omitempty"`

@@ -160,7 +160,7 @@ func (tr *Translator) exitChain(e *topology.External, p topology.ExternalPort, f
 	if p.Protocol.IsHTTP() {
 		c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
 		c.HTTP = &ir.HTTP{
-			StatPrefix: "egress", Codec: ir.CodecHTTP2, RouteTable: name,
+			StatPrefix: name, Codec: ir.CodecHTTP2, RouteTable: name,
 			Authorize: true, Explain: tr.t.Config.ExplainRefusals, Telemetry: tr.egressTelemetry(e),
 		}
 		return c
@@ -168,7 +168,7 @@ func (tr *Translator) exitChain(e *topology.External, p topology.ExternalPort, f
 	_, refused := handshake(tr.authorization(e.AsService(), p.AsPort(), from).Callers)
 	c.TLS, c.RefusePeers = &ir.ServerTLS{Peers: egressPeers(from.TrustDomain, e.ServiceName, p.Port)}, refused
 	c.TCP = &ir.TCP{
-		StatPrefix: "egress", Cluster: externalName(e.ServiceName, p.Port), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, Telemetry: tr.egressTelemetry(e),
+		StatPrefix: name, Serves: true, Cluster: externalName(e.ServiceName, p.Port), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, Telemetry: tr.egressTelemetry(e),
 	}
 	return c
 }

@@ -87,7 +87,7 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 	}
 	c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: true}
 	c.HTTP = &ir.HTTP{
-		StatPrefix: "inbound", Codec: ir.CodecHTTP2, RouteTable: name,
+		StatPrefix: name, Codec: ir.CodecHTTP2, RouteTable: name,
 		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, Telemetry: in.serverTelemetry(s, p, from),
 	}
 	hosts, more := in.hosts(s, p, ir.VirtualHost{
@@ -116,7 +116,7 @@ func (in *inbound) pass(c ir.Chain, s *topology.Service, p topology.Port, from t
 	in.peers = append(in.peers, from)
 	c.Connections = in.connectionLimit(s, p)
 	c.TCP = &ir.TCP{
-		StatPrefix: "inbound", Cluster: admittedName(admission.To.Port), Admission: admission.Name, MaxDuration: tcpMaxDuration,
+		StatPrefix: c.Name, Serves: true, Cluster: admittedName(admission.To.Port), Admission: admission.Name, MaxDuration: tcpMaxDuration,
 		Telemetry: in.serverTelemetry(s, p, from),
 	}
 	in.chains = append(in.chains, c)

@@ -35,7 +35,7 @@ func (in *inbound) plaintextChain(at topology.PlaintextPort) (ir.Chain, bool) {
 	c := ir.Chain{Name: name}
 	authorization := in.tr.anonymous(at.Of)
 	if !first.Port.Protocol.IsHTTP() {
-		c.TCP = &ir.TCP{StatPrefix: name, Cluster: appName(at.Port), MaxDuration: tcpMaxDuration, Telemetry: in.serverTelemetry(first.Service, first.Port, topology.Zone{})}
+		c.TCP = &ir.TCP{StatPrefix: name, Serves: true, Cluster: appName(at.Port), MaxDuration: tcpMaxDuration, Telemetry: in.serverTelemetry(first.Service, first.Port, topology.Zone{})}
 		c.Connections = in.connectionLimit(first.Service, first.Port)
 		return c, authorization.Callers[0].Decisions[0].Allow
 	}

@@ -163,7 +163,7 @@ func (d *Demo) ingressConnections(ctx context.Context) (map[string]uint64, error
 	out := map[string]uint64{}
 	for _, z := range d.zones {
 		for k := range z.ingresses {
-			n, err := d.metricSum(ctx, z.ingress(k), "envoy_listener_downstream_cx_total")
+			n, err := d.metricSum(ctx, z.ingress(k), "comity_proxy_connections_total")
 			if err != nil {
 				return nil, err
 			}
@@ -175,7 +175,7 @@ func (d *Demo) ingressConnections(ctx context.Context) (map[string]uint64, error
 
 // metricSum adds up a metric of a sidecar or an ingress over its labels.
 func (d *Demo) metricSum(ctx context.Context, proc, name string) (uint64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.info(proc).Metrics+"/metrics", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.info(proc).Metrics+"/metrics?include=envoy", nil)
 	if err != nil {
 		return 0, err
 	}
