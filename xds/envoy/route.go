@@ -61,7 +61,10 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 }
 
 func (b *messages) route(r ir.Route) (*routev3.Route, error) {
-	m := &routev3.Route{Match: b.match(r.Match)}
+	m := &routev3.Route{Name: r.Name, Match: b.match(r.Match)}
+	if r.Counted {
+		m.StatPrefix = r.Name
+	}
 	switch {
 	case r.Reply != nil && len(r.Backends) == 0:
 		body, err := json.Marshal(r.Reply)

@@ -31,7 +31,10 @@ type VirtualHost struct {
 
 // Route is what happens to the requests that match; of several the first counts.
 type Route struct {
-	Match Match `json:"match"`
+	// Name of the rule that it comes from, for logs; Counted says that its requests are counted by it.
+	Name    string `json:"name,omitempty"`
+	Counted bool   `json:"counted,omitempty"`
+	Match   Match  `json:"match"`
 	// Exactly one of Backends, Reply and Redirect is set.
 	Backends []Backend `json:"backends,omitempty"`
 	Reply    *Reply    `json:"reply,omitempty"`

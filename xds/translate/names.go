@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
@@ -28,6 +29,15 @@ func pinnedName(n topology.ServiceName, zone string, port uint16) string {
 
 // localName is `local/<service>.<namespace>:<port>`: what an ingress reaches of the service.
 func localName(n topology.ServiceName, port uint16) string { return "local/" + clusterName(n, port) }
+
+// ruleName is `<namespace>/<route>/<rule>`, or `<namespace>/<route>[<index>]` of a rule without a name.
+func ruleName(m policy.RouteMatch) string {
+	route := m.Route.Namespace + "/" + m.Route.Name
+	if m.RuleName == "" {
+		return route + "[" + strconv.Itoa(m.Rule) + "]"
+	}
+	return route + "/" + m.RuleName
+}
 
 // appName is `app:<port>`: the application beside the sidecar.
 func appName(port uint16) string { return "app:" + strconv.Itoa(int(port)) }

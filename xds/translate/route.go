@@ -112,9 +112,18 @@ func (tr *Translator) serviceRoutes(clients policy.Clients, s *topology.Service,
 	}})
 }
 
-// ruleRoutes makes the routes of one match: first those for the share of backends that are not there,
-// then the others.
+// ruleRoutes makes the routes of one match, named as its rule.
 func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
+	out := tr.matchRoutes(m)
+	for i := range out {
+		out[i].Name, out[i].Counted = ruleName(m), m.RuleName != ""
+	}
+	return out
+}
+
+// matchRoutes makes the routes of one match: first those for the share of backends that are not there,
+// then the others.
+func (tr *Translator) matchRoutes(m policy.RouteMatch) []ir.Route {
 	match := matchOf(m.Match)
 	if to := redirectOf(m.Does); to != nil {
 		out := []ir.Route{{Match: match, Redirect: to}}
