@@ -33,7 +33,7 @@ func parsePath(template string) *path {
 		return &path{plain: template}
 	}
 	p := &path{}
-	for _, s := range strings.Split(strings.TrimPrefix(template, "/"), "/") {
+	for s := range strings.SplitSeq(strings.TrimPrefix(template, "/"), "/") {
 		var pattern strings.Builder
 		end := 0
 		for _, at := range parameter.FindAllStringIndex(s, -1) {

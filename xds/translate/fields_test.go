@@ -282,8 +282,7 @@ func leaves(of reflect.Type, at string) []string {
 		return []string{at}
 	}
 	var out []string
-	for i := range of.NumField() {
-		f := of.Field(i)
+	for f := range of.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if !f.Anonymous || name != "" {
 			name = "/" + name
