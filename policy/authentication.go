@@ -2,6 +2,8 @@ package policy
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/url"
 	"slices"
@@ -44,6 +46,20 @@ func (p AuthenticationPolicy) Permissive() bool {
 	return p.MTLS != nil && p.MTLS.Mode == MTLSPermissive
 }
 
+// Fetched are the keys that the policy has fetched.
+func (p AuthenticationPolicy) Fetched() []JWKS {
+	if p.JWT == nil {
+		return nil
+	}
+	var out []JWKS
+	for _, provider := range p.JWT.Providers {
+		if provider.JWKS.URL != "" {
+			out = append(out, provider.JWKS)
+		}
+	}
+	return out
+}
+
 // JWT has the servers' sidecars verify tokens (RFC 7519) of the end user.
 type JWT struct {
 	// Mode says whether a request must have a token. Default Required.
@@ -83,9 +99,9 @@ type JWTProvider struct {
 // JWKS are a provider's public keys (RFC 7517). Either Inline or URL is set.
 type JWKS struct {
 	Inline string `json:"inline,omitempty"`
-	// URL is https. Each sidecar that needs the keys fetches them.
+	// URL is https. Each zone fetches the keys for its sidecars.
 	URL string `json:"url,omitempty"`
-	// CA is whom to believe at the URL. Default: the authorities that the proxy's machine believes.
+	// CA is whom to believe at the URL. Default: the authorities that the machine of the zone's control plane believes.
 	CA *ExternalCA `json:"ca,omitempty"`
 	// Refresh is how often they are fetched; the last good answer counts until there is a newer one. Default 5m.
 	Refresh gatewayv1.Duration `json:"refresh,omitempty"`
@@ -116,6 +132,15 @@ func (p JWTProvider) Skew() time.Duration { return durationOr(p.ClockSkew, time.
 
 // Every is Refresh, or its default: a provider that publishes a key some minutes before it signs with it is never refused.
 func (k JWKS) Every() time.Duration { return durationOr(k.Refresh, 5*time.Minute) }
+
+// Source is where the keys are fetched, and a digest of whom to believe there if that is said; empty for inline ones.
+func (k JWKS) Source() string {
+	if k.CA == nil {
+		return k.URL
+	}
+	sum := sha256.Sum256([]byte(k.CA.PEM))
+	return k.URL + "#" + hex.EncodeToString(sum[:8])
+}
 
 // Host is where the keys are fetched.
 func (k JWKS) Host() (host string, port uint16) {

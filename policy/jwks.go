@@ -1,12 +1,14 @@
 package policy
 
 import (
+	"bytes"
 	"crypto/ecdh"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"slices"
 )
@@ -32,6 +34,44 @@ func checkJWKS(text string) error {
 		}
 	}
 	return nil
+}
+
+// UsableKeys are the public keys of a fetched set with which tokens are verified, in one form for one set: of what an issuer
+// publishes, keys for encryption, of other kinds and secret ones are left out, and of the others what is said beside the key.
+func UsableKeys(raw []byte) (string, error) {
+	var set struct {
+		Keys []map[string]json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(raw, &set); err != nil {
+		return "", errors.New("what it answers is no JWKS")
+	}
+	var usable []map[string]json.RawMessage
+	var unusable error
+	for _, k := range set.Keys {
+		if err := checkJWK(k); err != nil {
+			unusable = err
+			continue
+		}
+		if string(k["use"]) == `"enc"` {
+			continue
+		}
+		maps.DeleteFunc(k, func(field string, _ json.RawMessage) bool {
+			return !slices.Contains([]string{"kty", "kid", "use", "alg", "crv", "n", "e", "x", "y"}, field)
+		})
+		usable = append(usable, k)
+	}
+	if len(usable) == 0 {
+		return "", errors.Join(errors.New("it has no key that can be used"), unusable)
+	}
+	slices.SortStableFunc(usable, func(a, b map[string]json.RawMessage) int { return bytes.Compare(a["kid"], b["kid"]) })
+	out, err := json.Marshal(map[string]any{"keys": usable})
+	switch {
+	case err != nil:
+		return "", err
+	case len(out) > maxJWKS:
+		return "", fmt.Errorf("its keys take %d bytes; at most %d are possible", len(out), maxJWKS)
+	}
+	return string(out), nil
 }
 
 func checkJWK(key map[string]json.RawMessage) error {

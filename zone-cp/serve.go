@@ -41,6 +41,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/fedclient"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
 	"github.com/comity-mesh/comity/zone-cp/internal/inspect"
+	"github.com/comity-mesh/comity/zone-cp/internal/keys"
 	"github.com/comity-mesh/comity/zone-cp/internal/loads"
 	"github.com/comity-mesh/comity/zone-cp/internal/peering"
 	"github.com/comity-mesh/comity/zone-cp/internal/publish"
@@ -65,6 +66,7 @@ type zone struct {
 	desk      *inspect.Desk
 	book      *imports.Book
 	resolver  *imports.Resolver
+	keys      *keys.Fetcher
 	lease     *imports.Lease
 	peers     *peering.Hub
 	ledger    *exports.Ledger
@@ -128,6 +130,7 @@ func serve(ctx context.Context, s settings, logTo io.Writer, ready func(apiAddre
 		}},
 		lifecycle.Component{Name: "discovery", Run: func(ctx context.Context) error { return z.table.Run(ctx, z.store, z.Zone, z.part("discovery")) }},
 		lifecycle.Component{Name: "resolver", Run: z.resolver.Run},
+		lifecycle.Component{Name: "keys", Run: z.keys.Run},
 		lifecycle.Component{Name: "xds", Run: func(ctx context.Context) error { z.xds.Run(ctx); return nil }},
 		lifecycle.Component{Name: "publish", Run: z.publisher.Run},
 		lifecycle.Component{Name: "loads", Run: z.loads.Run},
@@ -204,6 +207,9 @@ func (z *zone) openFederation(ctx context.Context) error {
 	if z.resolver, err = imports.NewResolver(ctx, net.DefaultResolver.LookupHost, z.store, z.part("resolver")); err != nil {
 		return err
 	}
+	if z.keys, err = keys.New(ctx, keys.Config{Records: z.store, Log: z.part("keys"), Metrics: z.metrics}); err != nil {
+		return err
+	}
 	if z.ledger, err = exports.OpenLedger(ctx, z.store, z.Zone, z.TrustDomain, z.Incarnation, z.ca.StatementSigner()); err != nil {
 		return err
 	}
@@ -233,7 +239,7 @@ func (z *zone) openFederation(ctx context.Context) error {
 	}
 	z.publisher, err = publish.New(publish.Config{
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Store: z.store, Source: z.table, Book: z.book, Resolver: z.resolver,
-		Peers: z.peers, TrustUntil: z.lease.Until, Ledger: z.ledger, Identity: z.ca, Statuses: statuses, Log: z.part("publish"), Metrics: z.metrics,
+		Peers: z.peers, Keys: z.keys, TrustUntil: z.lease.Until, Ledger: z.ledger, Identity: z.ca, Statuses: statuses, Log: z.part("publish"), Metrics: z.metrics,
 		Offer: func(list []identity.Statement) {
 			z.fed.Offer(list)
 			z.peers.Offer(list)

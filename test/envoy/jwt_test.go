@@ -17,10 +17,14 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/topology"
 )
 
 // issuer signs tokens and publishes its key.
@@ -302,6 +306,47 @@ spec:
 	})
 	if err := (want{status: 401}).check(w.call(t, renewed)); err != nil {
 		t.Errorf("keys of who knows whom: %v", err)
+	}
+}
+
+// TestKeysOfTheZone: with keys that the zone has fetched, no change of a policy depends on an issuer that is away.
+func TestKeysOfTheZone(t *testing.T) {
+	w := newWorld(t)
+	first, second := newIssuer(t, "https://users.example", "k1"), newIssuer(t, "https://users.example", "k2")
+	gone := policy.JWKS{URL: "https://issuer.invalid/keys"}
+	users := fmt.Sprintf(`
+kind: AuthenticationPolicy
+metadata: {name: users}
+spec: {targetRef: {kind: Service, name: echo}, jwt: {providers: [{name: users, issuer: "https://users.example", jwks: {url: %q}}]}}
+`, gone.URL)
+	w.zones[0].Keys = map[string]topology.Keys{gone.Source(): {JWKS: first.jwks(t)}}
+	w.apply(t, users)
+	old, renewed := call{header: bearer(first.token(t, "ES256", nil))}, call{header: bearer(second.token(t, "ES256", nil))}
+	good := func(what string, c call) {
+		t.Helper()
+		if err := (want{}).check(w.call(t, c)); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	good("at first", old)
+	for what, more := range map[string]string{
+		"a policy of the service": "kind: AuthorizationPolicy\nmetadata: {name: no-put}\nspec: {targetRef: {kind: Service, name: echo}, action: Deny, rules: [{to: [{methods: [PUT]}]}]}",
+		"a limit":                 "kind: TrafficPolicy\nmetadata: {name: limit}\nspec: {targetRef: {kind: Service, name: echo}, rateLimit: {requests: [{name: all, limit: {count: 1000, per: 1s}}]}}",
+	} {
+		w.apply(t, users+"---\n"+more)
+		good("after "+what, old)
+	}
+	w.zones[0].Keys = map[string]topology.Keys{gone.Source(): {JWKS: second.jwks(t), Problem: "https://issuer.invalid/keys answers 503; those of 10:00 are used"}}
+	w.publish(t)
+	good("after a rotation", renewed)
+	if err := (want{status: 401}).check(w.call(t, old)); err != nil {
+		t.Errorf("the key that was taken back: %v", err)
+	}
+	_, issues := w.topologies()
+	if !slices.ContainsFunc(issues[0], func(i topology.Issue) bool {
+		return i.Key.Name == "users" && strings.Contains(i.Message, "answers 503")
+	}) {
+		t.Errorf("the policy's status does not say what is wrong: %+v", issues[0])
 	}
 }
 

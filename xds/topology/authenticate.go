@@ -14,6 +14,7 @@ func (b *builder) attachAuthentication() {
 	b.t.authentication = map[string][]policy.Attached[policy.AuthenticationPolicy]{}
 	for _, p := range attached[policy.AuthenticationPolicy](b, mesh.KindAuthenticationPolicy) {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
+		b.checkKeys(p)
 		b.checkServerSide(p.Resource, p.Spec.TargetRef, "it")
 		b.t.authentication[p.Resource.Namespace] = append(b.t.authentication[p.Resource.Namespace], p)
 	}
@@ -30,6 +31,21 @@ func (b *builder) attachAuthentication() {
 		}
 	}
 	b.sayOverridden(lost)
+}
+
+// checkKeys says of a policy which keys of its issuers could not be fetched.
+func (b *builder) checkKeys(p policy.Attached[policy.AuthenticationPolicy]) {
+	for _, k := range p.Spec.Fetched() {
+		if problem := b.in.Keys[k.Source()].Problem; problem != "" {
+			b.issue(p.Resource.Key, "keys of issuers: %s", problem)
+		}
+	}
+}
+
+// FetchedKeys are an issuer's, if the zone has them.
+func (t *Topology) FetchedKeys(k policy.JWKS) (jwks string, ok bool) {
+	jwks = t.keys[k.Source()].JWKS
+	return jwks, jwks != ""
 }
 
 // PlaintextPort is a port at a workload's own address where it takes plaintext.

@@ -46,6 +46,7 @@ func Build(in Input) (*Topology, []Issue) {
 			serves:       map[mesh.ProxyID][]*Service{},
 			trustDomains: map[string]mesh.TrustDomain{in.Zone: in.TrustDomain},
 			edges:        map[string][]EdgePort{},
+			keys:         in.Keys,
 			consumes:     map[policy.Clients]bool{},
 			consumed:     map[consumer][]policy.RouteMatch{},
 		},

@@ -25,9 +25,19 @@ type Input struct {
 	Remotes []Remote
 	// Roots are the trusted X.509 roots per trust domain, PEM, this zone's own among them.
 	Roots map[mesh.TrustDomain][]byte
+	// Keys of issuers of tokens that were fetched, by policy.JWKS.Source. Those that are not there are fetched by the proxies.
+	Keys map[string]Keys
 	// Decode reads the spec of a resource as policy.Decode does; a caller that remembers what it has read
 	// before sets it. Nil means policy.Decode. The specs are not changed.
 	Decode func(mesh.Resource) (any, error)
+}
+
+// Keys are what is known of an issuer's.
+type Keys struct {
+	// JWKS that were fetched last; empty if they never were.
+	JWKS string
+	// Problem with fetching newer ones, for people.
+	Problem string
 }
 
 // Workload is one attested process with its sidecar.

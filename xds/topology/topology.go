@@ -45,6 +45,7 @@ type Topology struct {
 	merged         map[policy.Subject]policy.Merged[policy.TrafficPolicy]
 	telemetry      map[string][]policy.Attached[policy.TelemetryPolicy]      // by namespace
 	authentication map[string][]policy.Attached[policy.AuthenticationPolicy] // by namespace
+	keys           map[string]Keys
 	extensions     map[policy.Side][]policy.Attached[policy.Extension]
 	patches        []policy.Attached[policy.Extension]
 	scopes         map[policy.Clients]bool // whose sidecars know other hosts or routes than the rest

@@ -67,7 +67,7 @@ func (tr *Translator) demand(j *ir.JWT, rule ir.JWTRule, spec *policy.JWT) {
 	if spec != nil {
 		rule.Optional = spec.Mode == policy.JWTOptional
 		for _, p := range spec.Providers {
-			rule.Providers = append(rule.Providers, addProvider(j, providerOf(p)))
+			rule.Providers = append(rule.Providers, addProvider(j, tr.providerOf(p)))
 		}
 	}
 	j.Rules = append(j.Rules, rule)
@@ -89,13 +89,15 @@ func addProvider(j *ir.JWT, p ir.JWTProvider) string {
 	}
 }
 
-func providerOf(p policy.JWTProvider) ir.JWTProvider {
+func (tr *Translator) providerOf(p policy.JWTProvider) ir.JWTProvider {
 	out := ir.JWTProvider{
 		Name: p.Name, Issuer: p.Issuer, Audiences: p.Audiences, Keys: p.JWKS.Inline,
 		Skew: uint32(p.Skew() / time.Second), Forward: p.Forward,
 		Headers: []ir.JWTHeader{{Name: "authorization", Prefix: "Bearer "}},
 	}
-	if p.JWKS.URL != "" {
+	if keys, ok := tr.t.FetchedKeys(p.JWKS); ok {
+		out.Keys = keys
+	} else if p.JWKS.URL != "" {
 		out.Fetch = &ir.JWTFetch{URI: p.JWKS.URL, Cluster: keysName(p.JWKS), Every: millis(p.JWKS.Every())}
 	}
 	if f := p.From; f != nil {
@@ -110,24 +112,21 @@ func providerOf(p policy.JWTProvider) ir.JWTProvider {
 	return out
 }
 
-// keyClusters are where the keys for a port are fetched.
+// keyClusters are where the keys for a port are fetched that the zone does not have.
 func (tr *Translator) keyClusters(s *topology.Service, p topology.Port) []ir.Cluster {
 	var out []ir.Cluster
 	for _, m := range tr.authentications(s, p) {
-		if m.Spec.JWT == nil {
-			continue
-		}
-		for _, provider := range m.Spec.JWT.Providers {
-			if provider.JWKS.URL == "" {
+		for _, keys := range m.Spec.Fetched() {
+			if _, ok := tr.t.FetchedKeys(keys); ok {
 				continue
 			}
-			host, port := provider.JWKS.Host()
+			host, port := keys.Host()
 			tls := &ir.OutsideTLS{ServerName: host, AuthoritySecret: systemRoots}
-			if ca := provider.JWKS.CA; ca != nil {
+			if ca := keys.CA; ca != nil {
 				tls.AuthoritySecret, tls.Authorities = "", ca.PEM
 			}
 			out = append(out, ir.Cluster{
-				Name: keysName(provider.JWKS), Protocol: ir.HTTP1, ConnectTimeout: externalConnectTimeout, IdleTimeout: appIdle,
+				Name: keysName(keys), Protocol: ir.HTTP1, ConnectTimeout: externalConnectTimeout, IdleTimeout: appIdle,
 				Outside: &ir.Outside{Endpoints: []ir.OutsideEndpoint{{Address: host, Port: port, Weight: 1}}, TLS: tls},
 				Sources: m.Sources,
 			})

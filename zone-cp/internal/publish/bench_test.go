@@ -100,7 +100,7 @@ func unbuilt(tb testing.TB, picture discovery.Picture) *Publisher {
 		tb.Fatal(err)
 	}
 	p, err := New(Config{
-		Zone: "east", TrustDomain: "east.example", Store: s, Source: still{picture}, Book: book, Resolver: resolver, Ledger: ledger, Peers: alone(tb, s, book, ledger), TrustUntil: forever, Identity: a,
+		Zone: "east", TrustDomain: "east.example", Store: s, Source: still{picture}, Book: book, Resolver: resolver, Keys: issuerKeys(tb, s), Ledger: ledger, Peers: alone(tb, s, book, ledger), TrustUntil: forever, Identity: a,
 		Statuses: federation.NewStatusBook("00"), Offer: func([]identity.Statement) {}, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -27,6 +28,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	heeded := errors.Join(p.cfg.Book.Heed(ctx, p.zones()), p.cfg.Book.HeedLives(ctx, p.zoneUIDs()))
 	in, zones, others := p.input(ctx, began)
 	in.Decode = p.specs.decode
+	in.Keys = p.cfg.Keys.Want(p.issuers())
 	t, issues := topology.Build(in)
 	p.specs.turn()
 	p.cfg.Peers.Know(t)
@@ -70,6 +72,20 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 		p.touched[id] = struct{}{}
 	}
 	return errors.Join(err, heeded, p.state(ctx, t, zones))
+}
+
+// issuers are the keys that policies have fetched.
+func (p *Publisher) issuers() []policy.JWKS {
+	var out []policy.JWKS
+	for k, r := range p.resources {
+		if k.Kind != mesh.KindAuthenticationPolicy {
+			continue
+		}
+		if spec, err := p.specs.decode(r); err == nil {
+			out = append(out, spec.(*policy.AuthenticationPolicy).Fetched()...)
+		}
+	}
+	return out
 }
 
 // takeIn applies commits to the resources, and returns the newest change of each.
@@ -400,5 +416,5 @@ func sameShape(a, b topology.Input) bool {
 	}) && slices.EqualFunc(a.Egresses, b.Egresses, func(x, y topology.EgressProxy) bool {
 		x.Ready = y.Ready
 		return reflect.DeepEqual(x, y)
-	}) && reflect.DeepEqual(a.Ingresses, b.Ingresses) && reflect.DeepEqual(a.Roots, b.Roots)
+	}) && reflect.DeepEqual(a.Ingresses, b.Ingresses) && reflect.DeepEqual(a.Roots, b.Roots) && maps.Equal(a.Keys, b.Keys)
 }

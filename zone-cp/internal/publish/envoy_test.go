@@ -140,7 +140,7 @@ func (r *running) run() {
 		Spec:     policy.Workload{ServiceAccount: "web", Address: "127.0.0.1", InboundPort: uint16(r.inbound), OutboundPort: uint16(r.outbound)},
 	}}}
 	p, err := New(Config{
-		Zone: "east", TrustDomain: "east.example", Store: r.store, Source: still{picture}, Book: book, Resolver: resolver, Ledger: ledger, Peers: alone(r.t, r.store, book, ledger), TrustUntil: forever, Identity: r.ca,
+		Zone: "east", TrustDomain: "east.example", Store: r.store, Source: still{picture}, Book: book, Resolver: resolver, Keys: issuerKeys(r.t, r.store), Ledger: ledger, Peers: alone(r.t, r.store, book, ledger), TrustUntil: forever, Identity: r.ca,
 		Statuses: federation.NewStatusBook("00"), Offer: func([]identity.Statement) {}, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {

@@ -34,6 +34,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/exports"
 	"github.com/comity-mesh/comity/zone-cp/internal/failover"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
+	"github.com/comity-mesh/comity/zone-cp/internal/keys"
 	"github.com/comity-mesh/comity/zone-cp/internal/peering"
 )
 
@@ -46,6 +47,8 @@ type Config struct {
 	Book        *imports.Book
 	Resolver    *imports.Resolver
 	Peers       *peering.Hub
+	// Keys fetches those of issuers of tokens.
+	Keys *keys.Fetcher
 	// TrustUntil is when the other zones stop being believed unless global is heard of before; zero for never.
 	TrustUntil func(policy.TrustSettings, time.Time) time.Time
 	Ledger     *exports.Ledger
@@ -259,6 +262,7 @@ func (p *Publisher) loop(ctx context.Context, log *commitLog) error {
 		case <-p.cfg.Book.Changed():
 		case <-p.cfg.Resolver.Changed():
 		case <-p.cfg.Peers.Changed():
+		case <-p.cfg.Keys.Changed():
 		case <-timer.C:
 			rebuild = at != lag
 		case b, ok := <-bundles:
