@@ -86,6 +86,9 @@ func (d *division) take(total uint64, begun, open map[pair]float64) map[pair]uin
 			sum += n
 		}
 	}
+	if sum == 0 {
+		return d.of // nobody yet; whoever comes has them
+	}
 	rest := total - d.total
 	var most pair
 	for p, w := range weights {

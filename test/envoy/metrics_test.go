@@ -76,7 +76,7 @@ func (s scraped) sum(name string, labels ...string) float64 {
 			ok = ok && has[l]
 		}
 		if ok {
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	return sum
@@ -136,4 +136,222 @@ func TestMetricsOfPairs(t *testing.T) {
 			t.Errorf("101 requests, one of 40 ms, took %v s", sum)
 		}
 	}
+}
+
+// TestMetricsOfFailures: what Envoys answer themselves is counted where it belongs, and a request that is tried again once.
+func TestMetricsOfFailures(t *testing.T) {
+	w := newWorld(t)
+	web, echo := w.exporter(t, "web", ""), w.exporter(t, "echo-1", "")
+	w.apply(t, `
+kind: TrafficPolicy
+metadata: {name: some-fail}
+spec:
+  targetRef: {kind: Service, name: echo-v1}
+  fault: {abort: {status: 503, percent: 100}}
+---
+kind: AuthorizationPolicy
+metadata: {name: not-web}
+spec: {targetRef: {kind: Service, name: echo-v2}, action: Deny, rules: [{}]}
+`)
+	for range 7 {
+		w.call(t, call{to: "echo-v1.shop.svc.clusterset.local"}) // aborted at the client
+	}
+	for range 6 {
+		w.call(t, call{to: "echo-v2.shop.svc.clusterset.local"}) // refused at the server
+	}
+	r := w.call(t, call{header: map[string]string{doKey: "again", doFail: "1", doStatus: "503"}}) // tried again
+	if r.status != http.StatusOK {
+		t.Fatalf("status %d: a 503 was not tried again", r.status)
+	}
+	if _, err := w.callGRPC(t, "web", echoHost+":9090", "/shop.Echo/Do", map[string]string{doStatus: "5"}); err == nil {
+		t.Fatal("gRPC: no error")
+	}
+	got := scrape(t, web)
+	got.is(t, 7, signals.Requests, "destination=echo-v1", "destination_zone=none", "code_class=5xx", "source=web")
+	got.is(t, 7, signals.Requests, "destination=echo-v1")
+	got.is(t, 6, signals.Requests, "destination=echo-v2", "destination_zone=one", "code_class=4xx")
+	got.is(t, 2, signals.Requests, "destination=echo", "code_class=2xx", "destination_zone=one") // one is that of gRPC
+	got.is(t, 2, signals.Requests, "destination=echo")
+	got.is(t, 1, signals.GRPCErrors, "destination=echo", "grpc_status=NOT_FOUND", "destination_zone=one")
+	got.is(t, 1, signals.GRPCErrors)
+	got.is(t, 1, "comity_proxy_retries_total", "cluster=echo.shop:80")
+	// At the servers an attempt is a request.
+	both := scrape(t, echo)
+	for name, f := range scrape(t, w.exporter(t, "echo-2", "")) {
+		if both[name] == nil {
+			both[name] = f
+		} else {
+			both[name].Metric = append(both[name].Metric, f.Metric...)
+		}
+	}
+	both.is(t, 6, signals.Requests, "reporter=server", "destination=echo-v2", "code_class=4xx", "source_zone=one")
+	both.is(t, 1, signals.Requests, "destination=echo", "code_class=5xx")
+	both.is(t, 1, signals.GRPCErrors, "reporter=server", "grpc_status=NOT_FOUND")
+
+	// Nobody is there.
+	w.service("ghost", `{"app":"ghost"}`, "one")
+	w.publish(t)
+	for range 3 {
+		if r := w.call(t, call{to: "ghost.shop.svc.clusterset.local"}); r.status != http.StatusServiceUnavailable {
+			t.Fatalf("status %d", r.status)
+		}
+	}
+	got = scrape(t, web)
+	got.is(t, 3, signals.Requests, "destination=ghost", "destination_zone=none", "code_class=5xx")
+	got.is(t, 3, signals.Requests, "destination=ghost")
+}
+
+// TestMetricsOfFailover: when a zone loses a service, the zone of the destination changes in both kinds of traffic, and nothing else.
+func TestMetricsOfFailover(t *testing.T) {
+	w := newWorld(t)
+	w.service("pay", `{"app":"pay-0"}`, "one")
+	w.workload(0, "pay-0", nil)
+	w.publish(t)
+	web := w.exporter(t, "web", "")
+	ask := func(n int) {
+		t.Helper()
+		for range n {
+			if r := w.call(t, call{to: payHost}); r.status != http.StatusOK {
+				t.Fatalf("status %d", r.status)
+			}
+		}
+		c, _, err := w.dialTCP(t, "web", "pay")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+	}
+	ask(10)
+	w.healthy(t, "pay-0", false)
+	w.publish(t)
+	ask(20)
+	got := scrape(t, web)
+	got.is(t, 30, signals.Requests, "destination=pay", "code_class=2xx")
+	got.is(t, 10, signals.Requests, "destination=pay", "destination_zone=one")
+	got.is(t, 20, signals.Requests, "destination=pay", "destination_zone=two")
+	got.is(t, 20, signals.RequestDuration, "destination=pay", "destination_zone=two")
+	got.is(t, 1, signals.TCPConnections, "destination=pay", "destination_zone=one")
+	got.is(t, 1, signals.TCPConnections, "destination=pay", "destination_zone=two")
+}
+
+// healthy says whether a workload is ready, from the next publish on.
+func (w *world) healthy(t *testing.T, name string, healthy bool) {
+	t.Helper()
+	for _, z := range w.zones {
+		for i := range z.Workloads {
+			if z.Workloads[i].Name == name {
+				z.Workloads[i].Healthy = healthy
+				return
+			}
+		}
+	}
+	t.Fatalf("there is no workload %s", name)
+}
+
+// TestMetricsOfTCP: connections and their bytes are told while they are open, at both ends, and by caller at the server.
+func TestMetricsOfTCP(t *testing.T) {
+	w := newWorld(t)
+	web, pay := w.exporter(t, "web", ""), w.exporter(t, "pay-1", "")
+	const size = 5 << 20
+	c, greeting, err := w.dialTCP(t, "web", "pay")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write(make([]byte, size))
+		sent <- err
+	}()
+	if _, err := io.CopyN(io.Discard, c, size); err != nil { // it is an echo
+		t.Fatal(err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	received := float64(size + len(greeting) + 1)
+	both := func(check func(s scraped, labels ...string)) {
+		t.Helper()
+		check(scrape(t, web), "reporter=client", "source=web", "source_zone=one", "destination=pay", "destination_zone=two", "protocol=tcp")
+		check(scrape(t, pay), "reporter=server", "source=web", "source_zone=one", "destination=pay", "destination_zone=two", "protocol=tcp")
+	}
+	both(func(s scraped, labels ...string) {
+		s.is(t, 1, signals.TCPConnections, labels...)
+		s.is(t, 1, signals.TCPOpen, labels...)
+		s.is(t, size, signals.TCPBytes, append(labels, "direction=sent")...)
+		s.is(t, received, signals.TCPBytes, append(labels, "direction=received")...)
+	})
+	_ = c.Close()
+	eventually(t, "it has ended", func() error {
+		for _, e := range []*metrics.Exporter{web, pay} {
+			if n := scrape(t, e).sum(signals.TCPOpen); n != 0 {
+				return fmt.Errorf("%v are open", n)
+			}
+		}
+		return nil
+	})
+	both(func(s scraped, labels ...string) {
+		s.is(t, 1, signals.TCPConnections, labels...)
+		s.is(t, size, signals.TCPBytes, append(labels, "direction=sent")...)
+	})
+}
+
+// TestMetricsOfCallers: a server tells its callers apart where a policy wants that, and goes on counting without.
+func TestMetricsOfCallers(t *testing.T) {
+	w := newWorld(t)
+	pay := w.exporter(t, "pay-1", "")
+	w.call(t, call{to: payHost})
+	scrape(t, pay).is(t, 1, signals.Requests, "source=unknown", "source_zone=one", "destination=pay")
+	w.apply(t, "kind: TelemetryPolicy\nmetadata: {name: callers}\nspec: {targetRef: {kind: Service, name: pay}, metrics: {callers: true}}\n")
+	eventually(t, "requests come by the new chain", func() error {
+		w.call(t, call{to: payHost, header: map[string]string{doStatus: "404"}})
+		if n := scrape(t, pay).sum(signals.Requests, "source=web"); n < 3 {
+			return fmt.Errorf("%v", n)
+		}
+		return nil
+	})
+	before := scrape(t, pay).sum(signals.Requests, "source=web", "code_class=4xx")
+	w.call(t, call{from: "echo-1", to: payHost})
+	for range 5 {
+		w.call(t, call{to: payHost, header: map[string]string{doStatus: "404"}})
+	}
+	got := scrape(t, pay)
+	got.is(t, before+5, signals.Requests, "source=web", "source_namespace=shop", "source_zone=one", "destination_zone=two", "code_class=4xx")
+	got.is(t, 1, signals.Requests, "source=echo-1", "source_zone=one", "code_class=2xx", "reporter=server")
+}
+
+// TestMetricsOfApplication: the application's own metrics are part of its proxy's; one that is broken, slow or gone takes nothing
+// away.
+func TestMetricsOfApplication(t *testing.T) {
+	w := newWorld(t)
+	w.call(t, call{to: payHost})
+	for _, c := range []struct {
+		name, body string
+		slow       bool
+		up         float64
+	}{
+		{"good", "# TYPE orders_total counter\norders_total{kind=\"book\"} 7\n# TYPE process_open_fds gauge\nprocess_open_fds 3\n", false, 1},
+		{"of the mesh", "comity_requests_total{reporter=\"client\"} 1000\norders_total{kind=\"book\"} 7\n", false, 1},
+		{"twice", "orders_total{kind=\"book\"} 7\norders_total{kind=\"book\"} 7\n", false, 1},
+		{"broken", "orders_total{kind=\"book\"} 7\n<html>", false, 0},
+		{"too long", strings.Repeat("# a comment of 32 bytes, or more\n", 1<<18), false, 0},
+		{"slow", "orders_total 7\n", true, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if c.slow {
+					<-r.Context().Done()
+					return
+				}
+				_, _ = io.WriteString(w, c.body)
+			}))
+			t.Cleanup(app.Close)
+			got := scrape(t, w.exporter(t, "web", app.URL+"/metrics"))
+			got.is(t, c.up, signals.AppUp)
+			got.is(t, 7*c.up, "orders_total")
+			got.is(t, 1, signals.Requests)
+		})
+	}
+	got := scrape(t, w.exporter(t, "web", "http://127.0.0.1:1/metrics"))
+	got.is(t, 0, signals.AppUp)
+	got.is(t, 1, signals.Requests)
 }
