@@ -25,6 +25,9 @@ type TrafficPolicy struct {
 	LoadShedding *LoadShedding `json:"loadShedding,omitempty"`
 	// RateLimit bounds what each workload of the service takes, at the server's side. Default no bound.
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
+	// Dependencies are all that the workloads of the target call, so that their sidecars are told of nothing else; an empty list
+	// says that they call nothing. Default everything.
+	Dependencies []Dependency `json:"dependencies,omitempty"`
 }
 
 // block is a part of a spec.
@@ -90,6 +93,9 @@ func validateTrafficPolicy(r *report, res mesh.Resource, p *TrafficPolicy) {
 				})
 			}
 		}
+	}
+	if p.Dependencies != nil {
+		validateDependencies(r, p)
 	}
 	if p.Timeouts != nil {
 		validateTimeouts(r, *p.Timeouts)

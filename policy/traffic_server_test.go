@@ -9,7 +9,7 @@ import (
 	"github.com/comity-mesh/comity/policy"
 )
 
-// TestValidateServerSide: what is said wrongly about limits, faults, shedding and layers is refused with the place.
+// TestValidateServerSide: what is said wrongly about limits, faults, shedding, layers and dependencies is refused with the place.
 func TestValidateServerSide(t *testing.T) {
 	const toRule = `"targetRef":{"group":"gateway.networking.k8s.io","kind":"HTTPRoute","name":"web"},`
 	for name, c := range map[string]struct {
@@ -36,6 +36,11 @@ func TestValidateServerSide(t *testing.T) {
 		"fault both":         {`{"fault":{"abort":{"percent":1,"status":500,"grpcStatus":3}}}`, []string{"/spec/fault/abort invalid"}},
 		"fault grpc":         {`{"fault":{"abort":{"percent":1,"grpcStatus":17}}}`, []string{"/spec/fault/abort/grpcStatus out_of_range"}},
 		"fault bandwidth":    {`{"fault":{"match":{"method":"POST"},"bandwidth":{"request":64}}}`, []string{"/spec/fault/bandwidth/request unsupported"}},
+		"dependencies":       {`{"targetRef":{"kind":"Service","name":"web"},"dependencies":[{"service":"cart"},{"service":"pay","namespace":"bank"},{"namespace":"bank"}]}`, nil},
+		"no dependencies":    {`{"dependencies":[]}`, nil},
+		"dependencies wrong": {`{"dependencies":[{},{"service":"A b"},{"namespace":"B c"},{"service":"x"},{"service":"x"}]}`, []string{"/spec/dependencies/0 required", "/spec/dependencies/1/service invalid", "/spec/dependencies/2/namespace invalid", "/spec/dependencies/4 duplicate"}},
+		"port dependencies":  {`{"targetRef":{"kind":"Service","name":"web","sectionName":"http"},"dependencies":[]}`, []string{"/spec/dependencies unsupported"}},
+		"route dependencies": {`{` + toRule + `"dependencies":[{"service":"cart"}]}`, []string{"/spec/dependencies unsupported"}},
 		"fault no bandwidth": {`{"fault":{"bandwidth":{"percent":200}}}`, []string{"/spec/fault/bandwidth required", "/spec/fault/bandwidth/percent out_of_range"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -84,6 +84,7 @@ func Build(in Input) (*Topology, []Issue) {
 			b.t.serves[w.ProxyID()] = append(b.t.serves[w.ProxyID()], s)
 		}
 	}
+	b.attachDependencies()
 	b.checkPermissive()
 	return b.t, b.sortedIssues()
 }

@@ -33,6 +33,7 @@ type viewBits struct {
 	Proxyless bool              `json:",omitempty"`
 	Scope     policy.Clients    `json:",omitzero"`
 	Gateways  []mesh.Key        `json:",omitempty"`
+	Calls     *[]ServiceName    `json:",omitempty"` // nil for everything
 }
 
 func (v viewBits) key() string {
@@ -62,6 +63,9 @@ func (t *Topology) Proxies() []Proxy {
 		}
 		if bits.Outbound != 0 {
 			bits.Scope = t.Scope(w)
+		}
+		if d, ok := t.Dependencies(w); ok {
+			bits.Calls = &d.Services
 		}
 		if len(bits.Upstreams) > 0 {
 			bits.Namespace = w.Namespace

@@ -46,6 +46,7 @@ type Topology struct {
 	telemetry      map[string][]policy.Attached[policy.TelemetryPolicy]      // by namespace
 	authentication map[string][]policy.Attached[policy.AuthenticationPolicy] // by namespace
 	keys           map[string]Keys
+	dependencies   map[mesh.ProxyID]Dependencies // of workloads of which a policy says them
 	extensions     map[policy.Side][]policy.Attached[policy.Extension]
 	patches        []policy.Attached[policy.Extension]
 	scopes         map[policy.Clients]bool // whose sidecars know other hosts or routes than the rest

@@ -20,21 +20,30 @@ func anyPath() ir.Match { return ir.Match{Path: ir.PathMatch{Kind: ir.PathPrefix
 // outboundRoutes has a virtual host for every service and every external one that the sidecars of a scope can ask by HTTP,
 // and one that says that there is no such host.
 func (tr *Translator) outboundRoutes(scope policy.Clients) ir.RouteTable {
-	mesh, meshSources := tr.hosts()
+	hosts, sources := tr.hosts()
 	if tr.t.Consumes(scope) {
-		mesh, meshSources = tr.meshHosts(scope)
+		hosts, sources = tr.meshHosts(scope, tr.t.Services)
 	}
+	return tr.outboundTable(scope, hosts, sources, ir.Reply{
+		Status: http.StatusNotFound, Code: "NO-SUCH-SERVICE", Title: "No service has this host name",
+		Detail: "The sidecar knows no HTTP service port for the host of the request.",
+		Try:    "Use <service>.<namespace>.svc.clusterset.local or <service>.<namespace>.<zone>.mesh, with the port if it is not the first HTTP port of the service; from another zone the service must be exported.",
+	})
+}
+
+// outboundTable adds what is outside to hosts of the mesh, and unknown, which answers for other names of the mesh.
+func (tr *Translator) outboundTable(scope policy.Clients, hosts []ir.VirtualHost, sources ir.Sources, unknown ir.Reply) ir.RouteTable {
 	external, externalSources := tr.externalHosts(scope.Namespace)
 	return ir.RouteTable{
 		Name:    OutboundRouteTable,
-		Hosts:   append(join(mesh, external), tr.undeclaredHost(scope.Namespace)),
-		Sources: unique(slices.Concat(meshSources, externalSources, tr.t.ConfigSources)),
+		Hosts:   append(join(hosts, external), tr.undeclaredHost(scope.Namespace, unknown)),
+		Sources: unique(slices.Concat(sources, externalSources, tr.t.ConfigSources)),
 	}
 }
 
-// meshHosts are those of the mesh's own services, as clients know them.
-func (tr *Translator) meshHosts(clients policy.Clients) (hosts []ir.VirtualHost, sources ir.Sources) {
-	for _, s := range tr.t.Services {
+// meshHosts are those of services of the mesh, as clients know them.
+func (tr *Translator) meshHosts(clients policy.Clients, services []*topology.Service) (hosts []ir.VirtualHost, sources ir.Sources) {
+	for _, s := range services {
 		byDefault := true
 		for _, p := range s.Ports {
 			if !p.Protocol.IsHTTP() {

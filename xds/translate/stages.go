@@ -30,6 +30,7 @@ type Translator struct {
 	// Of sidecars that do, by scope of what they know.
 	mu       sync.Mutex
 	outbound map[policy.Clients]*ir.Proxy
+	bounded  map[string]*ir.Proxy // of those whose dependencies are known
 	// Of those that serve the same.
 	serving map[serves]*inbound
 	hosts   func() ([]ir.VirtualHost, ir.Sources) // of the mesh, for every scope without routes of its own
@@ -49,14 +50,14 @@ type Plans map[topology.ServiceName]failover.Plan
 func New(t *topology.Topology, plans Plans) *Translator {
 	tr := &Translator{
 		t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{},
-		outbound: map[policy.Clients]*ir.Proxy{}, proxyless: map[policy.Clients]*ir.Proxy{}, serving: map[serves]*inbound{},
+		outbound: map[policy.Clients]*ir.Proxy{}, proxyless: map[policy.Clients]*ir.Proxy{}, bounded: map[string]*ir.Proxy{}, serving: map[serves]*inbound{},
 	}
 	tr.routedTo = sync.OnceValue(tr.findRouted)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
 	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: join(tr.ingressEndpoints(), tr.edgeEndpoints())} })
 	tr.egressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.endpointsOfAll(tr.toldReaches())} })
 	tr.bare = sync.OnceValue(tr.sharedOutbound)
-	tr.hosts = sync.OnceValues(func() ([]ir.VirtualHost, ir.Sources) { return tr.meshHosts(policy.Clients{}) })
+	tr.hosts = sync.OnceValues(func() ([]ir.VirtualHost, ir.Sources) { return tr.meshHosts(policy.Clients{}, t.Services) })
 	tr.ingress = sync.OnceValue(tr.sharedIngress)
 	tr.egress = sync.OnceValue(tr.sharedEgress)
 	return tr
@@ -134,6 +135,12 @@ func (tr *Translator) SharedEndpoints(p topology.Proxy) *ir.Proxy {
 		if p.Proxyless {
 			return tr.proxylessOf(p.ID)
 		}
+		if w, ok := tr.t.Workload(p.ID); ok {
+			if _, bounded := tr.t.Dependencies(w); bounded {
+				_, shared := tr.Parts(p)
+				return shared[0]
+			}
+		}
 		return tr.outboundEnds()
 	case mesh.RoleIngress:
 		return tr.ingressEnds()
@@ -173,14 +180,12 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared []*ir.
 	in := tr.servedBy(w)
 	plain, routes := tr.plaintext(w)
 	own = ir.Proxy{Routes: routes, Listeners: append(in.listeners(w), plain...)}
-	outbound := tr.bare()
 	if w.Spec.OutboundPort != 0 {
 		own.Listeners = append(own.Listeners, tr.outboundListener(w))
-		outbound = tr.outboundOf(tr.t.Scope(w))
 	}
 	own.Listeners = append(own.Listeners, tr.upstreamListeners(w)...)
 	tr.patch(&own)
-	return own, []*ir.Proxy{outbound, in.shared}
+	return own, []*ir.Proxy{tr.outboundFor(w, &own, in.shared), in.shared}
 }
 
 // sharedIngress is what every ingress of the zone has in common.

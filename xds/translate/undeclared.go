@@ -46,14 +46,10 @@ func (tr *Translator) undeclaredClusters() []ir.Cluster {
 }
 
 // undeclaredHost takes the requests for hosts that are no service's and no ExternalService's. What looks like a name of the
-// mesh never leaves it.
-func (tr *Translator) undeclaredHost(namespace string) ir.VirtualHost {
+// mesh never leaves it: unknown is the answer.
+func (tr *Translator) undeclaredHost(namespace string, unknown ir.Reply) ir.VirtualHost {
 	h := ir.VirtualHost{Name: "unknown", Domains: []string{"*"}, Routes: []ir.Route{
-		{Match: ir.Match{Path: anyPath().Path, Host: tr.meshNames()}, Reply: &ir.Reply{
-			Status: http.StatusNotFound, Code: "NO-SUCH-SERVICE", Title: "No service has this host name",
-			Detail: "The sidecar knows no HTTP service port for the host of the request.",
-			Try:    "Use <service>.<namespace>.svc.clusterset.local or <service>.<namespace>.<zone>.mesh, with the port if it is not the first HTTP port of the service; from another zone the service must be exported.",
-		}},
+		{Match: ir.Match{Path: anyPath().Path, Host: tr.meshNames()}, Reply: &unknown},
 	}}
 	if tr.t.Config.OfUndeclared(namespace) == policy.UndeclaredAllow {
 		to := []ir.Backend{{Cluster: undeclaredCluster, Weight: 1}}
