@@ -14,23 +14,16 @@ import (
 // targets that is not here, and by whom it is overridden.
 func (b *builder) attachTraffic() {
 	policies := attached[policy.TrafficPolicy](b, mesh.KindTrafficPolicy)
-	if len(policies) == 0 {
+	if b.t.traffic = attachmentsOf(policies); b.t.traffic == nil {
 		return
 	}
-	b.t.traffic = map[string][]policy.Attached[policy.TrafficPolicy]{}
 	for _, p := range policies {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
 		b.checkConnections(p.Resource, *p.Spec)
 		b.checkServerSide(p.Resource, p.Spec.TargetRef, p.Spec.ServerSide()...)
-		b.t.traffic[p.Resource.Namespace] = append(b.t.traffic[p.Resource.Namespace], p)
 	}
-	merged, lost := map[policy.Subject]policy.Merged[policy.TrafficPolicy]{}, map[mesh.Key][]mesh.Key{}
-	merge := func(s policy.Subject) {
-		if _, done := merged[s]; !done {
-			merged[s] = b.t.mergeTraffic(s)
-			noteLost(lost, merged[s].Overridden)
-		}
-	}
+	lost := map[mesh.Key][]mesh.Key{}
+	merge := func(s policy.Subject) { noteLost(lost, b.t.traffic.of(s).Overridden) }
 	for _, s := range b.t.Services {
 		for _, p := range s.Ports {
 			merge(subject(s, p, mesh.Key{}, ""))
@@ -51,7 +44,6 @@ func (b *builder) attachTraffic() {
 			noteLost(lost, b.t.ExternalTraffic(e, p).Overridden)
 		}
 	}
-	b.t.merged = merged
 	b.attachLayers()
 	for _, p := range policies {
 		b.checkLimits(p.Resource.Key, *p.Spec)
@@ -133,38 +125,15 @@ func (b *builder) ruleNames(kind mesh.Kind, namespace, name string) (names []gat
 // Traffic is what the TrafficPolicies say of requests to a port of a service that matched a rule of a route. The zero
 // Key stands for no route, and an empty rule for one without a name.
 func (t *Topology) Traffic(s *Service, p Port, route mesh.Key, rule string) policy.Merged[policy.TrafficPolicy] {
-	of := subject(s, p, route, rule)
-	if m, ok := t.merged[of]; ok {
-		return m
-	}
-	return t.mergeTraffic(of) // of a Gateway's routes
+	return t.traffic.of(subject(s, p, route, rule))
 }
 
 // ExternalTraffic is what the TrafficPolicies say of a port of an ExternalService.
 func (t *Topology) ExternalTraffic(e *External, p ExternalPort) policy.Merged[policy.TrafficPolicy] {
-	return t.mergeTraffic(policy.Subject{
+	return t.traffic.of(policy.Subject{
 		Service:  policy.ServiceRef{Kind: mesh.KindExternalService, Namespace: e.Namespace, Name: e.Name, Port: p.Port},
 		PortName: p.Name,
 	})
-}
-
-// mergeTraffic looks only at the policies of the namespaces from which the subject can be targeted.
-func (t *Topology) mergeTraffic(s policy.Subject) policy.Merged[policy.TrafficPolicy] {
-	return mergeNear(t.traffic, s)
-}
-
-// mergeNear merges the policies, by namespace, that can apply to a subject.
-func mergeNear[T policy.Attachable](policies map[string][]policy.Attached[T], s policy.Subject) policy.Merged[T] {
-	if len(policies) == 0 {
-		return policy.Merged[T]{}
-	}
-	namespaces := []string{policy.SystemNamespace, s.Service.Namespace, s.Route.Namespace}
-	slices.Sort(namespaces)
-	var near []policy.Attached[T]
-	for _, ns := range slices.Compact(namespaces) {
-		near = append(near, policies[ns]...)
-	}
-	return policy.Merge(near, s)
 }
 
 func subject(s *Service, p Port, route mesh.Key, rule string) policy.Subject {

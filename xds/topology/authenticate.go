@@ -11,15 +11,14 @@ import (
 // attachAuthentication collects the AuthenticationPolicies, and says of each what it targets that is not here, and by whom
 // it is overridden.
 func (b *builder) attachAuthentication() {
-	b.t.authentication = map[string][]policy.Attached[policy.AuthenticationPolicy]{}
-	for _, p := range attached[policy.AuthenticationPolicy](b, mesh.KindAuthenticationPolicy) {
+	policies := attached[policy.AuthenticationPolicy](b, mesh.KindAuthenticationPolicy)
+	if b.t.authentication = attachmentsOf(policies); b.t.authentication == nil {
+		return
+	}
+	for _, p := range policies {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
 		b.checkKeys(p)
 		b.checkServerSide(p.Resource, p.Spec.TargetRef, "it")
-		b.t.authentication[p.Resource.Namespace] = append(b.t.authentication[p.Resource.Namespace], p)
-	}
-	if len(b.t.authentication) == 0 {
-		return
 	}
 	lost := map[mesh.Key][]mesh.Key{}
 	for _, s := range b.t.Services {
@@ -125,5 +124,5 @@ func (b *builder) checkPermissive() {
 // Authentication is what the AuthenticationPolicies say of requests to a port of a service that matched a rule of a route;
 // see Traffic.
 func (t *Topology) Authentication(s *Service, p Port, route mesh.Key, rule string) policy.Merged[policy.AuthenticationPolicy] {
-	return mergeNear(t.authentication, subject(s, p, route, rule))
+	return t.authentication.of(subject(s, p, route, rule))
 }

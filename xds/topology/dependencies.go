@@ -42,7 +42,7 @@ func (b *builder) attachDependencies() {
 		}
 		d := Dependencies{Services: []ServiceName{}}
 		for _, of := range subjects {
-			said := b.t.mergeTraffic(of)
+			said := b.t.traffic.of(of)
 			if said.Spec.Dependencies == nil {
 				continue
 			}

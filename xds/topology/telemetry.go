@@ -10,8 +10,9 @@ import (
 // attachTelemetry collects the TelemetryPolicies, and says of each what it names that is not here, and by whom it is
 // overridden.
 func (b *builder) attachTelemetry() {
-	b.t.telemetry = map[string][]policy.Attached[policy.TelemetryPolicy]{}
-	for _, p := range attached[policy.TelemetryPolicy](b, mesh.KindTelemetryPolicy) {
+	policies := attached[policy.TelemetryPolicy](b, mesh.KindTelemetryPolicy)
+	b.t.telemetry = attachmentsOf(policies)
+	for _, p := range policies {
 		b.checkTarget(p.Resource, p.Spec.TargetRef)
 		for _, c := range p.Spec.Collectors() {
 			if c.Service == nil {
@@ -21,7 +22,6 @@ func (b *builder) attachTelemetry() {
 				b.issue(p.Resource.Key, "it tells service %s, which has no HTTP port %d here: what is for it is told nobody", c.Service.Name, c.Service.Port)
 			}
 		}
-		b.t.telemetry[p.Resource.Namespace] = append(b.t.telemetry[p.Resource.Namespace], p)
 	}
 	lost := map[mesh.Key][]mesh.Key{}
 	for _, s := range b.t.Services {
@@ -40,12 +40,12 @@ func (b *builder) attachTelemetry() {
 
 // ServerTelemetry is what those who serve a port tell of its requests.
 func (t *Topology) ServerTelemetry(s *Service, p Port) policy.Merged[policy.TelemetryPolicy] {
-	return mergeNear(t.telemetry, subject(s, p, mesh.Key{}, ""))
+	return t.telemetry.of(subject(s, p, mesh.Key{}, ""))
 }
 
 // ClientTelemetry is what the proxies of a namespace tell of the requests that begin there.
 func (t *Topology) ClientTelemetry(namespace string) policy.Merged[policy.TelemetryPolicy] {
-	return mergeNear(t.telemetry, policy.Subject{Service: policy.ServiceRef{Namespace: namespace}})
+	return t.telemetry.of(policy.Subject{Service: policy.ServiceRef{Namespace: namespace}})
 }
 
 // EdgeTelemetry is what ingresses tell of requests from outside, and egresses of those that leave. They are of no namespace, so it

@@ -41,10 +41,9 @@ type Topology struct {
 	services       map[ServiceName]*Service
 	workloads      map[mesh.ProxyID]*Workload
 	serves         map[mesh.ProxyID][]*Service
-	traffic        map[string][]policy.Attached[policy.TrafficPolicy] // by namespace
-	merged         map[policy.Subject]policy.Merged[policy.TrafficPolicy]
-	telemetry      map[string][]policy.Attached[policy.TelemetryPolicy]      // by namespace
-	authentication map[string][]policy.Attached[policy.AuthenticationPolicy] // by namespace
+	traffic        *attachments[policy.TrafficPolicy]
+	telemetry      *attachments[policy.TelemetryPolicy]
+	authentication *attachments[policy.AuthenticationPolicy]
 	keys           map[string]Keys
 	dependencies   map[mesh.ProxyID]Dependencies // of workloads of which a policy says them
 	extensions     map[policy.Side][]policy.Attached[policy.Extension]
