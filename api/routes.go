@@ -214,6 +214,7 @@ func (s *server) registerRest() {
 		p, _ := s.authz.Principal(ctx)
 		return reply(http.StatusOK, nil, Whoami{Name: p.Name, Role: p.Role, May: p.May, Mode: s.cfg.Mode, Zone: s.cfg.ZoneName, Version: s.cfg.Version})
 	}))
+	s.registerPlaintext(op)
 	s.registerOverview(op)
 	s.registerSession(op)
 	s.registerTokens(op)

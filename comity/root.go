@@ -52,7 +52,7 @@ Completion of commands, kinds and names: source <(comity completion bash), or se
 
 	root.AddCommand(
 		s.getCommand(), s.describeCommand(), s.diffCommand(), s.compileCommand(), s.importCommand(), s.proxyLookCommand(), s.tapCommand(), s.applyCommand(), s.deleteCommand(), s.drainCommand(), s.undrainCommand(), s.revokeCommand(),
-		s.zoneCommand(), s.tokenCommand(), s.checkCommand(), s.demoCommand(), s.completionCommand(), s.versionCommand(),
+		s.zoneCommand(), s.tokenCommand(), s.checkCommand(), s.plaintextCommand(), s.demoCommand(), s.completionCommand(), s.versionCommand(),
 		contextsHelp(),
 	)
 	root.CompletionOptions.DisableDefaultCmd = true // ours has no more than what is tested

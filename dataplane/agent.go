@@ -44,11 +44,13 @@ type agent struct {
 	attend   *attendant
 	peers    *peer.Peers // of an ingress; else nil
 	severer  *severer
-	check    *appCheck // nil: the application is not checked
-	metrics  *agentMetrics
-	registry *prometheus.Registry
-	health   telemetry.Health
-	admitted chan struct{} // closed when there is a certificate
+	// plaintexts are who speaks plaintext to this proxy; none to other than sidecars.
+	plaintexts *plaintexts
+	check      *appCheck // nil: the application is not checked
+	metrics    *agentMetrics
+	registry   *prometheus.Registry
+	health     telemetry.Health
+	admitted   chan struct{} // closed when there is a certificate
 
 	mu        sync.Mutex
 	app       bool // the application is healthy
@@ -64,7 +66,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return &fault.Error{Code: "CONFIG-INVALID", What: "the configuration of this proxy is not valid", Err: err, Try: "correct what the cause names", Docs: "docs/configuration.md", Exit: fault.ExitUsage}
 	}
 	c.setDefaults()
-	a := &agent{config: c, admitted: make(chan struct{}), app: true, registry: telemetry.NewRegistry(string(c.role()))}
+	a := &agent{config: c, admitted: make(chan struct{}), app: true, plaintexts: newPlaintexts(), registry: telemetry.NewRegistry(string(c.role()))}
 	instance, token, err := a.config.identify()
 	if err != nil {
 		return err
@@ -314,6 +316,9 @@ func (a *agent) serve(ctx context.Context) error {
 	if a.peers != nil {
 		parts = append(parts, lifecycle.Component{Name: "peers", Run: a.runPeers})
 	}
+	if a.config.proxy().Role == mesh.RoleSidecar {
+		parts = append(parts, lifecycle.Component{Name: "plaintext", Run: a.watchPlaintext})
+	}
 	if a.check != nil {
 		parts = append(parts, lifecycle.Component{Name: "health check", Run: func(ctx context.Context) error { return a.check.run(ctx, a.appIs) }})
 	}
@@ -454,7 +459,7 @@ func (a *agent) appIs(healthy bool, reason string) {
 func (a *agent) changed() {
 	envoy := a.proxyState()
 	a.mu.Lock()
-	h := &enrolpb.Health{Healthy: a.app, Reason: a.appReason, EnvoyVersion: envoy.Version, EnvoyReady: envoy.Ready, Unsevered: a.severer.unsevered()}
+	h := &enrolpb.Health{Healthy: a.app, Reason: a.appReason, EnvoyVersion: envoy.Version, EnvoyReady: envoy.Ready, Unsevered: a.severer.unsevered(), Plaintext: a.plaintexts.report()}
 	if a.sds != nil {
 		for _, p := range a.sds.Problems() {
 			h.Secrets = append(h.Secrets, &enrolpb.Secret{Name: p.Name, Problem: p.Reason})

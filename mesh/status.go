@@ -121,7 +121,9 @@ type ProxyStatus struct {
 	// Unsevered says why its agent could not end its connections to a revoked zone; empty when none are left.
 	Unsevered   string    `json:"unsevered,omitempty"`
 	CertExpires time.Time `json:"certExpires,omitzero"`
-	ObservedAt  time.Time `json:"observedAt"`
+	// Plaintext are its ports that take plaintext, and who speaks it.
+	Plaintext  []PlaintextPort `json:"plaintext,omitempty"`
+	ObservedAt time.Time       `json:"observedAt"`
 }
 
 // RevisionSlots is how many revisions of one origin a zone remembers the progress of.

@@ -22,7 +22,14 @@ const (
 )
 
 func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationPolicy) {
-	validateTarget(r, res, p.TargetRef, "Service", "ExternalService")
+	if t := p.TargetRef; t != nil && (t.Kind == string(mesh.KindHTTPRoute) || t.Kind == string(mesh.KindGRPCRoute)) {
+		r.add(FieldError{
+			Pointer: "/spec/targetRef/kind", Code: CodeUnsupported, Message: "by which route a request comes is its caller's word, so nothing can be authorised by it",
+			Hint: "target the Service, and write what the route's rules match (methods, paths, headers) into `to`",
+		})
+	} else {
+		validateTarget(r, res, p.TargetRef, "Service", "ExternalService")
+	}
 	r.oneOf("/spec/action", string(p.Action), string(Allow), string(Deny), string(Audit))
 	r.oneOf("/spec/mode", string(p.Mode), "", string(Enforce), string(Shadow))
 	if p.Action == Audit && p.Mode == Shadow {

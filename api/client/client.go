@@ -212,15 +212,26 @@ func (c *Client) Inspect(ctx context.Context, zone string, proxy mesh.ProxyID, w
 
 // Failover says where the traffic of services goes.
 func (c *Client) Failover(ctx context.Context, q FailoverQuery) ([]mesh.FailoverStatus, error) {
+	var out FailoverList
+	err := c.do(ctx, request{method: http.MethodGet, path: "/api/v1/failover", query: q.values()}, &out)
+	return out.Items, err
+}
+
+// Plaintext returns who speaks plaintext to permissive ports of the services.
+func (c *Client) Plaintext(ctx context.Context, q FailoverQuery) ([]mesh.PlaintextStatus, error) {
+	var out PlaintextList
+	err := c.do(ctx, request{method: http.MethodGet, path: "/api/v1/plaintext", query: q.values()}, &out)
+	return out.Items, err
+}
+
+func (q FailoverQuery) values() url.Values {
 	values := url.Values{}
 	for name, v := range map[string]string{"namespace": q.Namespace, "service": q.Service, "zone": q.Zone} {
 		if v != "" {
 			values.Set(name, v)
 		}
 	}
-	var out FailoverList
-	err := c.do(ctx, request{method: http.MethodGet, path: "/api/v1/failover", query: values}, &out)
-	return out.Items, err
+	return values
 }
 
 // Post sends v as JSON to a path under /api/v1 and decodes the answer into out, which may be nil.

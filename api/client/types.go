@@ -76,6 +76,11 @@ type FailoverList struct {
 	Items []mesh.FailoverStatus `json:"items"`
 }
 
+// PlaintextList is the answer of /api/v1/plaintext, by zone, namespace, service and port.
+type PlaintextList struct {
+	Items []mesh.PlaintextStatus `json:"items"`
+}
+
 // ApplyResult is the answer of /api/v1/_apply.
 type ApplyResult struct {
 	Revision mesh.Revision `json:"revision"`

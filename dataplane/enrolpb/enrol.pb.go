@@ -70,7 +70,7 @@ func (x PeerLink_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PeerLink_State.Descriptor instead.
 func (PeerLink_State) EnumDescriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24, 0}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type EnrolRequest struct {
@@ -809,6 +809,7 @@ type Health struct {
 	EnvoyVersion  string                 `protobuf:"bytes,3,opt,name=envoy_version,json=envoyVersion,proto3" json:"envoy_version,omitempty"`
 	EnvoyReady    bool                   `protobuf:"varint,4,opt,name=envoy_ready,json=envoyReady,proto3" json:"envoy_ready,omitempty"`
 	Unsevered     string                 `protobuf:"bytes,5,opt,name=unsevered,proto3" json:"unsevered,omitempty"` // why connections to what Sever names could not be ended; empty when none are left
+	Plaintext     []*PlaintextPort       `protobuf:"bytes,7,rep,name=plaintext,proto3" json:"plaintext,omitempty"` // ports that take plaintext; older zones pass it over
 	Secrets       []*Secret              `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`     // of the machine's own, those that its Envoy wants and that are not as they should be
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -879,11 +880,163 @@ func (x *Health) GetUnsevered() string {
 	return ""
 }
 
+func (x *Health) GetPlaintext() []*PlaintextPort {
+	if x != nil {
+		return x.Plaintext
+	}
+	return nil
+}
+
 func (x *Health) GetSecrets() []*Secret {
 	if x != nil {
 		return x.Secrets
 	}
 	return nil
+}
+
+// PlaintextPort is who spoke plaintext to a service port of this proxy.
+type PlaintextPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          string                 `protobuf:"bytes,1,opt,name=port,proto3" json:"port,omitempty"`                       // <service>.<namespace>:<port>
+	SinceMs       int64                  `protobuf:"varint,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // from when it is watched, Unix time
+	LastMs        int64                  `protobuf:"varint,3,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`    // of the newest; 0: nobody spoke any
+	Requests      uint64                 `protobuf:"varint,4,opt,name=requests,proto3" json:"requests,omitempty"`              // of TCP, connections
+	Callers       []*PlaintextCaller     `protobuf:"bytes,5,rep,name=callers,proto3" json:"callers,omitempty"`                 // newest first
+	Others        uint32                 `protobuf:"varint,6,opt,name=others,proto3" json:"others,omitempty"`                  // callers that are not listed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaintextPort) Reset() {
+	*x = PlaintextPort{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaintextPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaintextPort) ProtoMessage() {}
+
+func (x *PlaintextPort) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaintextPort.ProtoReflect.Descriptor instead.
+func (*PlaintextPort) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PlaintextPort) GetPort() string {
+	if x != nil {
+		return x.Port
+	}
+	return ""
+}
+
+func (x *PlaintextPort) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *PlaintextPort) GetLastMs() int64 {
+	if x != nil {
+		return x.LastMs
+	}
+	return 0
+}
+
+func (x *PlaintextPort) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *PlaintextPort) GetCallers() []*PlaintextCaller {
+	if x != nil {
+		return x.Callers
+	}
+	return nil
+}
+
+func (x *PlaintextPort) GetOthers() uint32 {
+	if x != nil {
+		return x.Others
+	}
+	return 0
+}
+
+type PlaintextCaller struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // IP address
+	Requests      uint64                 `protobuf:"varint,2,opt,name=requests,proto3" json:"requests,omitempty"`
+	LastMs        int64                  `protobuf:"varint,3,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaintextCaller) Reset() {
+	*x = PlaintextCaller{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaintextCaller) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaintextCaller) ProtoMessage() {}
+
+func (x *PlaintextCaller) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaintextCaller.ProtoReflect.Descriptor instead.
+func (*PlaintextCaller) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PlaintextCaller) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PlaintextCaller) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *PlaintextCaller) GetLastMs() int64 {
+	if x != nil {
+		return x.LastMs
+	}
+	return 0
 }
 
 // Secret is one of a proxy's own machine. What it holds is never told.
@@ -897,7 +1050,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1062,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[10]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1075,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{10}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Secret) GetName() string {
@@ -958,7 +1111,7 @@ type ZoneNotice struct {
 
 func (x *ZoneNotice) Reset() {
 	*x = ZoneNotice{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1123,7 @@ func (x *ZoneNotice) String() string {
 func (*ZoneNotice) ProtoMessage() {}
 
 func (x *ZoneNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[11]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1136,7 @@ func (x *ZoneNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneNotice.ProtoReflect.Descriptor instead.
 func (*ZoneNotice) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{11}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ZoneNotice) GetNotice() isZoneNotice_Notice {
@@ -1130,7 +1283,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1295,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[12]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1308,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{12}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -1190,7 +1343,7 @@ type AnswerPart struct {
 
 func (x *AnswerPart) Reset() {
 	*x = AnswerPart{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1355,7 @@ func (x *AnswerPart) String() string {
 func (*AnswerPart) ProtoMessage() {}
 
 func (x *AnswerPart) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[13]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1368,7 @@ func (x *AnswerPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerPart.ProtoReflect.Descriptor instead.
 func (*AnswerPart) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{13}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AnswerPart) GetId() uint64 {
@@ -1247,7 +1400,7 @@ type AnswerTaken struct {
 
 func (x *AnswerTaken) Reset() {
 	*x = AnswerTaken{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1412,7 @@ func (x *AnswerTaken) String() string {
 func (*AnswerTaken) ProtoMessage() {}
 
 func (x *AnswerTaken) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1425,7 @@ func (x *AnswerTaken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerTaken.ProtoReflect.Descriptor instead.
 func (*AnswerTaken) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
 }
 
 // Sever is to what this proxy may not be connected any more: ingresses of revoked zones. It replaces what was said
@@ -1286,7 +1439,7 @@ type Sever struct {
 
 func (x *Sever) Reset() {
 	*x = Sever{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1451,7 @@ func (x *Sever) String() string {
 func (*Sever) ProtoMessage() {}
 
 func (x *Sever) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1464,7 @@ func (x *Sever) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sever.ProtoReflect.Descriptor instead.
 func (*Sever) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Sever) GetAddresses() []*Address {
@@ -1331,7 +1484,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1496,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1509,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Address) GetIp() string {
@@ -1383,7 +1536,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1548,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1561,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Accepted) GetLeaseMs() uint32 {
@@ -1435,7 +1588,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1600,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1613,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refused) GetCode() string {
@@ -1486,7 +1639,7 @@ type Roots struct {
 
 func (x *Roots) Reset() {
 	*x = Roots{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1651,7 @@ func (x *Roots) String() string {
 func (*Roots) ProtoMessage() {}
 
 func (x *Roots) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1664,7 @@ func (x *Roots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roots.ProtoReflect.Descriptor instead.
 func (*Roots) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Roots) GetZoneRoots() [][]byte {
@@ -1535,7 +1688,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1700,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1713,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Peers) GetZones() []*PeerZone {
@@ -1603,7 +1756,7 @@ type PeerZone struct {
 
 func (x *PeerZone) Reset() {
 	*x = PeerZone{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1768,7 @@ func (x *PeerZone) String() string {
 func (*PeerZone) ProtoMessage() {}
 
 func (x *PeerZone) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1781,7 @@ func (x *PeerZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerZone.ProtoReflect.Descriptor instead.
 func (*PeerZone) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PeerZone) GetZone() string {
@@ -1670,7 +1823,7 @@ type PeerIngress struct {
 
 func (x *PeerIngress) Reset() {
 	*x = PeerIngress{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1835,7 @@ func (x *PeerIngress) String() string {
 func (*PeerIngress) ProtoMessage() {}
 
 func (x *PeerIngress) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1848,7 @@ func (x *PeerIngress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerIngress.ProtoReflect.Descriptor instead.
 func (*PeerIngress) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PeerIngress) GetId() string {
@@ -1730,7 +1883,7 @@ type PeerLinks struct {
 
 func (x *PeerLinks) Reset() {
 	*x = PeerLinks{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1895,7 @@ func (x *PeerLinks) String() string {
 func (*PeerLinks) ProtoMessage() {}
 
 func (x *PeerLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1908,7 @@ func (x *PeerLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLinks.ProtoReflect.Descriptor instead.
 func (*PeerLinks) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PeerLinks) GetLinks() []*PeerLink {
@@ -1789,7 +1942,7 @@ type PeerLink struct {
 
 func (x *PeerLink) Reset() {
 	*x = PeerLink{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1954,7 @@ func (x *PeerLink) String() string {
 func (*PeerLink) ProtoMessage() {}
 
 func (x *PeerLink) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1967,7 @@ func (x *PeerLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLink.ProtoReflect.Descriptor instead.
 func (*PeerLink) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PeerLink) GetZone() string {
@@ -1885,7 +2038,7 @@ type PeerSession struct {
 
 func (x *PeerSession) Reset() {
 	*x = PeerSession{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2050,7 @@ func (x *PeerSession) String() string {
 func (*PeerSession) ProtoMessage() {}
 
 func (x *PeerSession) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2063,7 @@ func (x *PeerSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerSession.ProtoReflect.Descriptor instead.
 func (*PeerSession) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{25}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PeerSession) GetSession() uint64 {
@@ -1947,7 +2100,7 @@ type PeerWord struct {
 
 func (x *PeerWord) Reset() {
 	*x = PeerWord{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2112,7 @@ func (x *PeerWord) String() string {
 func (*PeerWord) ProtoMessage() {}
 
 func (x *PeerWord) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2125,7 @@ func (x *PeerWord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerWord.ProtoReflect.Descriptor instead.
 func (*PeerWord) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{26}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PeerWord) GetSession() uint64 {
@@ -2060,15 +2213,27 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\n" +
 	"bind_ports\x18\x03 \x03(\rR\tbindPorts\x12\x14\n" +
 	"\x05peers\x18\x04 \x01(\bR\x05peers\x12\x1a\n" +
-	"\bgateways\x18\x05 \x03(\tR\bgateways\"\xd1\x01\n" +
+	"\bgateways\x18\x05 \x03(\tR\bgateways\"\x8f\x02\n" +
 	"\x06Health\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +
 	"\renvoy_version\x18\x03 \x01(\tR\fenvoyVersion\x12\x1f\n" +
 	"\venvoy_ready\x18\x04 \x01(\bR\n" +
 	"envoyReady\x12\x1c\n" +
-	"\tunsevered\x18\x05 \x01(\tR\tunsevered\x121\n" +
-	"\asecrets\x18\x06 \x03(\v2\x17.comity.enrol.v1.SecretR\asecrets\"6\n" +
+	"\tunsevered\x18\x05 \x01(\tR\tunsevered\x12<\n" +
+	"\tplaintext\x18\a \x03(\v2\x1e.comity.enrol.v1.PlaintextPortR\tplaintext\x121\n" +
+	"\asecrets\x18\x06 \x03(\v2\x17.comity.enrol.v1.SecretR\asecrets\"\xc7\x01\n" +
+	"\rPlaintextPort\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\tR\x04port\x12\x19\n" +
+	"\bsince_ms\x18\x02 \x01(\x03R\asinceMs\x12\x17\n" +
+	"\alast_ms\x18\x03 \x01(\x03R\x06lastMs\x12\x1a\n" +
+	"\brequests\x18\x04 \x01(\x04R\brequests\x12:\n" +
+	"\acallers\x18\x05 \x03(\v2 .comity.enrol.v1.PlaintextCallerR\acallers\x12\x16\n" +
+	"\x06others\x18\x06 \x01(\rR\x06others\"`\n" +
+	"\x0fPlaintextCaller\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
+	"\brequests\x18\x02 \x01(\x04R\brequests\x12\x17\n" +
+	"\alast_ms\x18\x03 \x01(\x03R\x06lastMs\"6\n" +
 	"\x06Secret\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\"\x91\x03\n" +
@@ -2167,74 +2332,78 @@ func file_dataplane_enrolpb_enrol_proto_rawDescGZIP() []byte {
 }
 
 var file_dataplane_enrolpb_enrol_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
-	(PeerLink_State)(0),   // 0: comity.enrol.v1.PeerLink.State
-	(*EnrolRequest)(nil),  // 1: comity.enrol.v1.EnrolRequest
-	(*EnrolResponse)(nil), // 2: comity.enrol.v1.EnrolResponse
-	(*RenewRequest)(nil),  // 3: comity.enrol.v1.RenewRequest
-	(*RenewResponse)(nil), // 4: comity.enrol.v1.RenewResponse
-	(*AgentReport)(nil),   // 5: comity.enrol.v1.AgentReport
-	(*LoadReport)(nil),    // 6: comity.enrol.v1.LoadReport
-	(*Load)(nil),          // 7: comity.enrol.v1.Load
-	(*WorkloadSpec)(nil),  // 8: comity.enrol.v1.WorkloadSpec
-	(*IngressSpec)(nil),   // 9: comity.enrol.v1.IngressSpec
-	(*Health)(nil),        // 10: comity.enrol.v1.Health
-	(*Secret)(nil),        // 11: comity.enrol.v1.Secret
-	(*ZoneNotice)(nil),    // 12: comity.enrol.v1.ZoneNotice
-	(*Ask)(nil),           // 13: comity.enrol.v1.Ask
-	(*AnswerPart)(nil),    // 14: comity.enrol.v1.AnswerPart
-	(*AnswerTaken)(nil),   // 15: comity.enrol.v1.AnswerTaken
-	(*Sever)(nil),         // 16: comity.enrol.v1.Sever
-	(*Address)(nil),       // 17: comity.enrol.v1.Address
-	(*Accepted)(nil),      // 18: comity.enrol.v1.Accepted
-	(*Refused)(nil),       // 19: comity.enrol.v1.Refused
-	(*Roots)(nil),         // 20: comity.enrol.v1.Roots
-	(*Peers)(nil),         // 21: comity.enrol.v1.Peers
-	(*PeerZone)(nil),      // 22: comity.enrol.v1.PeerZone
-	(*PeerIngress)(nil),   // 23: comity.enrol.v1.PeerIngress
-	(*PeerLinks)(nil),     // 24: comity.enrol.v1.PeerLinks
-	(*PeerLink)(nil),      // 25: comity.enrol.v1.PeerLink
-	(*PeerSession)(nil),   // 26: comity.enrol.v1.PeerSession
-	(*PeerWord)(nil),      // 27: comity.enrol.v1.PeerWord
-	nil,                   // 28: comity.enrol.v1.WorkloadSpec.LabelsEntry
+	(PeerLink_State)(0),     // 0: comity.enrol.v1.PeerLink.State
+	(*EnrolRequest)(nil),    // 1: comity.enrol.v1.EnrolRequest
+	(*EnrolResponse)(nil),   // 2: comity.enrol.v1.EnrolResponse
+	(*RenewRequest)(nil),    // 3: comity.enrol.v1.RenewRequest
+	(*RenewResponse)(nil),   // 4: comity.enrol.v1.RenewResponse
+	(*AgentReport)(nil),     // 5: comity.enrol.v1.AgentReport
+	(*LoadReport)(nil),      // 6: comity.enrol.v1.LoadReport
+	(*Load)(nil),            // 7: comity.enrol.v1.Load
+	(*WorkloadSpec)(nil),    // 8: comity.enrol.v1.WorkloadSpec
+	(*IngressSpec)(nil),     // 9: comity.enrol.v1.IngressSpec
+	(*Health)(nil),          // 10: comity.enrol.v1.Health
+	(*PlaintextPort)(nil),   // 11: comity.enrol.v1.PlaintextPort
+	(*PlaintextCaller)(nil), // 12: comity.enrol.v1.PlaintextCaller
+	(*Secret)(nil),          // 13: comity.enrol.v1.Secret
+	(*ZoneNotice)(nil),      // 14: comity.enrol.v1.ZoneNotice
+	(*Ask)(nil),             // 15: comity.enrol.v1.Ask
+	(*AnswerPart)(nil),      // 16: comity.enrol.v1.AnswerPart
+	(*AnswerTaken)(nil),     // 17: comity.enrol.v1.AnswerTaken
+	(*Sever)(nil),           // 18: comity.enrol.v1.Sever
+	(*Address)(nil),         // 19: comity.enrol.v1.Address
+	(*Accepted)(nil),        // 20: comity.enrol.v1.Accepted
+	(*Refused)(nil),         // 21: comity.enrol.v1.Refused
+	(*Roots)(nil),           // 22: comity.enrol.v1.Roots
+	(*Peers)(nil),           // 23: comity.enrol.v1.Peers
+	(*PeerZone)(nil),        // 24: comity.enrol.v1.PeerZone
+	(*PeerIngress)(nil),     // 25: comity.enrol.v1.PeerIngress
+	(*PeerLinks)(nil),       // 26: comity.enrol.v1.PeerLinks
+	(*PeerLink)(nil),        // 27: comity.enrol.v1.PeerLink
+	(*PeerSession)(nil),     // 28: comity.enrol.v1.PeerSession
+	(*PeerWord)(nil),        // 29: comity.enrol.v1.PeerWord
+	nil,                     // 30: comity.enrol.v1.WorkloadSpec.LabelsEntry
 }
 var file_dataplane_enrolpb_enrol_proto_depIdxs = []int32{
 	8,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
 	9,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
 	10, // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
 	6,  // 3: comity.enrol.v1.AgentReport.load:type_name -> comity.enrol.v1.LoadReport
-	24, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
-	27, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
+	26, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
+	29, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
 	7,  // 6: comity.enrol.v1.LoadReport.loads:type_name -> comity.enrol.v1.Load
-	28, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
-	11, // 8: comity.enrol.v1.Health.secrets:type_name -> comity.enrol.v1.Secret
-	18, // 9: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
-	19, // 10: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
-	20, // 11: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
-	21, // 12: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
-	27, // 13: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
-	16, // 14: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
-	13, // 15: comity.enrol.v1.ZoneNotice.ask:type_name -> comity.enrol.v1.Ask
-	17, // 16: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
-	22, // 17: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
-	23, // 18: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
-	25, // 19: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
-	26, // 20: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
-	0,  // 21: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
-	1,  // 22: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
-	3,  // 23: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
-	5,  // 24: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
-	14, // 25: comity.enrol.v1.Enrolment.Answer:input_type -> comity.enrol.v1.AnswerPart
-	2,  // 26: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
-	4,  // 27: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
-	12, // 28: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
-	15, // 29: comity.enrol.v1.Enrolment.Answer:output_type -> comity.enrol.v1.AnswerTaken
-	26, // [26:30] is the sub-list for method output_type
-	22, // [22:26] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	30, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
+	11, // 8: comity.enrol.v1.Health.plaintext:type_name -> comity.enrol.v1.PlaintextPort
+	13, // 9: comity.enrol.v1.Health.secrets:type_name -> comity.enrol.v1.Secret
+	12, // 10: comity.enrol.v1.PlaintextPort.callers:type_name -> comity.enrol.v1.PlaintextCaller
+	20, // 11: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
+	21, // 12: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
+	22, // 13: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
+	23, // 14: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
+	29, // 15: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
+	18, // 16: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
+	15, // 17: comity.enrol.v1.ZoneNotice.ask:type_name -> comity.enrol.v1.Ask
+	19, // 18: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
+	24, // 19: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
+	25, // 20: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
+	27, // 21: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
+	28, // 22: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
+	0,  // 23: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
+	1,  // 24: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
+	3,  // 25: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
+	5,  // 26: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
+	16, // 27: comity.enrol.v1.Enrolment.Answer:input_type -> comity.enrol.v1.AnswerPart
+	2,  // 28: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
+	4,  // 29: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
+	14, // 30: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
+	17, // 31: comity.enrol.v1.Enrolment.Answer:output_type -> comity.enrol.v1.AnswerTaken
+	28, // [28:32] is the sub-list for method output_type
+	24, // [24:28] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_enrolpb_enrol_proto_init() }
@@ -2251,7 +2420,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 		(*AgentReport_PeerLinks)(nil),
 		(*AgentReport_PeerWord)(nil),
 	}
-	file_dataplane_enrolpb_enrol_proto_msgTypes[11].OneofWrappers = []any{
+	file_dataplane_enrolpb_enrol_proto_msgTypes[13].OneofWrappers = []any{
 		(*ZoneNotice_Accepted)(nil),
 		(*ZoneNotice_Refused)(nil),
 		(*ZoneNotice_Roots)(nil),
@@ -2267,7 +2436,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_enrolpb_enrol_proto_rawDesc), len(file_dataplane_enrolpb_enrol_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -269,6 +269,15 @@ spec: {targetRef: {kind: Service, name: legacy}, mtls: {mode: Permissive}}
 			t.Errorf("%s is %d, not %d", counter, got, n)
 		}
 	}
+	_ = raw.Close()
+	eventually(t, "count callers by address", func() error { // when requests and connections end
+		for _, port := range []string{"80", "7070"} {
+			if n := p.stat(t, "comity.plaintext.port.legacy.shop."+port+".source.127.0.0.1"); n != 1 {
+				return fmt.Errorf("port %s: %d", port, n)
+			}
+		}
+		return nil
+	})
 
 	t.Run("nobody in plaintext is allowed by name, and all are denied by one", func(t *testing.T) {
 		w.apply(t, permissive+`

@@ -39,6 +39,9 @@ const (
 	// callerID is the first URI of the certificate: the one by whose trust domain it was verified.
 	callerID = "connection.uri_san_peer_certificate"
 
+	// statsLog counts what other logs write.
+	statsLog = "envoy.access_loggers.stats"
+
 	// maxListed bounds one expression; Envoy reads no longer ones than 100,000 characters.
 	maxListed = 256
 	// maxDecisionCounters bounds what the policies that came and went leave behind.
@@ -182,7 +185,7 @@ func (b *messages) countDecisions() *accesslogv3.AccessLog {
 		}
 		return &statslogv3.Config_Counter{Stat: stat, ValueFixed: wrapperspb.UInt64(1)}
 	}
-	return &accesslogv3.AccessLog{Name: "envoy.access_loggers.stats", Filter: connected(true), ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: b.any(&statslogv3.Config{
+	return &accesslogv3.AccessLog{Name: statsLog, Filter: connected(true), ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: b.any(&statslogv3.Config{
 		StatsScope: &typev3.Scope{Prefix: "comity", MaxCounters: u32(maxDecisionCounters)},
 		Counters: []*statslogv3.Config_Counter{
 			count("authorization", [2]string{"policy", policyState}, [2]string{"decision", decisionState}),

@@ -46,6 +46,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		RequestHeadersTimeout: seconds(10),
 		AccessLog:             slices.Concat(b.accessLogs(h.Telemetry, httpLogFields()), []*accesslogv3.AccessLog{b.tapRequests(h.StatPrefix)}, b.httpNotes(h)),
 	}
+	m.AccessLog = append(m.AccessLog, b.countPlaintext(h.Plaintext, nil)...)
 	if h.Codec == ir.CodecHTTP2 {
 		m.CodecType = hcmv3.HttpConnectionManager_HTTP2
 	}

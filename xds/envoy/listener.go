@@ -100,6 +100,7 @@ func (b *messages) tcpProxy(t ir.TCP) *tcpproxyv3.TcpProxy {
 		AccessLog:                       b.tcpLogs(t),
 		AccessLogOptions:                &tcpproxyv3.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true}, // for the notes
 	}
+	m.AccessLog = append(m.AccessLog, b.countPlaintext(t.Plaintext, connected(false))...)
 	if len(t.Backends) > 0 {
 		w := &tcpproxyv3.TcpProxy_WeightedCluster{}
 		for _, c := range t.Backends {

@@ -67,6 +67,8 @@ type HTTP struct {
 	// ForwardIdentity tells the application the caller's SPIFFE ID (x-forwarded-client-cert, URI=) and
 	// drops what the caller wrote there itself.
 	ForwardIdentity bool `json:"forwardIdentity,omitempty"`
+	// Plaintext names the service port whose callers are counted by address, since they prove nothing.
+	Plaintext string `json:"plaintext,omitempty"`
 	// Edge is set where clients are not of the mesh.
 	Edge *Edge `json:"edge,omitempty"`
 	// Telemetry is nil where nothing is told.
@@ -90,6 +92,8 @@ type TCP struct {
 	// Cluster takes all connections; where it is empty, Backends divide them.
 	Cluster  string    `json:"cluster,omitempty"`
 	Backends []Backend `json:"backends,omitempty"`
+	// Plaintext is as that of HTTP.
+	Plaintext string `json:"plaintext,omitempty"`
 	// Admission names what decides about each connection. Cluster then is one that is Admitted.
 	Admission string `json:"admission,omitempty"`
 	// Attempts to connect before giving up; 0 means 1.

@@ -72,6 +72,35 @@ func (t *Topology) Plaintext(w *Workload) []PlaintextPort {
 	return out
 }
 
+// PermissivePort is a port of a service that takes plaintext, with how many workloads of this zone.
+type PermissivePort struct {
+	ServicePort
+	Workloads int
+}
+
+// Permissive lists where plaintext is taken, by the policy that says so.
+func (t *Topology) Permissive() map[mesh.Key][]PermissivePort {
+	counts := map[mesh.Key]map[ServicePort]int{}
+	for _, w := range t.Workloads {
+		for _, at := range t.Plaintext(w) {
+			// A proxy counts what it takes at one address under the first of the services there.
+			first := at.Of[0]
+			by := t.Authentication(first.Service, first.Port, mesh.Key{}, "").By("MTLS")
+			if counts[by] == nil {
+				counts[by] = map[ServicePort]int{}
+			}
+			counts[by][ServicePort{ServiceName: first.Service.ServiceName, Port: first.Port.Number}]++
+		}
+	}
+	out := map[mesh.Key][]PermissivePort{}
+	for by, ports := range counts {
+		for p, n := range ports {
+			out[by] = append(out[by], PermissivePort{p, n})
+		}
+	}
+	return out
+}
+
 // eachPermissive calls f for each port of the application of which a policy says that it is permissive: with the service ports
 // there, and with the reason if it can't be.
 func (t *Topology) eachPermissive(w *Workload, f func(port uint16, of []ServedPort, why string)) {

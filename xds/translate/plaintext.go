@@ -9,7 +9,12 @@ import (
 
 // plaintextName is `plaintext/<service>.<namespace>:<port>`: what callers reach that are not of the mesh.
 func plaintextName(p topology.ServedPort) string {
-	return "plaintext/" + clusterName(p.Service.ServiceName, p.Port.Number)
+	return "plaintext/" + plaintextOf(p)
+}
+
+// plaintextOf is `<service>.<namespace>:<port>`.
+func plaintextOf(p topology.ServedPort) string {
+	return clusterName(p.Service.ServiceName, p.Port.Number)
 }
 
 // plaintext are the listeners where the workload's ports take callers as they were before the mesh: at its address and the
@@ -35,12 +40,12 @@ func (in *inbound) plaintextChain(at topology.PlaintextPort) (ir.Chain, bool) {
 	c := ir.Chain{Name: name}
 	authorization := in.tr.anonymous(at.Of)
 	if !first.Port.Protocol.IsHTTP() {
-		c.TCP = &ir.TCP{StatPrefix: name, Serves: true, Cluster: appName(at.Port), MaxDuration: tcpMaxDuration, Telemetry: in.serverTelemetry(first.Service, first.Port, topology.Zone{})}
+		c.TCP = &ir.TCP{Plaintext: plaintextOf(first), StatPrefix: name, Serves: true, Cluster: appName(at.Port), MaxDuration: tcpMaxDuration, Telemetry: in.serverTelemetry(first.Service, first.Port, topology.Zone{})}
 		c.Connections = in.connectionLimit(first.Service, first.Port)
 		return c, authorization.Callers[0].Decisions[0].Allow
 	}
 	c.HTTP = &ir.HTTP{
-		StatPrefix: name, Codec: ir.CodecAuto, RouteTable: name,
+		Plaintext: plaintextOf(first), StatPrefix: name, Codec: ir.CodecAuto, RouteTable: name,
 		// Nobody proved anything: what the caller says of itself is dropped.
 		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, Telemetry: in.serverTelemetry(first.Service, first.Port, topology.Zone{}),
 	}

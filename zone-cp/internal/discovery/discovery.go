@@ -52,5 +52,6 @@ type Agent struct {
 	Reason       string
 	EnvoyVersion string
 	Identity     string // SPIFFE ID
+	Plaintext    []mesh.PlaintextPort
 	Unsevered    string // why its Envoy's connections to revoked zones could not be ended; empty when none are left
 }

@@ -67,6 +67,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	p.settleIsolations()
 	p.noteIssues(issues, others)
 	p.tracker.noteListeners(t.Listeners())
+	p.tracker.notePlaintext(p.plaintextOf(t))
 	p.tellFailover(failing)
 	for id := range p.picture.Agents {
 		p.touched[id] = struct{}{}

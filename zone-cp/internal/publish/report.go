@@ -138,7 +138,7 @@ func (p *Publisher) reportChanges() {
 		}
 		s := mesh.ProxyStatus{
 			Proxy: id, Zone: p.cfg.Zone, Connected: up, Identity: agent.Identity, Version: agent.EnvoyVersion, Healthy: agent.Healthy, Draining: agent.Draining, LastError: agent.Reason,
-			Unsevered: agent.Unsevered,
+			Unsevered: agent.Unsevered, Plaintext: p.callersOf(agent.Plaintext),
 		}
 		if up {
 			x := list[acked[id]]

@@ -188,7 +188,7 @@ func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (
 		if !h.GetEnvoyReady() && reason == "" {
 			reason = "its Envoy is not ready"
 		}
-		return "", s.health(h.GetHealthy() && h.GetEnvoyReady(), clip(reason), clip(h.GetEnvoyVersion()), clip(h.GetUnsevered()), secretsOf(h))
+		return "", s.health(h.GetHealthy() && h.GetEnvoyReady(), clip(reason), clip(h.GetEnvoyVersion()), clip(h.GetUnsevered()), secretsOf(h), plaintextOf(h))
 	case *enrolpb.AgentReport_Leaving:
 		if !r.Leaving {
 			return "", nil

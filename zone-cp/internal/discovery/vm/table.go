@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -78,6 +79,7 @@ type entry struct {
 	reason       string
 	envoyVersion string
 	unsevered    string
+	plaintext    []mesh.PlaintextPort
 	secrets      map[string]string // of its machine that are not as they should be, by name, with the reason
 	answers      bool              // its agent answers questions
 	asks         []*enrolpb.Ask    // that it was not told yet
@@ -143,7 +145,7 @@ func (t *Table) draw() discovery.Picture {
 		}
 		p.Agents[id] = discovery.Agent{
 			Attending: e.session != 0, Healthy: e.Healthy, Draining: e.Draining, Reason: e.reason,
-			EnvoyVersion: e.envoyVersion, Identity: e.Identity, Unsevered: e.unsevered,
+			EnvoyVersion: e.envoyVersion, Identity: e.Identity, Unsevered: e.unsevered, Plaintext: e.plaintext,
 		}
 	}
 	return p
@@ -232,12 +234,12 @@ func (s *Session) ingress(in discovery.Ingress) error {
 }
 
 // health states how the application and its Envoy do, why what should be severed is not, and what is wrong with secrets; it is also the heartbeat.
-func (s *Session) health(healthy bool, reason, envoyVersion, unsevered string, secrets map[string]string) error {
+func (s *Session) health(healthy bool, reason, envoyVersion, unsevered string, secrets map[string]string, plaintext []mesh.PlaintextPort) error {
 	return s.with(func(e *entry) bool {
 		changed := e.Healthy != healthy || e.reason != reason || e.envoyVersion != envoyVersion || e.unsevered != unsevered ||
-			!maps.Equal(e.secrets, secrets)
+			!maps.Equal(e.secrets, secrets) || !reflect.DeepEqual(e.plaintext, plaintext)
 		e.Healthy, e.reason, e.envoyVersion, e.unsevered = healthy, reason, envoyVersion, unsevered
-		e.secrets = secrets
+		e.secrets, e.plaintext = secrets, plaintext
 		if changed {
 			s.table.schedule(e, e.next()) // one that is healthy has an earlier deadline
 		}

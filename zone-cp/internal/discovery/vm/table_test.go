@@ -50,7 +50,7 @@ func attend(t *testing.T, table *Table) *Session {
 	if err := s.workload(policy.Workload{ServiceAccount: "web", Address: "127.0.0.1", InboundPort: 9000}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.health(true, "", "1.40.0", "", nil); err != nil {
+	if err := s.health(true, "", "1.40.0", "", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -64,7 +64,7 @@ func TestLeaseRunsOut(t *testing.T) {
 		expect(t, table, true, true)
 		for range 10 { // heartbeats
 			time.Sleep(DefaultLease / 3)
-			if err := s.health(true, "", "1.40.0", "", nil); err != nil {
+			if err := s.health(true, "", "1.40.0", "", nil, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -143,7 +143,7 @@ func TestHeartbeatsAreSilent(t *testing.T) {
 		<-table.dirty
 		for range 5 {
 			time.Sleep(DefaultLease / 3)
-			if err := s.health(true, "", "1.40.0", "", nil); err != nil {
+			if err := s.health(true, "", "1.40.0", "", nil, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -184,7 +184,7 @@ func TestFencing(t *testing.T) {
 		if !errors.Is(cause, ErrFenced) {
 			t.Fatalf("the older stream was ended by %v", cause)
 		}
-		if err := old.health(false, "", "", "", nil); !errors.Is(err, ErrFenced) {
+		if err := old.health(false, "", "", "", nil, nil); !errors.Is(err, ErrFenced) {
 			t.Fatalf("the fenced stream still speaks: %v", err)
 		}
 		old.lost()
@@ -227,7 +227,7 @@ func TestSecretsOfAnIngress(t *testing.T) {
 	}
 	wrong := secretsOf(&enrolpb.Health{Secrets: []*enrolpb.Secret{{Name: "secret/shop/www", Problem: "it is not there"}}})
 	for range 2 {
-		if err := s.health(true, "", "", "", wrong); err != nil {
+		if err := s.health(true, "", "", "", wrong, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
