@@ -24,8 +24,8 @@ const (
 	// auditPrefix sets what an Audit notes apart from what is decided, in counters and in access logs.
 	auditPrefix = "audit_"
 
-	// escapedSlash is in the path, not in the query.
-	escapedSlash = `(?i)[^?]*%(2f|5c).*`
+	// ambiguousPath has, before the query, an escaped slash, or a semicolon, with which applications end a part of a path or don't.
+	ambiguousPath = `(?i)[^?]*(%(2f|5c|3b)|;).*`
 )
 
 // rbac is the filter that decides, with what would be decided in shadow. Counters name policies; their names are few and known.

@@ -22,7 +22,7 @@ func (b *messages) jwt(j ir.JWT) proto.Message {
 	for _, r := range j.Rules {
 		rule := &jwtauthnv3.RequirementRule{Match: b.match(r.Match)}
 		if r.AmbiguousPath {
-			rule.Match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: escapedSlash}}}
+			rule.Match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: ambiguousPath}}}
 		}
 		if need := jwtRequirement(r); need != nil {
 			rule.RequirementType = &jwtauthnv3.RequirementRule_Requires{Requires: need}

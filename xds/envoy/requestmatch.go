@@ -17,7 +17,7 @@ import (
 func (b *messages) request(r ir.RequestMatch) *xdsmatcherv3.Matcher_MatcherList_Predicate {
 	var all []*xdsmatcherv3.Matcher_MatcherList_Predicate
 	if r.AmbiguousPath {
-		all = append(all, b.single(b.header(":path"), regex(escapedSlash)))
+		all = append(all, b.single(b.header(":path"), regex(ambiguousPath)))
 	}
 	if len(r.Methods) > 0 {
 		var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate

@@ -46,7 +46,7 @@ type RequestMatch struct {
 	Paths   []PathMatch    `json:"paths,omitempty"`
 	Headers []HeaderValues `json:"headers,omitempty"` // all of them
 	Claims  []ClaimValues  `json:"claims,omitempty"`  // all of them
-	// AmbiguousPath is met by paths with an escaped slash, of which applications make different things.
+	// AmbiguousPath is met by paths with an escaped slash or a semicolon, of which applications make different things.
 	AmbiguousPath bool `json:"ambiguousPath,omitempty"`
 }
 

@@ -48,7 +48,7 @@ type JWTTell struct {
 // JWTRule demands a token of one of the providers; no providers demand none.
 type JWTRule struct {
 	Match Match `json:"match,omitzero"`
-	// AmbiguousPath is met by paths with an escaped slash, instead of Match.
+	// AmbiguousPath is met by paths with an escaped slash or a semicolon, instead of Match.
 	AmbiguousPath bool     `json:"ambiguousPath,omitempty"`
 	Providers     []string `json:"providers,omitempty"`
 	// Optional takes requests without a token too.

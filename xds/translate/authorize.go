@@ -17,7 +17,7 @@ import (
 const (
 	DefaultDenyName  = "default-deny:no-AuthorizationPolicy-allows"
 	DefaultAllowName = "default-allow:no-AuthorizationPolicy-applies"
-	AmbiguousName    = "ambiguous-path:escaped-slash-where-policies-look-at-paths"
+	AmbiguousName    = "ambiguous-path:escaped-slash-or-semicolon-where-policies-look-at-paths"
 )
 
 // PolicyName is what a policy is called in refusals: origin/namespace/name.

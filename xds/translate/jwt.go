@@ -48,7 +48,7 @@ func (tr *Translator) tokens(s *topology.Service, p topology.Port) []ir.Filter {
 		return nil
 	}
 	if differs {
-		// Of an escaped slash applications make different things, and so does a path that is compared: a token must be there.
+		// Of an escaped slash or a semicolon applications make different things, and of a path that is compared: a token must be there.
 		strict := ir.JWTRule{AmbiguousPath: true}
 		for _, p := range j.Providers {
 			strict.Providers = append(strict.Providers, p.Name)
