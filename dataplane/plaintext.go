@@ -127,7 +127,7 @@ func (p *plaintexts) report() []*enrolpb.PlaintextPort {
 			return cmp.Or(cmp.Compare(b.GetLastMs(), a.GetLastMs()), cmp.Compare(a.GetAddress(), b.GetAddress()))
 		})
 		if over := len(m.Callers) - maxPlaintextListed; over > 0 {
-			m.Callers, m.Others = m.Callers[:maxPlaintextListed], uint32(over) //nolint:gosec // Envoy counts 1,024 at most
+			m.Callers, m.Others = m.Callers[:maxPlaintextListed], uint32(over) //nolint:gosec // Envoy counts some thousands at most
 		}
 		out = append(out, m)
 	}

@@ -235,7 +235,7 @@ func TestSecretsOfAnIngress(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	<-table.Changed()
-	if err := s.health(true, "", "", "", wrong); err != nil {
+	if err := s.health(true, "", "", "", wrong, nil); err != nil {
 		t.Fatal(err)
 	}
 	if len(table.Changed()) != 0 {
