@@ -313,6 +313,7 @@ type proxyInfo struct {
 	EnvoyPID int      `json:"envoyPid"`
 	RunDir   string   `json:"runDir"`
 	Outbound string   `json:"outbound"`
+	Metrics  string   `json:"metrics"`
 	Ports    []uint16 `json:"ports"`
 }
 

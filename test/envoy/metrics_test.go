@@ -20,14 +20,16 @@ import (
 )
 
 // exporter is what the agent of a proxy tells Prometheus.
-func (w *world) exporter(t *testing.T, name, application string) *metrics.Exporter {
+type exporter struct{ *metrics.Exporter }
+
+func (w *world) exporter(t *testing.T, name, application string) exporter {
 	t.Helper()
 	p := w.sidecar(t, name)
 	zone := w.zones[0]
 	if name == "pay-1" || name == "gate" {
 		zone = w.zones[1]
 	}
-	return metrics.NewExporter(metrics.Config{
+	return exporter{metrics.NewExporter(metrics.Config{
 		Own: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler), Application: application,
 		Self: func() metrics.Self {
 			return metrics.Self{Role: p.id.Role, Identity: fmt.Sprintf("spiffe://%s/ns/shop/sa/%s", zone.TrustDomain, name), Zone: zone.Zone}
@@ -45,13 +47,13 @@ func (w *world) exporter(t *testing.T, name, application string) *metrics.Export
 			_, err = io.Copy(to, r.Body)
 			return err
 		},
-	})
+	})}
 }
 
 // scraped is one answer to Prometheus.
 type scraped map[string]*dto.MetricFamily
 
-func scrape(t *testing.T, e *metrics.Exporter) scraped {
+func scrape(t *testing.T, e exporter) scraped {
 	t.Helper()
 	rec := httptest.NewRecorder()
 	e.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
@@ -101,6 +103,17 @@ func (s scraped) is(t *testing.T, want float64, name string, labels ...string) {
 	}
 }
 
+// measured waits until so many durations are told: Envoy may answer before it has those that its threads measured last.
+func (e exporter) measured(t *testing.T, want float64, labels ...string) {
+	t.Helper()
+	eventually(t, "durations are told", func() error {
+		if got := scrape(t, e); got.sum(signals.RequestDuration, labels...) != want {
+			return fmt.Errorf("not %v, of\n%s", want, got.text(signals.RequestDuration))
+		}
+		return nil
+	})
+}
+
 // TestMetricsOfPairs: of 100 requests with 5 errors both ends tell 100 and 5, with who asked whom from zone to zone, however often a
 // request was tried and whoever answered it.
 func TestMetricsOfPairs(t *testing.T) {
@@ -124,14 +137,16 @@ func TestMetricsOfPairs(t *testing.T) {
 	got.is(t, 100, signals.Requests, client...)
 	got.is(t, 5, signals.Requests, append(client, "code_class=5xx")...)
 	got.is(t, 95, signals.Requests, append(client, "code_class=2xx")...)
-	got.is(t, 100, signals.RequestDuration, client...)
+	web.measured(t, 100, client...)
 	got = scrape(t, pay)
 	got.is(t, 100, signals.Requests, server...)
 	got.is(t, 5, signals.Requests, append(server, "code_class=5xx")...)
-	got.is(t, 100, signals.RequestDuration, server...)
+	pay.measured(t, 100, server...)
 	// Envoy measures whole milliseconds.
 	w.call(t, call{to: payHost, header: map[string]string{doDelay: "40ms"}})
-	for _, at := range []*metrics.Exporter{web, pay} {
+	web.measured(t, 101)
+	pay.measured(t, 101)
+	for _, at := range []exporter{web, pay} {
 		if sum := scrape(t, at)[signals.RequestDuration].GetMetric()[0].GetHistogram().GetSampleSum(); sum < 0.04 || sum > 100 {
 			t.Errorf("101 requests, one of 40 ms, took %v s", sum)
 		}
@@ -201,6 +216,55 @@ spec: {targetRef: {kind: Service, name: echo-v2}, action: Deny, rules: [{}]}
 	got.is(t, 3, signals.Requests, "destination=ghost")
 }
 
+// TestMetricsOfLimits: timeouts, limits at both ends, copies and answers of routes are counted as the docs say.
+func TestMetricsOfLimits(t *testing.T) {
+	w := newWorld(t)
+	web, echo := w.exporter(t, "web", ""), w.exporter(t, "echo-1", "")
+	w.apply(t, `
+kind: TrafficPolicy
+metadata: {name: slow}
+spec: {targetRef: {kind: Service, name: echo-v1}, timeouts: {request: 200ms}, rateLimit: {requests: [{name: two, limit: {count: 2, per: 1h}}]}}
+---
+kind: HTTPRoute
+metadata: {name: copies}
+spec:
+  parentRefs: [{kind: Service, group: "", name: pay}]
+  rules:
+  - matches: [{path: {value: /away}}]
+    filters: [{type: RequestRedirect, requestRedirect: {hostname: example.com}}]
+  - filters: [{type: RequestMirror, requestMirror: {backendRef: {name: echo-v2, port: 80}}}]
+    backendRefs: [{name: pay, port: 80}]
+`)
+	const v1 = "echo-v1.shop.svc.clusterset.local"
+	for _, c := range []struct {
+		call
+		status int
+	}{
+		{call{to: v1}, 200},
+		{call{to: v1, header: map[string]string{doDelay: "2s"}}, 504},
+		{call{to: v1}, 429},
+		{call{to: payHost, path: "/away"}, 302},
+		{call{to: payHost}, 200},
+	} {
+		if r := w.call(t, c.call); r.status != c.status {
+			t.Fatalf("%+v: status %d", c.call, r.status)
+		}
+	}
+	eventually(t, "the copy is counted", func() error {
+		if n := scrape(t, web).sum(signals.Requests, "destination=echo-v2"); n != 1 {
+			return fmt.Errorf("%v", n)
+		}
+		return nil
+	})
+	got := scrape(t, web)
+	got.is(t, 1, signals.Requests, "destination=echo-v1", "code_class=2xx", "destination_zone=one")
+	got.is(t, 1, signals.Requests, "destination=echo-v1", "code_class=5xx", "destination_zone=one")
+	got.is(t, 1, signals.Requests, "destination=echo-v1", "code_class=4xx", "destination_zone=one")
+	got.is(t, 1, signals.Requests, "destination=pay")
+	got.is(t, 5-1+1, signals.Requests) // not the redirect, but the copy
+	scrape(t, echo).is(t, 1, signals.Requests, "destination=echo-v1", "code_class=4xx")
+}
+
 // TestMetricsOfFailover: when a zone loses a service, the zone of the destination changes in both kinds of traffic, and nothing else.
 func TestMetricsOfFailover(t *testing.T) {
 	w := newWorld(t)
@@ -229,7 +293,7 @@ func TestMetricsOfFailover(t *testing.T) {
 	got.is(t, 30, signals.Requests, "destination=pay", "code_class=2xx")
 	got.is(t, 10, signals.Requests, "destination=pay", "destination_zone=one")
 	got.is(t, 20, signals.Requests, "destination=pay", "destination_zone=two")
-	got.is(t, 20, signals.RequestDuration, "destination=pay", "destination_zone=two")
+	web.measured(t, 20, "destination=pay", "destination_zone=two")
 	got.is(t, 1, signals.TCPConnections, "destination=pay", "destination_zone=one")
 	got.is(t, 1, signals.TCPConnections, "destination=pay", "destination_zone=two")
 }
@@ -282,7 +346,7 @@ func TestMetricsOfTCP(t *testing.T) {
 	})
 	_ = c.Close()
 	eventually(t, "it has ended", func() error {
-		for _, e := range []*metrics.Exporter{web, pay} {
+		for _, e := range []exporter{web, pay} {
 			if n := scrape(t, e).sum(signals.TCPOpen); n != 0 {
 				return fmt.Errorf("%v are open", n)
 			}
