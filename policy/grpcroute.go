@@ -86,10 +86,15 @@ var grpcName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]{0,511}$`)
 
 func validateGRPCRoute(r *report, res mesh.Resource, g *GRPCRoute) {
 	for i, rule := range g.Rules {
+		at := ptr("/spec/rules", i)
 		for j, m := range rule.Matches {
 			if m.Method != nil {
-				validateMethod(r, ptr(ptr("/spec/rules", i)+"/matches", j)+"/method", *m.Method)
+				validateMethod(r, ptr(at+"/matches", j)+"/method", *m.Method)
 			}
+		}
+		validateGRPCFilters(r, at+"/filters", rule.Filters)
+		for j, b := range rule.BackendRefs {
+			validateGRPCFilters(r, ptr(at+"/backendRefs", j)+"/filters", b.Filters)
 		}
 	}
 	if len(g.Rules) == 0 {
@@ -101,6 +106,14 @@ func validateGRPCRoute(r *report, res mesh.Resource, g *GRPCRoute) {
 	}
 }
 
+// validateGRPCFilters refuses the filters that HTTPRoutes have besides.
+func validateGRPCFilters(r *report, at string, filters []gatewayv1.GRPCRouteFilter) {
+	for i, f := range filters {
+		r.oneOf(ptr(at, i)+"/type", string(f.Type), string(gatewayv1.GRPCRouteFilterRequestHeaderModifier), string(gatewayv1.GRPCRouteFilterResponseHeaderModifier),
+			string(gatewayv1.GRPCRouteFilterRequestMirror), string(gatewayv1.GRPCRouteFilterExtensionRef))
+	}
+}
+
 func validateMethod(r *report, at string, m gatewayv1.GRPCMethodMatch) {
 	regex := m.Type != nil && *m.Type == gatewayv1.GRPCMethodMatchRegularExpression
 	if m.Type != nil {
@@ -109,13 +122,13 @@ func validateMethod(r *report, at string, m gatewayv1.GRPCMethodMatch) {
 	if orZero(m.Service) == "" && orZero(m.Method) == "" {
 		r.add(FieldError{Pointer: at, Code: CodeRequired, Message: "names neither service nor method"})
 	}
-	for name, v := range map[string]string{"service": orZero(m.Service), "method": orZero(m.Method)} {
+	for _, part := range []struct{ name, v string }{{"service", orZero(m.Service)}, {"method", orZero(m.Method)}} {
 		switch {
-		case v == "":
+		case part.v == "":
 		case regex:
-			r.checked(at+"/"+name, v, checkRegex)
-		case !grpcName.MatchString(v) || name == "method" && strings.Contains(v, "."):
-			r.invalid(at+"/"+name, "%q is no name of a gRPC %s", clip(v), name)
+			r.checked(at+"/"+part.name, part.v, checkRegex)
+		case !grpcName.MatchString(part.v) || part.name == "method" && strings.Contains(part.v, "."):
+			r.invalid(at+"/"+part.name, "%q is no name of a gRPC %s", clip(part.v), part.name)
 		}
 	}
 }
