@@ -38,6 +38,8 @@ func labels() []label {
 		{labelClass, `_rq_(([1-5]))xx$`},
 		{labelManager, `^http\.((.+?)\.)(?:downstream_|no_route|no_cluster|rbac\.|rds\.)`},
 		{labelTCP, `^tcp\.((.+?)\.)downstream_`},
+		{labelHost, `^vhost\.((.+?)\.)route\.`},
+		{labelRule, `^vhost\..+?\.route\.((.+)\.)upstream_rq_`},
 		{labelListener, `^listener\.((.+?)\.)(?:downstream_|ssl\.|no_filter_chain_match)`},
 	}
 }
@@ -51,6 +53,8 @@ const (
 	labelManager  = "envoy_http_conn_manager_prefix"
 	labelTCP      = "envoy_tcp_prefix"
 	labelListener = "envoy_listener"
+	labelHost     = "envoy_virtual_host"
+	labelRule     = "envoy_route"
 )
 
 // golden tells whether traffic flows between services and zones, who is refused and why, and whether configuration and trust arrive.
@@ -61,6 +65,8 @@ func golden() []string {
 		`cluster\.` + cluster + `\.upstream_rq_(total|active|[1-5]xx|timeout|per_try_timeout|retry|retry_success|retry_overflow|rx_reset|pending_overflow)`,
 		`cluster\.` + cluster + `\.zone\.[^.]+\.[^.]+\.upstream_rq_([1-5]xx|time)`,
 		`cluster\.external/.+\.upstream_rq_time`,
+		// The same of rules with a name.
+		`vhost\..+\.route\..+\.upstream_rq_([1-5]xx|retry)`,
 		`cluster\.` + cluster + `\.upstream_cx_(total|active|connect_fail|connect_timeout|overflow|rx_bytes_total|tx_bytes_total|http2_total)`,
 		`cluster\.` + cluster + `\.(membership_(healthy|total)|lb_healthy_panic|outlier_detection\.ejections_(active|enforced_total)|upstream_cx_none_healthy)`,
 		// Failed handshakes, by reason, on both sides.

@@ -133,6 +133,7 @@ func (e *Exporter) envoy(ctx context.Context, raw bool) []*dto.MetricFamily {
 	of := e.ask(ctx, "")
 	again := func() families { return e.ask(ctx, `^cluster\..*upstream_rq_[1-5]xx$`) }
 	out := append(e.traffic.Read(e.config.Self(), of, again), e.traffic.names.state(of)...)
+	out = append(out, rules(of)...)
 	if raw {
 		for f := range maps.Values(of) {
 			out = append(out, f)

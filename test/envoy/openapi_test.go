@@ -1,13 +1,13 @@
 package envoy
 
 import (
-	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/comity-mesh/comity/internal/signals"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/policy/openapi"
 )
@@ -57,22 +57,25 @@ func TestOpenAPI(t *testing.T) {
 			{call{method: http.MethodPost, path: "/v1/orders/7", header: fails("rest")}, want{status: 503}},
 		},
 	}})
-	web := w.sidecar(t, "web")
-	for operation, counted := range map[string]map[int]int{
-		"place-order": {2: 1}, "drop-order": {5: 1}, "get-order": {2: 1, 5: 1}, "my-orders": {2: 1}, "rest": {2: 1, 5: 1},
+	told := scrape(t, w.exporter(t, "web", ""))
+	for operation, counted := range map[string]map[string]float64{
+		"place-order": {"2xx": 1}, "drop-order": {"5xx": 1}, "get-order": {"2xx": 1, "5xx": 1}, "my-orders": {"2xx": 1}, "rest": {"2xx": 1, "5xx": 1},
 	} {
-		route := "echo"
+		of := []string{"route_namespace=shop", "route=echo", "rule=" + operation}
 		if operation == "rest" {
-			route = "echo-rest"
+			of[1] = "route=echo-rest"
 		}
-		for class := 2; class <= 5; class++ {
-			name := fmt.Sprintf("vhost.echo.shop.80.route.shop/%s/%s.upstream_rq_%dxx", route, operation, class) // "." for the ":"
-			if got := web.stat(t, name); got != counted[class] {
-				t.Errorf("%s: %d, not %d", name, got, counted[class])
+		for _, class := range []string{"2xx", "4xx", "5xx"} {
+			if got := told.sum(signals.RuleRequests, append(of, "code_class="+class)...); got != counted[class] {
+				t.Errorf("%s %s: %v, not %v", operation, class, got, counted[class])
 			}
 		}
-	}
-	if n := web.stat(t, "vhost.echo.shop.80.route.shop/echo/place-order.upstream_rq_retry_success"); n != 1 {
-		t.Errorf("%d retries of place-order, not 1", n)
+		retries := 0.0
+		if operation == "place-order" {
+			retries = 1
+		}
+		if got := told.sum(signals.RuleRetries, of...); got != retries {
+			t.Errorf("%s: %v retries, not %v", operation, got, retries)
+		}
 	}
 }
