@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"syscall"
 	"testing"
@@ -55,6 +56,8 @@ func TestScripts(t *testing.T) {
 			"global": startGlobal,
 			"zone":   startZone,
 			"exits":  exits,
+
+			"eventually": eventually,
 		},
 	})
 }
@@ -75,6 +78,28 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	case errors.As(err, &exit) && exit.ExitCode() == want:
 	case err != nil:
 		ts.Fatalf("%v, want exit code %d", err, want)
+	}
+}
+
+// eventually PATTERN PROGRAM ARGS... runs a program until its output matches, for what comes by itself.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually PATTERN PROGRAM ARGS...")
+	}
+	pattern := regexp.MustCompile("(?m)" + args[0])
+	limit, tick := time.NewTimer(20*time.Second), time.NewTicker(50*time.Millisecond)
+	defer limit.Stop()
+	defer tick.Stop()
+	for {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			ts.Fatalf("no match for %q", args[0])
+		}
 	}
 }
 
