@@ -63,6 +63,12 @@ type step struct {
 	changed *Frame   // added and changed entries; nil if none
 	follow  *Frame   // of clusters: the endpoints of the changed ones; nil if none
 	gone    []string // names that are no longer there
+	whole   bool     // the frames are in one piece
+}
+
+// asWhole is the step with its frames in one piece.
+func (s *step) asWhole() *step {
+	return &step{changed: s.changed.asWhole(), follow: s.follow.asWhole(), gone: s.gone, whole: true}
 }
 
 type stepKey struct {
@@ -74,12 +80,17 @@ type stepKey struct {
 const maxSteps = 64
 
 // stepFrom returns the way from an older set of a type to the one of g. It is built once for all
-// streams that go the same way.
+// streams that go the same way. From the second on they share frames in one piece, which are cheaper to send: many views have one
+// stream, and would keep a copy of all its resources.
 func (g *Generation) stepFrom(t Type, from set) *step {
 	key := stepKey{t, from.stamp}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if s := g.steps[key]; s != nil {
+		if !s.whole {
+			s = s.asWhole()
+			g.steps[key] = s
+		}
 		return s
 	}
 	s := g.makeStep(t, from)
@@ -114,11 +125,11 @@ func (g *Generation) makeStep(t Type, from set) *step {
 		s.gone = append(s.gone, e.Name)
 	}
 	if len(changed) > 0 {
-		s.changed = sharedFrame(t, changed)
+		s.changed = looseFrame(t, changed, nil)
 	}
 	if t == Cluster {
 		if follow := g.endpointsOf(changed); len(follow) > 0 {
-			s.follow = sharedFrame(Endpoint, follow)
+			s.follow = looseFrame(Endpoint, follow, nil)
 		}
 	}
 	return s
@@ -147,14 +158,17 @@ type Frame struct {
 	bufs    mem.BufferSlice
 }
 
-// sharedFrame makes a frame in one piece, for frames that many streams are sent.
-func sharedFrame(t Type, entries []*Entry) *Frame {
-	f := looseFrame(t, entries, nil)
-	f.bufs = mem.BufferSlice{mem.SliceBuffer(f.bufs.Materialize())}
-	return f
+// asWhole is the same frame in one piece, for many streams; nil stays nil.
+func (f *Frame) asWhole() *Frame {
+	if f == nil {
+		return nil
+	}
+	whole := *f
+	whole.bufs = mem.BufferSlice{mem.SliceBuffer(f.bufs.Materialize())}
+	return &whole
 }
 
-// looseFrame makes a frame out of the entries' own bytes, for one stream.
+// looseFrame makes a frame out of the entries' own bytes.
 func looseFrame(t Type, entries []*Entry, removed []string) *Frame {
 	f := &Frame{Type: t, Entries: entries, Removed: removed, bufs: make(mem.BufferSlice, 0, len(entries)+1)}
 	for _, e := range entries {
