@@ -1,10 +1,10 @@
 package publish
 
 import (
+	"iter"
 	"time"
 
 	"github.com/comity-mesh/comity/mesh"
-	"github.com/comity-mesh/comity/xds/envoy"
 	"github.com/comity-mesh/comity/xds/snapshot"
 )
 
@@ -13,7 +13,7 @@ import (
 // counts are is found when they are to be told.
 type members struct {
 	views   map[string]*membership
-	shaped  map[mesh.Key]map[string]struct{} // the views that a resource shapes
+	shaped  map[mesh.Key]*shaped
 	proxies map[mesh.ProxyID]*member
 	// stale are views, and single resources, of which counts may have changed though no change of a resource
 	// is under way; since is when the first of them did.
@@ -30,17 +30,32 @@ type member struct {
 	acked mesh.Revision // of the zone's store
 }
 
+// shaped is a resource that shapes views. Every view knows it by this pointer: a zone has as many pairs of the two as
+// there are services times proxies.
+type shaped struct {
+	key   mesh.Key
+	views map[*membership]struct{}
+}
+
 // membership is one view.
 type membership struct {
+	name   string
 	up     map[mesh.ProxyID]*member // those connected
 	fresh  int                      // of them
-	need   map[mesh.Key]mesh.Revision
-	behind map[mesh.Key]int // of those neither fresh nor at what they need
+	need   map[*shaped]need
+	behind map[*shaped]int // of those neither fresh nor at what they need
+	turn   uint32          // of shape
+}
+
+// need is since when a resource is as it is in a view, and the turn that said so last.
+type need struct {
+	since mesh.Revision
+	turn  uint32
 }
 
 func newMembers() *members {
 	return &members{
-		views: map[string]*membership{}, shaped: map[mesh.Key]map[string]struct{}{}, proxies: map[mesh.ProxyID]*member{},
+		views: map[string]*membership{}, shaped: map[mesh.Key]*shaped{}, proxies: map[mesh.ProxyID]*member{},
 		stale: map[string]struct{}{}, staleKeys: map[mesh.Key]struct{}{},
 	}
 }
@@ -57,7 +72,7 @@ func (m *members) proxy(id mesh.ProxyID) *member {
 func (m *members) view(name string) *membership {
 	v := m.views[name]
 	if v == nil {
-		v = &membership{up: map[mesh.ProxyID]*member{}, need: map[mesh.Key]mesh.Revision{}, behind: map[mesh.Key]int{}}
+		v = &membership{name: name, up: map[mesh.ProxyID]*member{}, need: map[*shaped]need{}, behind: map[*shaped]int{}}
 		m.views[name] = v
 	}
 	return v
@@ -138,7 +153,7 @@ func (m *members) out(id mesh.ProxyID, x *member, now time.Time) {
 		v.fresh--
 	} else {
 		for k := range v.behind {
-			if x.acked < v.need[k] {
+			if x.acked < v.need[k].since {
 				v.less(k)
 			}
 		}
@@ -146,7 +161,7 @@ func (m *members) out(id mesh.ProxyID, x *member, now time.Time) {
 	m.touch(x.view, now)
 }
 
-func (v *membership) less(k mesh.Key) {
+func (v *membership) less(k *shaped) {
 	if v.behind[k]--; v.behind[k] <= 0 {
 		delete(v.behind, k)
 	}
@@ -165,17 +180,17 @@ func (m *members) ack(id mesh.ProxyID, view string, revision mesh.Revision, now 
 		x.fresh, x.acked = false, revision
 		v.fresh--
 		for k, need := range v.need {
-			if revision < need {
+			if revision < need.since {
 				v.behind[k]++
 			}
 		}
 		m.touch(view, now)
 	case revision > x.acked:
 		for k := range v.behind {
-			if need := v.need[k]; x.acked < need && need <= revision {
+			if since := v.need[k].since; x.acked < since && since <= revision {
 				v.less(k)
 				m.begin(now)
-				m.staleKeys[k] = struct{}{}
+				m.staleKeys[k.key] = struct{}{}
 			}
 		}
 		x.acked = revision
@@ -183,53 +198,65 @@ func (m *members) ack(id mesh.ProxyID, view string, revision mesh.Revision, now 
 	return true
 }
 
-// shape sets which resources shape a view. Those that were edited are as they are since the revision, as is
-// what is new in the view.
-func (m *members) shape(view string, keys, edited map[mesh.Key]struct{}, revision mesh.Revision, now time.Time) {
+// shape sets which resources shape a view; one may be named several times. Those that were edited are as they are since the
+// revision, as is what is new in the view.
+func (m *members) shape(view string, keys iter.Seq[mesh.Key], edited map[mesh.Key]struct{}, revision mesh.Revision, now time.Time) {
 	v := m.view(view)
-	for k := range v.need {
-		if _, still := keys[k]; !still {
-			delete(v.need, k)
-			delete(v.behind, k)
-			m.unshape(k, view, now)
+	v.turn++
+	left := len(v.need)
+	for key := range keys {
+		k := m.shaped[key]
+		if k == nil {
+			k = &shaped{key, map[*membership]struct{}{}}
+			m.shaped[key] = k
 		}
-	}
-	for k := range keys {
-		_, had := v.need[k]
-		if _, changed := edited[k]; had && !changed {
+		old, had := v.need[k]
+		if had && old.turn == v.turn {
+			continue // named before
+		}
+		if had {
+			left--
+		}
+		if _, changed := edited[key]; had && !changed {
+			v.need[k] = need{old.since, v.turn}
 			continue
 		}
-		v.need[k] = revision
+		v.need[k] = need{revision, v.turn}
 		delete(v.behind, k)
 		for _, x := range v.up {
 			if !x.fresh && x.acked < revision {
 				v.behind[k]++
 			}
 		}
-		if !had {
-			if m.shaped[k] == nil {
-				m.shaped[k] = map[string]struct{}{}
-			}
-			m.shaped[k][view] = struct{}{}
-		}
+		k.views[v] = struct{}{}
 		m.begin(now)
-		m.staleKeys[k] = struct{}{}
+		m.staleKeys[key] = struct{}{}
+	}
+	if left == 0 {
+		return
+	}
+	for k, n := range v.need {
+		if n.turn != v.turn {
+			delete(v.need, k)
+			delete(v.behind, k)
+			m.unshape(k, v, now)
+		}
 	}
 }
 
-func (m *members) unshape(k mesh.Key, view string, now time.Time) {
-	if delete(m.shaped[k], view); len(m.shaped[k]) == 0 {
-		delete(m.shaped, k)
+func (m *members) unshape(k *shaped, v *membership, now time.Time) {
+	if delete(k.views, v); len(k.views) == 0 {
+		delete(m.shaped, k.key)
 	}
 	m.begin(now)
-	m.staleKeys[k] = struct{}{}
+	m.staleKeys[k.key] = struct{}{}
 }
 
 // drop forgets a view to which nobody is assigned any more.
 func (m *members) drop(view string, now time.Time) {
 	if v := m.views[view]; v != nil {
 		for k := range v.need {
-			m.unshape(k, view, now)
+			m.unshape(k, v, now)
 		}
 		delete(m.views, view)
 		delete(m.stale, view)
@@ -242,7 +269,7 @@ func (m *members) takeStale() map[mesh.Key]struct{} {
 	for name := range m.stale {
 		if v := m.views[name]; v != nil {
 			for k := range v.need {
-				out[k] = struct{}{}
+				out[k.key] = struct{}{}
 			}
 		}
 	}
@@ -256,11 +283,13 @@ func (m *members) takeStale() map[mesh.Key]struct{} {
 // missing are proxies that a change of the resource is on its way to: where it no longer shapes them,
 // they count until they have let go.
 func (m *members) count(k mesh.Key, missing map[mesh.ProxyID]struct{}, withheld func(view string) bool) (acked, total int) {
-	for name := range m.shaped[k] {
-		v := m.views[name]
-		total += len(v.up)
-		if !withheld(name) {
-			acked += len(v.up) - v.fresh - v.behind[k]
+	by := m.shaped[k]
+	if by != nil {
+		for v := range by.views {
+			total += len(v.up)
+			if !withheld(v.name) {
+				acked += len(v.up) - v.fresh - v.behind[by]
+			}
 		}
 	}
 	for id := range missing {
@@ -268,11 +297,11 @@ func (m *members) count(k mesh.Key, missing map[mesh.ProxyID]struct{}, withheld 
 		if x == nil || !x.up || x.view == "" {
 			continue
 		}
-		need, shaped := m.view(x.view).need[k]
+		n, here := m.view(x.view).need[by]
 		switch {
-		case !shaped:
+		case !here:
 			total++
-		case !x.fresh && x.acked >= need && !withheld(x.view):
+		case !x.fresh && x.acked >= n.since && !withheld(x.view):
 			acked--
 		}
 	}
@@ -309,13 +338,7 @@ func (p *Publisher) countMembers(changed map[mesh.Key]edit, blamed map[mesh.Prox
 		if !differs && m.knows(string(key)) {
 			continue
 		}
-		keys := map[mesh.Key]struct{}{}
-		v.each(func(r envoy.Resource) {
-			for _, k := range r.Sources {
-				keys[k] = struct{}{}
-			}
-		})
-		m.shape(string(key), keys, e, p.cursor.Revision, now)
+		m.shape(string(key), v.sources, e, p.cursor.Revision, now)
 	}
 	for name := range m.views {
 		if p.views[snapshot.ViewKey(name)] == nil {

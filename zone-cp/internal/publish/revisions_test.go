@@ -2,6 +2,7 @@ package publish
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -215,7 +216,7 @@ func TestMembersCount(t *testing.T) {
 						next[k] = old
 					}
 				}
-				m.shape(view, set, edited, head, now)
+				m.shape(view, maps.Keys(set), edited, head, now)
 				need[view] = next
 			case 6:
 				used := false

@@ -28,6 +28,8 @@ type shelf struct {
 	at   map[resourceName]int
 	// invalid are those that break the protocol's own rules.
 	invalid []envoy.Invalid
+	// sources are those of all of them, each once; made when somebody asks.
+	sources []mesh.Key
 }
 
 func newView(own []envoy.Resource, common ...*shelf) *view {
@@ -74,6 +76,37 @@ func (v *view) each(f func(envoy.Resource)) {
 	}
 }
 
+// sources hands over the mesh resources that shape the view, some several times.
+func (v *view) sources(yield func(mesh.Key) bool) {
+	for _, r := range v.own {
+		for _, k := range r.Sources {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+	for _, s := range v.common {
+		for _, k := range s.keys() {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func (s *shelf) keys() []mesh.Key {
+	if s.sources == nil && len(s.list) > 0 {
+		seen := map[mesh.Key]struct{}{}
+		for _, r := range s.list {
+			for _, k := range r.Sources {
+				seen[k] = struct{}{}
+			}
+		}
+		s.sources = slices.Collect(maps.Keys(seen))
+	}
+	return s.sources
+}
+
 // list is everything in the view.
 func (v *view) list() []envoy.Resource {
 	n := len(v.own)
@@ -109,7 +142,7 @@ func (v *view) replace(list []envoy.Resource, moved map[*shelf]*shelf) {
 			moved[from] = newShelf(slices.Clone(from.list))
 		}
 		common[i] = moved[from]
-		common[i].list[common[i].at[nameOf(r)]] = r
+		common[i].list[common[i].at[nameOf(r)]], common[i].sources = r, nil
 	}
 	v.common = common
 }
@@ -147,7 +180,7 @@ func (p *Publisher) shelved(list []envoy.Resource) *shelf {
 			if seen[s] = true; slices.EqualFunc(s.list, list, func(x, y envoy.Resource) bool {
 				return x.Version == y.Version && x.Name == y.Name && x.Type == y.Type
 			}) {
-				s.list = list // the sources may be others
+				s.list, s.sources = list, nil // the sources may be others
 				return s
 			}
 		}
