@@ -30,6 +30,9 @@ type Attached[T Attachable] struct {
 	Spec     *T
 }
 
+// Target is what the policy is for, nil for its whole namespace.
+func (p Attached[T]) Target() *TargetRef { return (*p.Spec).attachment().TargetRef }
+
 // Subject is the traffic of which somebody asks what policies apply to it.
 type Subject struct {
 	Service ServiceRef

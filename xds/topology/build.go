@@ -117,12 +117,16 @@ func (b *builder) decode() {
 	}
 	list := slices.Clone(b.in.Resources)
 	slices.SortFunc(list, func(x, y mesh.Resource) int { return x.Key.Compare(y.Key) })
+	known := map[mesh.Kind]bool{}
 	for _, r := range list {
 		mine := r.Origin == mesh.Origin(b.in.Zone) || r.Origin == mesh.OriginGlobal && r.InScope(b.in.Zone)
 		if !mine || r.Kind == mesh.KindWorkload {
 			continue
 		}
-		if _, known := policy.Lookup(string(r.Kind)); !known {
+		if _, asked := known[r.Kind]; !asked {
+			_, known[r.Kind] = policy.Lookup(string(r.Kind))
+		}
+		if !known[r.Kind] {
 			continue // its status is the federation's to report
 		}
 		spec, err := decode(r)

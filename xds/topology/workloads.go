@@ -37,7 +37,10 @@ func (b *builder) findWorkloads() {
 	list := slices.Clone(b.in.Workloads)
 	slices.SortStableFunc(list, func(x, y Workload) int {
 		// What was lost comes last: its address may be another's by now.
-		return tie(cmp.Or(compareBools(x.Lost, y.Lost), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name)), x, y)
+		if c := cmp.Or(compareBools(x.Lost, y.Lost), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name)); c != 0 {
+			return c
+		}
+		return tie(0, x, y)
 	})
 	taken := map[string]*Workload{}
 	for i := range list {
