@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/comity-mesh/comity/internal/signals"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/topology"
@@ -584,6 +585,15 @@ spec: {targetRef: {group: mesh.comity.dev, kind: ExternalService, name: %s}, act
 	if line, err := readLine(dial(t, local(localPort))); err != nil || line != "secret banner\n" {
 		t.Errorf("%q %v", line, err)
 	}
+	t.Run("metrics", func(t *testing.T) {
+		got := scrape(t, w.exporter(t, "web", ""))
+		got.is(t, 3, signals.Requests, "reporter=client", "source=web", "destination=bank", "destination_namespace=shop", "destination_zone=one", "code_class=2xx") // with the tunnel
+		got.is(t, 1, signals.TCPConnections, "reporter=client", "destination=queue")
+		got = scrape(t, w.exporter(t, "out-1", ""))
+		got.is(t, 2, signals.Requests, "reporter=gateway", "source_zone=one", "destination=bank", "destination_zone=none", "code_class=2xx")
+		got.is(t, 1, signals.TCPConnections, "reporter=gateway", "source=web", "destination=queue")
+		got.is(t, 14, signals.TCPBytes, "source=web", "destination=queue", "direction=received")
+	})
 
 	t.Run("who may", func(t *testing.T) {
 		asked := len(bank.callers())

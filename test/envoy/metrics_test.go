@@ -17,6 +17,7 @@ import (
 
 	"github.com/comity-mesh/comity/dataplane/metrics"
 	"github.com/comity-mesh/comity/internal/signals"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 // exporter is what the agent of a proxy tells Prometheus.
@@ -32,7 +33,11 @@ func (w *world) exporter(t *testing.T, name, application string) exporter {
 	return exporter{metrics.NewExporter(metrics.Config{
 		Own: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler), Application: application,
 		Self: func() metrics.Self {
-			return metrics.Self{Role: p.id.Role, Identity: fmt.Sprintf("spiffe://%s/ns/shop/sa/%s", zone.TrustDomain, name), Zone: zone.Zone}
+			id := fmt.Sprintf("spiffe://%s/ns/shop/sa/%s", zone.TrustDomain, name)
+			if p.id.Role != mesh.RoleSidecar {
+				id = fmt.Sprintf("spiffe://%s/fed/zone-%s/%s", zone.TrustDomain, p.id.Role, name)
+			}
+			return metrics.Self{Role: p.id.Role, Identity: id, Zone: zone.Zone}
 		},
 		Envoy: func(ctx context.Context, path string, to io.Writer) error {
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.admin+path, nil)
@@ -381,6 +386,20 @@ func TestMetricsOfCallers(t *testing.T) {
 	got := scrape(t, pay)
 	got.is(t, before+5, signals.Requests, "source=web", "source_namespace=shop", "source_zone=one", "destination_zone=two", "code_class=4xx")
 	got.is(t, 1, signals.Requests, "source=echo-1", "source_zone=one", "code_class=2xx", "reporter=server")
+}
+
+// TestMetricsOfGateway: an ingress tells what it asks for who is outside.
+func TestMetricsOfGateway(t *testing.T) {
+	w, at := edgeWorld(t)
+	port := w.port()
+	w.apply(t, fmt.Sprintf("kind: Gateway\nmetadata: {name: edge}\nspec: {gatewayClassName: comity, listeners: [{name: http, port: %d, protocol: HTTP}]}\n---\n", port)+
+		fmt.Sprintf(edgeRoute, "pay", "", "pay.example.com", "pay"))
+	for range 3 {
+		(visitor{at: at, port: port}).must(t, "pay.example.com", "/")
+	}
+	got := scrape(t, w.exporter(t, "edge", ""))
+	got.is(t, 3, signals.Requests, "reporter=gateway", "source=edge", "source_namespace=zone-ingress", "source_zone=one", "destination=pay", "destination_zone=two", "code_class=2xx")
+	got.is(t, 3, signals.Requests)
 }
 
 // TestMetricsOfApplication: the application's own metrics are part of its proxy's; one that is broken, slow or gone takes nothing
