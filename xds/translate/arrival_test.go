@@ -184,9 +184,12 @@ func dealt() map[mesh.Kind]func(*dealer) string {
 		},
 		mesh.KindTrafficPolicy: func(d *dealer) string {
 			spec := d.maybe(`"timeouts":{"request":"`+d.one("1s", "2s")+`"}`) + d.maybe(`"retry":{"attempts":`+d.one("0", "2")+`}`) + d.maybe(`"session":{"header":"x-s"}`) +
-				d.maybe(`"fault":{"abort":{"percent":1,"status":503}}`) + d.maybe(`"loadShedding":{"latency":"50ms"}`) + d.maybe(`"rateLimit":{"requests":[{"limit":{"count":`+d.one("1", "9")+`}}]}`)
+				d.maybe(`"fault":{"abort":{"percent":1,"status":503}}`) + d.maybe(`"loadShedding":{"latency":"50ms"}`) + d.maybe(`"rateLimit":{"requests":[{"limit":{"count":`+d.one("1", "9")+`}}]`+d.one("", `,"shared":{"service":{"name":"web","port":9090},"requests":[{"name":"all"}]}`)+`}`)
 			target := d.target("Service", "HTTPRoute", "GRPCRoute")
 			if strings.Contains(target, `"Service"`) || target == "" {
+				if !strings.Contains(target, "sectionName") {
+					spec += d.maybe(`"dependencies":[{"service":"` + d.one("web", "pay", "gone") + `"},{"namespace":"` + d.one("shop", "bank") + `"}]`)
+				}
 				spec += d.maybe(`"layer":"`+d.one("l4", "l7")+`"`) + d.maybe(`"outlier":{"answers":"ServerErrors"}`) + d.maybe(`"healthCheck":{"tcp":{}}`) +
 					d.maybe(`"loadBalancer":{"algorithm":"`+d.one("LeastRequest", "Random")+`"}`) + d.maybe(`"connectionPool":{"idle":"9s"}`) + d.maybe(`"circuitBreaker":{"maxRequests":9}`)
 			}
