@@ -15,17 +15,22 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 )
 
-// proxyRef reads workload/NAME or ingress/NAME. Where no namespace is said, a workload must be in one only.
+// proxyRef reads workload/NAME, ingress/NAME or egress/NAME. Where no namespace is said, a workload must be in one only.
 func (r *remote) proxyRef(ctx context.Context, arg, namespace string) (mesh.ProxyID, error) {
 	kind, name, ok := strings.Cut(arg, "/")
-	id := mesh.ProxyID{Role: mesh.RoleIngress, Name: name}
-	if kind == "workload" || kind == "workloads" {
+	id := mesh.ProxyID{Name: name}
+	switch kind {
+	case "workload", "workloads":
 		id.Role, id.Namespace = mesh.RoleSidecar, namespace
+	case "ingress", "ingresses":
+		id.Role = mesh.RoleIngress
+	case "egress", "egresses":
+		id.Role = mesh.RoleEgress
 	}
-	if !ok || name == "" || id.Role == mesh.RoleIngress && kind != "ingress" && kind != "ingresses" {
-		return id, usage("%q is neither workload/NAME nor ingress/NAME", arg)
+	if !ok || name == "" || id.Role == "" {
+		return id, usage("%q is none of workload/NAME, ingress/NAME and egress/NAME", arg)
 	}
-	if id.Role == mesh.RoleIngress || namespace != "" {
+	if id.Role != mesh.RoleSidecar || namespace != "" {
 		return id, nil
 	}
 	list, err := r.Proxies(ctx, "")
@@ -51,13 +56,13 @@ func (r *remote) proxyRef(ctx context.Context, arg, namespace string) (mesh.Prox
 
 // orderRef is how what was ordered about is written.
 func orderRef(p mesh.ProxyID) string {
-	if p.Role == mesh.RoleIngress {
-		return "ingress/" + p.Name
+	if p.Role != mesh.RoleSidecar {
+		return string(p.Role) + "/" + p.Name
 	}
 	return "workload/" + p.Name
 }
 
-// proxyCommand is a command that orders something about workloads and ingresses, one after the other.
+// proxyCommand is a command that orders something about workloads, ingresses and egresses, one after the other.
 func (s *shell) proxyCommand(cmd *cobra.Command, do func(ctx context.Context, r *remote, p mesh.ProxyID) error) *cobra.Command {
 	var namespace string
 	cmd.Args = cobra.MinimumNArgs(1)
@@ -83,7 +88,7 @@ func (s *shell) proxyCommand(cmd *cobra.Command, do func(ctx context.Context, r 
 	return cmd
 }
 
-// completeProxies completes workload/NAME and ingress/NAME.
+// completeProxies completes workload/NAME, ingress/NAME and egress/NAME.
 func (s *shell) completeProxies(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var out []candidate
 	s.ask(cmd, func(ctx context.Context, r *remote) error {
@@ -100,21 +105,21 @@ func (s *shell) drainCommand() *cobra.Command {
 	var req client.ProxyDrainRequest
 	var f drainFlags
 	cmd := s.proxyCommand(&cobra.Command{
-		Use:   "drain workload/NAME... | ingress/NAME...",
-		Short: "Take workloads or ingresses out of use, at their zone",
-		Long: `drain has everybody send a workload no new requests, or the other zones leave an ingress. Requests and connections
+		Use:   "drain workload/NAME... | ingress/NAME... | egress/NAME...",
+		Short: "Take workloads, ingresses or egresses out of use, at their zone",
+		Long: `drain has everybody send a workload no new requests, the other zones leave an ingress, or the zone's sidecars an egress. Requests and connections
 under way go on. It holds, also over restarts, until undrain or until the proxy leaves.
 
 With --wait it ends when every connected proxy of the zone, its ingresses included, has acknowledged endpoints without the
 workload. Of an ingress the zone can't see that: others use it.
 
 A workload is drained only if what is left of each of its services, here and in zones that can be reached, has the threshold's
-part (FailoverPolicy, 70 % unless said) of the whole ready; the last ingress of a zone never is. A whole zone is drained
+part (FailoverPolicy, 70 % unless said) of the whole ready; the last ingress of a zone never is, nor its last egress. A whole zone is drained
 at global: comity zone drain.`,
 		Example: "  comity --context west drain workload/pay-1 -n shop\n  comity --context west drain ingress/main\n  comity --context west undrain workload/pay-1",
 	}, func(ctx context.Context, r *remote, p mesh.ProxyID) error {
-		if f.wait && p.Role == mesh.RoleIngress {
-			return usage("--wait is for workloads: only the other zones see when they have left %s", orderRef(p))
+		if f.wait && p.Role != mesh.RoleSidecar {
+			return usage("--wait is for workloads: it does not know when others have left %s", orderRef(p))
 		}
 		d, err := r.DrainProxy(ctx, p, req)
 		if err == nil && f.wait {
@@ -156,7 +161,7 @@ func (s *shell) awaitProxyDrain(ctx context.Context, r *remote, p mesh.ProxyID, 
 
 func (s *shell) undrainCommand() *cobra.Command {
 	return s.proxyCommand(&cobra.Command{
-		Use: "undrain workload/NAME... | ingress/NAME...", Short: "Take workloads or ingresses back into use, at their zone",
+		Use: "undrain workload/NAME... | ingress/NAME... | egress/NAME...", Short: "Take workloads, ingresses or egresses back into use, at their zone",
 	}, func(ctx context.Context, r *remote, p mesh.ProxyID) error {
 		d, err := r.UndrainProxy(ctx, p)
 		if err != nil {
@@ -177,6 +182,8 @@ func (s *shell) showProxyDrain(d client.ProxyDrain) error {
 		line += " is in use"
 	case d.Proxy.Role == mesh.RoleIngress:
 		line += " draining: other zones leave it as they hear of it"
+	case d.Proxy.Role == mesh.RoleEgress:
+		line += " draining: sidecars leave it as they hear of it"
 	case d.Done:
 		line += fmt.Sprintf(" drained: %d of %d proxies have acknowledged", d.Acked, d.Total)
 	default:
@@ -192,8 +199,8 @@ func (s *shell) showProxyDrain(d client.ProxyDrain) error {
 func (s *shell) revokeCommand() *cobra.Command {
 	var yes bool
 	cmd := s.proxyCommand(&cobra.Command{
-		Use:   "revoke workload/NAME... | ingress/NAME...",
-		Short: "End the registration of a workload's sidecar or of an ingress, at its zone",
+		Use:   "revoke workload/NAME... | ingress/NAME... | egress/NAME...",
+		Short: "End the registration of a workload's sidecar, of an ingress or of an egress, at its zone",
 		Long: `revoke is for a proxy whose key is in wrong hands. It leaves the endpoints at once, its streams to the zone end, and neither
 its certificate nor the token with which it came lets it in again; a new token does.
 

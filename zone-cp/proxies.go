@@ -30,7 +30,7 @@ type WorkloadPath struct {
 	Name      string `path:"name" maxLength:"253"`
 }
 
-// IngressPath is an ingress of a path.
+// IngressPath is an ingress or egress of a path.
 type IngressPath struct {
 	Name string `path:"name" maxLength:"253"`
 }
@@ -42,13 +42,14 @@ type proxyOrder[In, Out any] struct {
 	summary string
 }
 
-// proxyRoutes adds what is ordered about one workload or ingress:
+// proxyRoutes adds what is ordered about one workload, ingress or egress:
 //
 //	POST /api/v1/namespaces/{namespace}/workloads/{name}/drain     client.ProxyDrainRequest -> 200 client.ProxyDrain, or 409 client.CapacityProblem
 //	GET  /api/v1/namespaces/{namespace}/workloads/{name}/drain     client.ProxyDrain
 //	POST /api/v1/namespaces/{namespace}/workloads/{name}/undrain   client.ProxyDrainRequest, not heeded -> 200 client.ProxyDrain
 //	POST /api/v1/namespaces/{namespace}/workloads/{name}/revoke    {} -> 200 client.ProxyRevocation
 //	POST /api/v1/ingresses/{name}/drain, undrain, revoke           the same of an ingress
+//	POST /api/v1/egresses/{name}/drain, undrain, revoke            and of an egress
 func (z *zone) proxyRoutes(h huma.API, authz api.Authorizer) {
 	orderable(z, h, authz, proxyOrder[client.ProxyDrainRequest, client.ProxyDrain]{"drain", z.drainProxy, "Have everybody leave the %s, unless it would be missed"})
 	orderable(z, h, authz, proxyOrder[client.ProxyDrainRequest, client.ProxyDrain]{"undrain", z.undrainProxy, "Take the %s back into use"})
@@ -76,7 +77,7 @@ func (z *zone) drainOf(p mesh.ProxyID) (client.ProxyDrain, error) {
 	return out, nil
 }
 
-// orderable adds an order for workloads and for ingresses.
+// orderable adds an order for workloads, for ingresses and for egresses.
 func orderable[In, Out any](z *zone, h huma.API, authz api.Authorizer, o proxyOrder[In, Out]) {
 	op := func(kind, path string) huma.Operation {
 		return huma.Operation{
@@ -101,18 +102,20 @@ func orderable[In, Out any](z *zone, h huma.API, authz api.Authorizer, o proxyOr
 	}) (*struct{ Body Out }, error) {
 		return carryOut(ctx, mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: in.Namespace, Name: in.Name}, in.Body)
 	})
-	huma.Register(h, op("ingress", "ingresses/{name}"), func(ctx context.Context, in *struct {
-		IngressPath
-		Body In
-	}) (*struct{ Body Out }, error) {
-		return carryOut(ctx, mesh.ProxyID{Role: mesh.RoleIngress, Name: in.Name}, in.Body)
-	})
+	for role, plural := range map[mesh.Role]string{mesh.RoleIngress: "ingresses", mesh.RoleEgress: "egresses"} {
+		huma.Register(h, op(string(role), plural+"/{name}"), func(ctx context.Context, in *struct {
+			IngressPath
+			Body In
+		}) (*struct{ Body Out }, error) {
+			return carryOut(ctx, mesh.ProxyID{Role: role, Name: in.Name}, in.Body)
+		})
+	}
 }
 
 // what names a proxy for people.
 func what(p mesh.ProxyID) string {
-	if p.Role == mesh.RoleIngress {
-		return "ingress " + p.Name
+	if p.Role != mesh.RoleSidecar {
+		return string(p.Role) + " " + p.Name
 	}
 	return "workload " + p.Namespace + "/" + p.Name
 }
@@ -124,14 +127,25 @@ func unknownProxy(p mesh.ProxyID) error {
 func (z *zone) drainProxy(ctx context.Context, p mesh.ProxyID, in client.ProxyDrainRequest) (client.ProxyDrain, error) {
 	picture := z.table.Picture()
 	out := client.ProxyDrain{Proxy: p, Draining: true}
-	if p.Role == mesh.RoleIngress {
+	switch p.Role {
+	case mesh.RoleIngress:
 		others := slices.ContainsFunc(picture.Ingresses, func(i discovery.Ingress) bool { return i.Name != p.Name && i.Ready })
 		known := slices.ContainsFunc(picture.Ingresses, func(i discovery.Ingress) bool { return i.Name == p.Name })
 		if known && !others {
 			return out, &fault.Error{Code: api.CodeConflict, What: what(p) + " is the last way into the zone", Exit: fault.ExitConflict,
 				Try: "start another ingress first, or drain the zone: comity zone drain " + z.Zone}
 		}
-	} else if i := slices.IndexFunc(picture.Workloads, func(w topology.Workload) bool { return w.ProxyID() == p }); i >= 0 {
+	case mesh.RoleEgress:
+		others := slices.ContainsFunc(picture.Egresses, func(e topology.EgressProxy) bool { return e.Name != p.Name && e.Ready })
+		known := slices.ContainsFunc(picture.Egresses, func(e topology.EgressProxy) bool { return e.Name == p.Name })
+		if known && !others {
+			return out, &fault.Error{Code: api.CodeConflict, What: what(p) + " is the last way out of the zone", Exit: fault.ExitConflict, Try: "start another egress first"}
+		}
+	case mesh.RoleSidecar:
+		i := slices.IndexFunc(picture.Workloads, func(w topology.Workload) bool { return w.ProxyID() == p })
+		if i < 0 {
+			break // which setDraining says
+		}
 		missing, served, err := z.missedWithout(ctx, picture.Workloads[i], picture.Workloads)
 		if err != nil {
 			return out, err

@@ -173,11 +173,11 @@ func (c *Client) ZoneDrain(ctx context.Context, zone string) (Drain, error) {
 	return out, err
 }
 
-// ProxyDrainRequest takes one workload or ingress out of use, at its zone.
-// POST /api/v1/namespaces/{namespace}/workloads/{name}/drain, POST /api/v1/ingresses/{name}/drain.
+// ProxyDrainRequest takes one workload, ingress or egress out of use, at its zone.
+// POST /api/v1/namespaces/{namespace}/workloads/{name}/drain, POST /api/v1/ingresses/{name}/drain, POST /api/v1/egresses/{name}/drain.
 type ProxyDrainRequest struct {
 	Reason string `json:"reason,omitempty"` // for the log
-	// Force drains a workload even if the others lack capacity. The last ingress of a zone is never drained.
+	// Force drains a workload even if the others lack capacity. The last ingress of a zone is never drained, nor the last egress.
 	Force bool `json:"force,omitempty"`
 }
 
@@ -195,7 +195,7 @@ type ProxyDrain struct {
 	Total int  `json:"total"`
 }
 
-// ProxyRevocation is the answer of POST .../workloads/{name}/revoke and .../ingresses/{name}/revoke, at a zone:
+// ProxyRevocation is the answer of POST .../workloads/{name}/revoke, .../ingresses/{name}/revoke and .../egresses/{name}/revoke, at a zone:
 // the proxy's registration has ended.
 type ProxyRevocation struct {
 	Proxy    mesh.ProxyID `json:"proxy"`
@@ -206,10 +206,14 @@ type ProxyRevocation struct {
 	Token string `json:"token,omitempty"`
 }
 
-// proxyPath is a workload or ingress at its zone.
+// proxyPath is a workload, ingress or egress at its zone.
 func proxyPath(p mesh.ProxyID, verb string) string {
-	if p.Role == mesh.RoleIngress {
+	switch p.Role {
+	case mesh.RoleIngress:
 		return "/ingresses/" + url.PathEscape(p.Name) + "/" + verb
+	case mesh.RoleEgress:
+		return "/egresses/" + url.PathEscape(p.Name) + "/" + verb
+	case mesh.RoleSidecar:
 	}
 	return "/namespaces/" + url.PathEscape(p.Namespace) + "/workloads/" + url.PathEscape(p.Name) + "/" + verb
 }

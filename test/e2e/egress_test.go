@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -55,5 +56,33 @@ spec:
 	out.stop(syscall.SIGTERM)
 	web.answers(host, 503)
 	out.begin()
+	web.answers(host, 200)
+
+	// Of two one can be drained, and the other not then. A revoked one gets nothing more.
+	first, second := mesh.ProxyID{Role: mesh.RoleEgress, Name: "out"}, mesh.ProxyID{Role: mesh.RoleEgress, Name: "out-2"}
+	if _, err := z.DrainProxy(ctxOf(t), first, client.ProxyDrainRequest{}); fault.ExitCode(err) != fault.ExitConflict {
+		t.Errorf("the last egress: %v", err)
+	}
+	another := z.startProxy(nil, "ingress", second.Name, client.EnrolmentTokenRequest{Role: mesh.RoleEgress, Name: second.Name}, map[string]any{
+		"role": "egress", "bindAddress": "127.0.0.1", "lanes": []int{freePort(t)},
+	})
+	await(t, "the second egress is ready", func() error {
+		_, err := z.DrainProxy(ctxOf(t), first, client.ProxyDrainRequest{})
+		return err
+	})
+	if _, err := z.DrainProxy(ctxOf(t), second, client.ProxyDrainRequest{}); fault.ExitCode(err) != fault.ExitConflict {
+		t.Errorf("the last egress that is in use: %v", err)
+	}
+	out.stop(syscall.SIGTERM) // nobody needs it any more
+	web.answers(host, 200)
+	out.begin()
+	if d, err := z.UndrainProxy(ctxOf(t), first); err != nil || d.Draining {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if v, err := z.RevokeProxy(ctxOf(t), second); err != nil || v.Identity != z.trustDomain.EgressID(second.Name) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	web.answers(host, 200)
+	another.kill()
 	web.answers(host, 200)
 }
