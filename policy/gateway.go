@@ -66,7 +66,7 @@ func validateGateway(r *report, res mesh.Resource, g *Gateway) {
 			r.add(FieldError{Pointer: at + "/name", Code: CodeDuplicate, Message: fmt.Sprintf("%q is used twice", clip(string(l.Name)))})
 		}
 		names[l.Name] = true
-		validateListener(r, at, res, l)
+		validateListener(r, at, l)
 		for _, other := range g.Listeners[:i] {
 			if why := Indistinct(l, other); why != "" {
 				r.add(FieldError{Pointer: at, Code: CodeDuplicate, Message: fmt.Sprintf("can't be told apart from listener %q: %s", clip(string(other.Name)), why)})
@@ -123,7 +123,7 @@ func ListenerHost(l gatewayv1.Listener) string {
 	return strings.ToLower(string(*l.Hostname))
 }
 
-func validateListener(r *report, at string, res mesh.Resource, l gatewayv1.Listener) {
+func validateListener(r *report, at string, l gatewayv1.Listener) {
 	if l.Port < 1 || l.Port > 65535 {
 		r.add(FieldError{Pointer: at + "/port", Code: CodeOutOfRange, Message: "must be a port from 1 to 65535"})
 	}
@@ -138,7 +138,7 @@ func validateListener(r *report, at string, res mesh.Resource, l gatewayv1.Liste
 		}
 		r.checked(at+"/hostname", string(*l.Hostname), checkHostname)
 	}
-	validateListenerTLS(r, at, res, l)
+	validateListenerTLS(r, at, l)
 	if l.AllowedRoutes != nil {
 		validateAllowedRoutes(r, at+"/allowedRoutes", l)
 	}
@@ -156,7 +156,7 @@ func checkHostname(s string) error {
 	return mesh.CheckSubdomain(name)
 }
 
-func validateListenerTLS(r *report, at string, res mesh.Resource, l gatewayv1.Listener) {
+func validateListenerTLS(r *report, at string, l gatewayv1.Listener) {
 	switch l.Protocol {
 	case gatewayv1.HTTPSProtocolType, gatewayv1.TLSProtocolType:
 	default:
@@ -196,7 +196,7 @@ func validateListenerTLS(r *report, at string, res mesh.Resource, l gatewayv1.Li
 	}
 	r.atMost(at+"/certificateRefs", len(l.TLS.CertificateRefs), maxCertificates)
 	for i, ref := range l.TLS.CertificateRefs {
-		validateSecretRef(r, ptr(at+"/certificateRefs", i), res, ref)
+		validateSecretRef(r, ptr(at+"/certificateRefs", i), ref)
 	}
 }
 
@@ -209,11 +209,14 @@ func sortedOptions(options map[gatewayv1.AnnotationKey]gatewayv1.AnnotationValue
 	return out
 }
 
-func validateSecretRef(r *report, at string, res mesh.Resource, ref gatewayv1.SecretObjectReference) {
+func validateSecretRef(r *report, at string, ref gatewayv1.SecretObjectReference) {
 	if ref.Group != nil && *ref.Group != "" || ref.Kind != nil && *ref.Kind != "Secret" {
 		r.unsupported(at+"/kind", "a certificate that is no Secret", "leave out group and kind, or write Secret")
 	}
-	validateSecretName(r, at, res, string(ref.Name), ref.Namespace)
+	r.checked(at+"/name", string(ref.Name), mesh.CheckSubdomain)
+	if ref.Namespace != nil { // of another one, a ReferenceGrant is needed there, which zones look for
+		r.checked(at+"/namespace", string(*ref.Namespace), mesh.CheckLabel)
+	}
 }
 
 // validateSecretName checks the name of what lies in the folder of secrets of an ingress.

@@ -12,7 +12,7 @@ import (
 // GRPCRoute is the Gateway API's: an HTTPRoute for gRPC, whose methods are paths (gRPC over HTTP/2, "Path").
 type GRPCRoute = gatewayv1.GRPCRouteSpec
 
-// ReferenceGrant is the Gateway API's: it lets routes of other namespaces name Services of its own.
+// ReferenceGrant is the Gateway API's: it lets routes of other namespaces name Services of its own, and their Gateways Secrets.
 type ReferenceGrant = gatewayv1.ReferenceGrantSpec
 
 // HTTPOf is the HTTPRoute that means the same as a GRPCRoute, rule by rule.

@@ -68,6 +68,9 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		m.HttpFilters = append(m.HttpFilters, b.httpFilter(rbacFilter, &rbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}))
 		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{b.deniedReply(h.Explain), b.unauthenticatedReply(), b.limitedReply(), b.shedReply(), noAnswerReply()}}
 	}
+	if h.Edge != nil {
+		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{b.unauthenticatedReply(), b.limitedReply()}}
+	}
 	m.HttpFilters = append(m.HttpFilters, b.filterPlace(afterFilters), b.filterPlace(loadFilters))
 	router := &routerv3.Router{SuppressEnvoyHeaders: true} // which no application reads
 	if h.Authorize {

@@ -59,3 +59,11 @@ func (a *attachments[T]) of(s policy.Subject) policy.Merged[T] {
 	a.merged[s] = &m
 	return m
 }
+
+// ofRoute is what policies for a route, or a rule of it, say and no wider one.
+func (a *attachments[T]) ofRoute(route mesh.Key, rule string) policy.Merged[T] {
+	if a == nil {
+		return policy.Merged[T]{}
+	}
+	return policy.Merge(a.by[target{route.Namespace, string(route.Kind), route.Name}], policy.Subject{Route: route, Rule: rule})
+}

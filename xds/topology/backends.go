@@ -103,10 +103,10 @@ func (s *Service) inZone(own, zone string, port uint16) bool {
 	return slices.ContainsFunc(s.Remotes, func(r RemoteService) bool { return r.Zone == zone && slices.Contains(r.Ports, port) })
 }
 
-// granted reports whether a namespace lets a route of another one name something of its own.
-func (t *Topology) granted(route mesh.Key, namespace, group, kind, name string) bool {
+// granted reports whether a namespace lets a route or Gateway of another one name something of its own.
+func (t *Topology) granted(from mesh.Key, namespace, group, kind, name string) bool {
 	for _, g := range t.grants[namespace] {
-		if policy.Grants(g, route.Kind, route.Namespace, group, kind, name) {
+		if policy.Grants(g, from.Kind, from.Namespace, group, kind, name) {
 			return true
 		}
 	}

@@ -72,6 +72,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.attachAuthentication()
 	b.attachExtensions()
 	b.attachTelemetry()
+	b.leadFurther()
 	b.attachPolicies()
 	b.attachExternalPolicies()
 	b.attachFailover()

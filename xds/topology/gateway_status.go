@@ -46,8 +46,9 @@ func (e *edge) checkSecrets(gw gateway, l gatewayv1.Listener) {
 		e.word(gw, l).refuse(gatewayv1.ListenerConditionResolvedRefs, reason, fmt.Sprintf("secret %s at ingress %s: %s", n, e.ingress.Name, why))
 		e.b.issue(gw.res.Key, "listener %s: secret %s at ingress %s: %s (%s)", l.Name, n, e.ingress.Name, why, reason)
 	}
-	for _, ref := range l.TLS.CertificateRefs {
-		check(CertificatePrefix, SecretName{gw.res.Namespace, string(ref.Name)}, gatewayv1.ListenerReasonInvalidCertificateRef)
+	names, _ := e.b.t.certificates(gw, l)
+	for _, n := range names {
+		check(CertificatePrefix, n, gatewayv1.ListenerReasonInvalidCertificateRef)
 	}
 	if c := gw.clients(l.Port); c != nil && len(l.TLS.CertificateRefs) > 0 {
 		check(AuthorityPrefix, c.Authorities, gatewayv1.ListenerReasonInvalidCACertificateRef)
@@ -75,6 +76,9 @@ func listenerStatuses(gateways []gateway, routes []policy.Route, streams []strea
 				switch gatewayv1.ListenerConditionType(r.Type) {
 				case gatewayv1.ListenerConditionResolvedRefs:
 					resolved = joined(resolved, r)
+					if !w.served {
+						programmed.Reason = string(gatewayv1.ListenerReasonInvalid)
+					}
 				case gatewayv1.ListenerConditionConflicted:
 					r.Status = "True"
 					conflicted = []mesh.Condition{r}

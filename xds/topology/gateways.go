@@ -97,8 +97,8 @@ func (t *Topology) Edge(ingress string) []EdgePort { return t.edges[ingress] }
 // Listeners says how the listeners of each Gateway that could be served here do.
 func (t *Topology) Listeners() map[mesh.Key][]mesh.ListenerStatus { return t.listeners }
 
-// Edged are the services to which Gateways of this zone lead, with their ports, and those that their ingresses tell; in the order
-// of Services.
+// Edged are the services to which Gateways of this zone lead, with their ports, and those that their ingresses ask and tell; in the
+// order of Services.
 func (t *Topology) Edged() []ServicePort { return t.edged }
 
 // attachGateways gives every ingress the Gateways that it serves.
@@ -282,6 +282,14 @@ func (e *edge) add(gw gateway) {
 			e.b.issue(gw.res.Key, "listener %s: it can't be told apart from listener %s of Gateway %s, which is first: %s (Conflicted)", l.Name, other.l.Name, other.res.Key, why)
 			continue
 		}
+		names, refused := e.b.t.certificates(gw, l)
+		for _, n := range refused {
+			e.word(gw, l).refuse(gatewayv1.ListenerConditionResolvedRefs, gatewayv1.ListenerReasonRefNotPermitted, fmt.Sprintf("no ReferenceGrant of namespace %s lets Gateways of namespace %s name Secret %s", n.Namespace, gw.res.Namespace, n.Name))
+			e.b.issue(gw.res.Key, "listener %s: no ReferenceGrant of namespace %s lets Gateways of namespace %s name Secret %s (RefNotPermitted)", l.Name, n.Namespace, gw.res.Namespace, n.Name)
+		}
+		if len(refused) > 0 && len(names) == 0 {
+			continue // without a certificate nobody is served
+		}
 		e.taken = append(e.taken, taken{gw, l})
 		e.word(gw, l).served = true
 		e.checkSecrets(gw, l)
@@ -336,9 +344,7 @@ func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 	}
 	if t := x.l.TLS; t != nil && len(t.CertificateRefs) > 0 {
 		l.Minimum13 = t.Options[policy.TLSMinimum] == "1.3"
-		for _, ref := range t.CertificateRefs {
-			l.Certificates = append(l.Certificates, SecretName{x.res.Namespace, string(ref.Name)})
-		}
+		l.Certificates, _ = e.b.t.certificates(x.gateway, x.l)
 		l.Clients = x.clients(x.l.Port)
 	}
 	l.Passthrough = x.l.TLS != nil && x.l.TLS.Mode != nil && *x.l.TLS.Mode == gatewayv1.TLSModePassthrough

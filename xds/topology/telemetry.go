@@ -31,11 +31,6 @@ func (b *builder) attachTelemetry() {
 		noteLost(lost, b.t.ClientTelemetry(s.Namespace).Overridden)
 	}
 	b.sayOverridden(lost)
-	if slices.ContainsFunc(b.t.Ingresses, func(g IngressProxy) bool { return len(b.t.edges[g.Name]) > 0 }) {
-		b.t.edged = append(b.t.edged, b.t.EdgeCollectors()...)
-		slices.SortFunc(b.t.edged, ServicePort.compare)
-		b.t.edged = slices.Compact(b.t.edged)
-	}
 }
 
 // ServerTelemetry is what those who serve a port tell of its requests.

@@ -11,8 +11,12 @@ import (
 
 // extensions are the filters that people added to the requests of a port that matched a rule of a route, at one side.
 func (tr *Translator) extensions(side policy.Side, s *topology.Service, p topology.Port, route mesh.Key, rule string) []ir.Filter {
+	return tr.filtersOf(tr.t.Extensions(side, s, p, route, rule))
+}
+
+func (tr *Translator) filtersOf(list []policy.Attached[policy.Extension]) []ir.Filter {
 	var out []ir.Filter
-	for _, e := range tr.t.Extensions(side, s, p, route, rule) {
+	for _, e := range list {
 		switch {
 		case e.Spec.Lua != nil:
 			out = append(out, ir.Filter{Lua: &ir.Lua{Script: e.Spec.Lua.Inline}})

@@ -146,7 +146,7 @@ func (tr *Translator) edgeTable(name string, p topology.EdgePort, listeners []to
 	for _, e := range listeners {
 		for _, h := range e.Hosts {
 			taken[h.Host] = true
-			host, sources := tr.edgeHost(h)
+			host, sources := tr.edgeHost(p, h)
 			t.Hosts, t.Sources = append(t.Hosts, host), append(t.Sources, sources...)
 		}
 	}
@@ -166,23 +166,6 @@ func (tr *Translator) edgeTable(name string, p topology.EdgePort, listeners []to
 	}
 	t.Sources = unique(t.Sources)
 	return t
-}
-
-// edgeHost are the routes of a host of a Gateway, and what shaped them.
-func (tr *Translator) edgeHost(h topology.EdgeHost) (ir.VirtualHost, ir.Sources) {
-	out := replying(h.Host, noRoute())
-	end := out.Routes
-	out.Routes, out.Retry = nil, safeRetry(tr.settings.Retry)
-	var sources ir.Sources
-	for _, m := range h.Routes {
-		// What is asked from outside is of the namespace of its route, and of no service.
-		of := &topology.Service{ServiceName: topology.ServiceName{Namespace: m.Route.Namespace}}
-		traffic := tr.t.Traffic(of, topology.Port{}, m.Route, m.RuleName)
-		out.Routes = append(out.Routes, tr.treatOutbound(topology.Port{Protocol: topology.HTTP}, tr.ruleRoutes(m), traffic.Spec)...)
-		sources = append(append(sources, m.Route), traffic.Sources...)
-	}
-	out.Routes = append(out.Routes, end...)
-	return out, sources
 }
 
 // replying is a host that answers every request itself.

@@ -114,8 +114,12 @@ func (tr *Translator) providerOf(p policy.JWTProvider) ir.JWTProvider {
 
 // keyClusters are where the keys for a port are fetched that the zone does not have.
 func (tr *Translator) keyClusters(s *topology.Service, p topology.Port) []ir.Cluster {
+	return tr.keyClustersOf(tr.authentications(s, p))
+}
+
+func (tr *Translator) keyClustersOf(said []policy.Merged[policy.AuthenticationPolicy]) []ir.Cluster {
 	var out []ir.Cluster
-	for _, m := range tr.authentications(s, p) {
+	for _, m := range said {
 		for _, keys := range m.Spec.Fetched() {
 			if _, ok := tr.t.FetchedKeys(keys); ok {
 				continue

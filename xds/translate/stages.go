@@ -107,7 +107,7 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared []*ir.Proxy)
 			own.Listeners = append(own.Listeners, tr.gatewayListeners(g)...)
 			own.Routes = tr.gatewayRoutes(g)
 			if len(tr.t.Edge(g.Name)) > 0 {
-				own.Clusters = collectorClusters(tr.t.EdgeTelemetry())
+				own.Clusters = append(collectorClusters(tr.t.EdgeTelemetry()), tr.edgeKeyClusters(g)...)
 			}
 			tr.patch(&own)
 			return own, []*ir.Proxy{tr.ingress()}
