@@ -275,6 +275,31 @@ spec:
 		t.Fatalf("a weight of one in four sends calls to %v", got)
 	}
 
+	// A GRPCRoute chooses by service and method; the header that it changes is not changed, which its status says.
+	revision = z.apply(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: pay-v2, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: "", name: pay-v2, port: 9090}]
+  rules:
+    - matches: [{method: {service: grpc.health.v1.Health, method: List}}]
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-was, value: changed}]}}]
+      backendRefs: [{name: pay, port: 9090}]
+    - matches: [{method: {service: grpc.health.v1.Health}}]
+      backendRefs: [{name: pay-v2, port: 9090}]
+`)
+	followed(t, z.controlPlane, revision)
+	direct := caller.dial(t, "xds:///pay-v2.shop.svc.clusterset.local:9090")
+	direct.answers("Check", "OK", "pay-v2")
+	direct.answers("List", "OK", "pay-1")
+	if got := direct.tally("List", 20); got["pay-v2"] != 0 {
+		t.Fatalf("the GRPCRoute sends calls of one method to %v", got)
+	}
+	if got := direct.tally("Check", 20); got["pay-v2"] != 20 {
+		t.Fatalf("the GRPCRoute sends calls of the others to %v", got)
+	}
+
 	// A second application under the same identity, by another name of the service.
 	again := caller.dial(t, "xds:///pay.shop.alone.mesh:9090")
 	if got := again.tally("Check", 20); got["pay-v2"] != 0 {

@@ -73,6 +73,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.attachExtensions()
 	b.attachTelemetry()
 	b.leadFurther()
+	b.checkProxyless()
 	b.attachPolicies()
 	b.attachExternalPolicies()
 	b.attachFailover()
