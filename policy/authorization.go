@@ -2,7 +2,8 @@ package policy
 
 import "strings"
 
-// AuthorizationPolicy allows or denies requests to what it targets. Policies add up and deny wins;
+// AuthorizationPolicy allows or denies requests to what it targets. For a Gateway, or with sectionName a listener
+// of it, it decides at the ingress about visitors, who have no identity in the mesh. Policies add up and deny wins;
 // where any allow policy targets a service, what none of them allows is denied.
 type AuthorizationPolicy struct {
 	// TargetRef is a Service (group "", kind Service), or an ExternalService that is reached through egress proxies, of the policy's own namespace, with sectionName a port of it by name, or nil
@@ -51,6 +52,9 @@ type Source struct {
 	ServiceAccounts []string `json:"serviceAccounts,omitempty"`
 	// Zones of the caller, proven by its trust domain.
 	Zones []string `json:"zones,omitempty"`
+	// Addresses of visitors, of a policy for a Gateway, where they are all that can be said: IP addresses, or prefixes as
+	// 192.0.2.0/24. They are as far to be believed as the proxies in front of the Gateway (AnnotationTrustedHops).
+	Addresses []string `json:"addresses,omitempty"`
 }
 
 // Operation matches a request; its set fields must all match, each by one of its values, and of Headers each. Only Ports can

@@ -251,11 +251,13 @@ type Policies struct {
 // its namespace without a target, and those of SystemNamespace without a target. The lists are
 // ordered by key. The port of the service plays no part; see Policies.OfPort.
 func PoliciesFor(policies []Authorization, service ServiceRef) Policies {
+	return Sorted(slices.DeleteFunc(slices.Clone(policies), func(p Authorization) bool { return !Targets(p, service) }))
+}
+
+// Sorted divides policies by what they do, each list ordered by key.
+func Sorted(policies []Authorization) Policies {
 	var out Policies
 	for _, p := range policies {
-		if !Targets(p, service) {
-			continue
-		}
 		switch p.Spec.Action {
 		case Deny:
 			out.Deny = append(out.Deny, p)

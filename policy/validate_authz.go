@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -28,7 +29,11 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 			Hint: "target the Service, and write what the route's rules match (methods, paths, headers) into `to`",
 		})
 	} else {
-		validateTarget(r, res, p.TargetRef, "Service", "ExternalService")
+		validateTarget(r, res, p.TargetRef, "Service", "ExternalService", "Gateway")
+	}
+	visitors := p.ForVisitors()
+	if visitors && (p.Action == Audit || p.Mode == Shadow) {
+		r.unsupported("/spec/mode", "watching the visitors of a Gateway without deciding", "write action Allow or Deny, and leave mode out")
 	}
 	r.oneOf("/spec/action", string(p.Action), string(Allow), string(Deny), string(Audit))
 	r.oneOf("/spec/mode", string(p.Mode), "", string(Enforce), string(Shadow))
@@ -44,11 +49,18 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 		}
 		r.atMost(at+"/from", len(rule.From), maxRules)
 		for j, s := range rule.From {
+			if visitors {
+				validateVisitors(r, ptr(at+"/from", j), s)
+				continue
+			}
 			validateSource(r, ptr(at+"/from", j), s)
 		}
 		r.atMost(at+"/to", len(rule.To), maxRules)
 		for j, o := range rule.To {
 			validateOperation(r, ptr(at+"/to", j), o)
+			if visitors && len(o.Ports) > 0 {
+				r.invalid(ptr(at+"/to", j)+"/ports", "a Gateway has no ports of services: narrow the target by sectionName, to one listener")
+			}
 		}
 		if rule.When != nil {
 			validateCondition(r, at+"/when", *rule.When)
@@ -105,7 +117,41 @@ func validateTarget(r *report, res mesh.Resource, t *TargetRef, kinds ...string)
 	}
 }
 
+// ForVisitors reports whether the policy is for who comes by a Gateway.
+func (p *AuthorizationPolicy) ForVisitors() bool {
+	return p.TargetRef != nil && p.TargetRef.Kind == string(mesh.KindGateway)
+}
+
+// validateVisitors checks a source of who has no identity.
+func validateVisitors(r *report, at string, s Source) {
+	if len(s.Identities)+len(s.Namespaces)+len(s.ServiceAccounts)+len(s.Zones) > 0 {
+		r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: "visitors of a Gateway have no identity, namespace or zone", Hint: "write addresses, or target the Service to decide about callers of the mesh"})
+	}
+	if len(s.Addresses) == 0 {
+		r.required(at + "/addresses")
+	}
+	r.values(at+"/addresses", s.Addresses, func(a string) error {
+		_, err := AddressRange(a)
+		return err
+	})
+}
+
+// AddressRange reads an IP address or a prefix, which must not have bits beyond its length.
+func AddressRange(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p.Masked() != p {
+		return netip.Prefix{}, fmt.Errorf("%q must be an IP address, or a prefix of addresses as 192.0.2.0/24", clip(s))
+	}
+	return p, nil
+}
+
 func validateSource(r *report, at string, s Source) {
+	if len(s.Addresses) > 0 {
+		r.add(FieldError{Pointer: at + "/addresses", Code: CodeInvalid, Message: "callers of the mesh are known by their identities, not by addresses", Hint: "target the Gateway to decide about visitors"})
+	}
 	if len(s.Identities)+len(s.Namespaces)+len(s.ServiceAccounts)+len(s.Zones) == 0 {
 		r.add(FieldError{Pointer: at, Code: CodeRequired, Message: "says nothing about the caller", Hint: "leave `from` out to match every caller of the mesh"})
 	}

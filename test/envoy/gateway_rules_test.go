@@ -332,6 +332,60 @@ spec:
 			t.Errorf("%d requests arrived", n)
 		}
 	})
+	t.Run("visitors by address and claims", func(t *testing.T) {
+		users := newIssuer(t, "https://users.example", "u1")
+		behind := strings.Replace(world, "metadata: {name: edge}", `metadata: {name: edge, annotations: {mesh.comity.dev/trusted-hops: "1"}}`, 1)
+		w.apply(t, behind+fmt.Sprintf(`
+kind: MeshConfig
+metadata: {name: default}
+spec: {explainRefusals: true}
+---
+kind: AuthorizationPolicy
+metadata: {name: office}
+spec:
+  %[4]s}
+  action: Allow
+  rules: [{from: [{addresses: [192.0.2.0/24, "2001:db8::/32"]}, {addresses: [198.51.100.7]}]}]
+---
+kind: AuthorizationPolicy
+metadata: {name: not-from-there}
+spec:
+  %[4]s, sectionName: http}
+  action: Deny
+  rules: [{from: [{addresses: [192.0.2.66]}], to: [{paths: [/one]}]}]
+---
+kind: AuthorizationPolicy
+metadata: {name: staff}
+spec:
+  %[4]s}
+  action: Allow
+  rules: [{to: [{methods: [GET]}], when: {claims: [{name: org, values: [staff]}]}}]
+---
+kind: AuthenticationPolicy
+metadata: {name: site}
+spec:
+  %[1]s, sectionName: one}
+  jwt: {mode: Optional, providers: [{name: users, issuer: %[2]s, audiences: [shop], jwks: {inline: '%[3]s'}}]}
+`, site, users.name, users.jwks(t), "targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: edge"))
+		asked := len(w.apps["pay-1"].requests())
+		const forwarded = "X-Forwarded-For"
+		v.table(t, []visit{
+			{host: "x.test", path: "/", header: []string{forwarded, "192.0.2.9"}, app: "echo-"}, {host: "x.test", path: "/", header: []string{forwarded, "203.0.113.9, 198.51.100.7"}, app: "echo-"},
+			{host: "x.test", path: "/", header: []string{forwarded, "2001:db8::1"}, app: "echo-"}, {host: "x.test", path: "/", header: []string{forwarded, "198.51.100.8"}, status: 403},
+			{host: "x.test", path: "/", header: []string{forwarded, "192.0.2.9, 203.0.113.9"}, status: 403}, // what the client says itself is not believed
+			{host: "x.test", path: "/", status: 403},
+			{host: "x.test", path: "/one", header: []string{forwarded, "192.0.2.66"}, status: 403}, {host: "x.test", path: "/one", header: []string{forwarded, "203.0.113.9"}, status: 403},
+			{host: "x.test", path: "/one", header: []string{forwarded, "203.0.113.9", "Authorization", "Bearer " + users.token(t, "ES256", object{"org": "guests"})}, status: 403},
+			{host: "x.test", path: "/one", header: []string{forwarded, "192.0.2.66", "Authorization", "Bearer " + users.token(t, "ES256", object{"org": "staff"})}, status: 403},
+		})
+		if n := len(w.apps["pay-1"].requests()) - asked; n != 0 {
+			t.Errorf("%d requests arrived", n)
+		}
+		v.table(t, []visit{{host: "x.test", path: "/one", header: []string{forwarded, "203.0.113.9", "Authorization", "Bearer " + users.token(t, "ES256", object{"org": "staff"})}, app: "pay-1"}})
+		if r := v.must(t, "x.test", "/one", forwarded, "192.0.2.66"); !strings.Contains(r.body, "NOT-ALLOWED") || !strings.Contains(r.body, "global/shop/not-from-there") {
+			t.Error(r.body)
+		}
+	})
 	t.Run("a certificate of another namespace", func(t *testing.T) {
 		ca := newPublicCA(t)
 		w.putSecret(t, "www", ca.issue(t, "www.example.com"), nil)

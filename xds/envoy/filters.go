@@ -66,6 +66,8 @@ func (b *messages) routeFilter(f ir.Filter) (*corev3.TypedExtensionConfig, error
 	case f.Audit != nil:
 		// By another name than the filter that decides, whose configuration of the route it would take for its own.
 		return b.extension("comity.audit", b.audit(*f.Audit)), nil
+	case f.Visitors != nil:
+		return b.extension("comity.visitors", b.visitors(*f.Visitors)), nil
 	case f.Fault != nil:
 		return b.extension("envoy.filters.http.fault", b.fault(*f.Fault)), nil
 	case f.LoadShedding != nil:

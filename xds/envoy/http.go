@@ -69,7 +69,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{b.deniedReply(h.Explain), b.unauthenticatedReply(), b.limitedReply(), b.shedReply(), noAnswerReply()}}
 	}
 	if h.Edge != nil {
-		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{b.unauthenticatedReply(), b.limitedReply()}}
+		m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{b.deniedReply(h.Explain), b.unauthenticatedReply(), b.limitedReply()}}
 	}
 	m.HttpFilters = append(m.HttpFilters, b.filterPlace(afterFilters), b.filterPlace(loadFilters))
 	router := &routerv3.Router{SuppressEnvoyHeaders: true} // which no application reads

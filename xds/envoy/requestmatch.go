@@ -39,6 +39,9 @@ func (b *messages) request(r ir.RequestMatch) *xdsmatcherv3.Matcher_MatcherList_
 		}
 		all = append(all, or(ways))
 	}
+	if len(r.Addresses) > 0 {
+		all = append(all, b.from(r))
+	}
 	for _, h := range r.Headers {
 		all = append(all, b.headerValues(h))
 	}

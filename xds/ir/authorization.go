@@ -1,5 +1,7 @@
 package ir
 
+import "net/netip"
+
 // Authorization decides by the caller's SPIFFE ID, then by the request. A caller that no pattern
 // covers is refused, and so is one whose certificate carries more than one URI or one that is not
 // canonical.
@@ -46,6 +48,8 @@ type RequestMatch struct {
 	Paths   []PathMatch    `json:"paths,omitempty"`
 	Headers []HeaderValues `json:"headers,omitempty"` // all of them
 	Claims  []ClaimValues  `json:"claims,omitempty"`  // all of them
+	// Addresses are ranges, in one of which the client must be.
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	// AmbiguousPath is met by paths with an escaped slash or a semicolon, of which applications make different things.
 	AmbiguousPath bool `json:"ambiguousPath,omitempty"`
 }

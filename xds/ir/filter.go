@@ -6,6 +6,7 @@ package ir
 type Filter struct {
 	JWT          *JWT          `json:"jwt,omitempty"`
 	Audit        *Audit        `json:"audit,omitempty"`
+	Visitors     *Visitors     `json:"visitors,omitempty"`
 	RateLimit    *RateLimit    `json:"rateLimit,omitempty"`
 	SharedLimits *SharedLimits `json:"sharedLimits,omitempty"`
 	Fault        *Fault        `json:"fault,omitempty"`

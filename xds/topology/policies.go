@@ -95,13 +95,19 @@ func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 
 // attachPolicies gives every service that is served here its policies.
 func (b *builder) attachPolicies() {
+	b.t.visitors = map[string][]policy.Authorization{}
 	for _, r := range b.byKind[mesh.KindAuthorizationPolicy] {
 		spec, ok := b.specs[r.Key].(*policy.AuthorizationPolicy)
 		if !ok {
 			continue
 		}
-		b.authz[r.Namespace] = append(b.authz[r.Namespace], policy.Authorization{Resource: r, Spec: spec})
+		if spec.ForVisitors() {
+			b.t.visitors[r.Namespace] = append(b.t.visitors[r.Namespace], policy.Authorization{Resource: r, Spec: spec})
+			b.checkVisitors(r, spec.TargetRef)
+			continue
+		}
 		b.checkPolicy(r, spec)
+		b.authz[r.Namespace] = append(b.authz[r.Namespace], policy.Authorization{Resource: r, Spec: spec})
 	}
 	system := b.authz[policy.SystemNamespace]
 	for _, s := range b.t.Services {

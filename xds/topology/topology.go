@@ -45,7 +45,8 @@ type Topology struct {
 	telemetry      *attachments[policy.TelemetryPolicy]
 	authentication *attachments[policy.AuthenticationPolicy]
 	keys           map[string]Keys
-	dependencies   map[mesh.ProxyID]Dependencies // of workloads of which a policy says them
+	dependencies   map[mesh.ProxyID]Dependencies     // of workloads of which a policy says them
+	visitors       map[string][]policy.Authorization // of Gateways, by namespace
 	extensions     map[policy.Side][]policy.Attached[policy.Extension]
 	patches        []policy.Attached[policy.Extension]
 	scopes         map[policy.Clients]bool // whose sidecars know other hosts or routes than the rest

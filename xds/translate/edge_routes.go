@@ -8,8 +8,8 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-// edgeHost are the routes of a host of a Gateway's port, and what shaped them.
-func (tr *Translator) edgeHost(p topology.EdgePort, h topology.EdgeHost) (ir.VirtualHost, ir.Sources) {
+// edgeHost are the routes of a host of a Gateway's listener, and what shaped them.
+func (tr *Translator) edgeHost(p topology.EdgePort, e topology.EdgeListener, h topology.EdgeHost) (ir.VirtualHost, ir.Sources) {
 	out := replying(h.Host, noRoute())
 	end := out.Routes
 	out.Routes, out.Retry = nil, safeRetry(tr.settings.Retry)
@@ -17,7 +17,7 @@ func (tr *Translator) edgeHost(p topology.EdgePort, h topology.EdgeHost) (ir.Vir
 	for _, m := range h.Routes {
 		traffic := tr.t.EdgeTraffic(m.Route, m.RuleName)
 		routes := tr.treatOutbound(topology.Port{Protocol: topology.HTTP}, tr.ruleRoutes(m), traffic.Spec)
-		before := tr.edgeTokens(m)
+		before := append(tr.edgeTokens(m), tr.visitors(e)...)
 		after := slices.Concat(tr.requestLimits(traffic.Spec.RateLimit, traffic.By("RateLimit")), tr.filtersOf(tr.t.EdgeExtensions(m.Route, m.RuleName)))
 		for i := range routes {
 			routes[i].Filters.Before = append(slices.Clip(routes[i].Filters.Before), before...)
@@ -28,6 +28,9 @@ func (tr *Translator) edgeHost(p topology.EdgePort, h topology.EdgeHost) (ir.Vir
 		for _, e := range tr.t.EdgeExtensions(m.Route, m.RuleName) {
 			sources = append(sources, e.Resource.Key)
 		}
+	}
+	for _, a := range tr.t.Visitors(e.Gateway, e.Name).All() {
+		sources = append(sources, a.Resource.Key)
 	}
 	out.Routes = append(out.Routes, end...)
 	return out, sources

@@ -63,6 +63,9 @@ func (tr *Translator) secureChains(p topology.EdgePort, e topology.EdgeListener)
 
 // streamChains pass on the bytes of connections, of TLS by their server name.
 func (tr *Translator) streamChains(p topology.EdgePort, e topology.EdgeListener) []ir.Chain {
+	if len(tr.t.Visitors(e.Gateway, e.Name).All()) > 0 {
+		return nil // whom they let in can't be told by bytes
+	}
 	var out []ir.Chain
 	for _, s := range e.Streams {
 		c := ir.Chain{Name: gatewayName(p.Number, s.Host), TCP: &ir.TCP{
@@ -114,7 +117,8 @@ func publicTLS(e topology.EdgeListener) *ir.PublicTLS {
 
 func (tr *Translator) edgeHTTP(table string, hops uint32) *ir.HTTP {
 	return &ir.HTTP{
-		StatPrefix: gatewayStats, Codec: ir.CodecAuto, RouteTable: table, Telemetry: tr.gatewayTelemetry(), Edge: &ir.Edge{TrustedHops: hops},
+		StatPrefix: gatewayStats, Codec: ir.CodecAuto, RouteTable: table, Telemetry: tr.gatewayTelemetry(),
+		Explain: tr.t.Config.ExplainRefusals, Edge: &ir.Edge{TrustedHops: hops},
 	}
 }
 
@@ -146,7 +150,7 @@ func (tr *Translator) edgeTable(name string, p topology.EdgePort, listeners []to
 	for _, e := range listeners {
 		for _, h := range e.Hosts {
 			taken[h.Host] = true
-			host, sources := tr.edgeHost(p, h)
+			host, sources := tr.edgeHost(p, e, h)
 			t.Hosts, t.Sources = append(t.Hosts, host), append(t.Sources, sources...)
 		}
 	}
