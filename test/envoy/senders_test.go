@@ -170,7 +170,6 @@ spec: {selector: {app: echo-2}, ports: [{port: 4317, targetPort: %d, appProtocol
 	t.Run("a service of the mesh", func(t *testing.T) {
 		c := startCollector(t, net.JoinHostPort(w.spec(t, "echo-2").Spec.AppAddress, strconv.Itoa(int(inside))), nil)
 		const otel = "{service: {name: otel, namespace: shop, port: 4317}}"
-		before := w.sidecar(t, "echo-2").stat(t, "http.inbound.downstream_rq_total")
 		tell(t, `{accessLogs: [{otlp: `+otel+`}], tracing: {otlp: `+otel+`, samplePercent: 100}}`)
 		ask(t, w3c...)
 		eventually(t, "gateway, client and egress of the zone tell", func() error {
@@ -189,8 +188,10 @@ spec: {selector: {app: echo-2}, ports: [{port: 4317, targetPort: %d, appProtocol
 			}
 			return nil
 		})
-		if n := w.sidecar(t, "echo-2").stat(t, "http.inbound.downstream_rq_total") - before; n == 0 {
-			t.Error("the collector was not told by mTLS through its sidecar")
+		for _, who := range []string{"web", "edge", "out"} {
+			if n := w.sidecar(t, who).stat(t, "cluster.otel.shop:4317.ssl.handshake"); n == 0 {
+				t.Errorf("%s does not tell by mTLS", who)
+			}
 		}
 		// Telling is not told of: else each would be the reason for the next.
 		logs, spans := c.got()
