@@ -124,6 +124,9 @@ func (g *Generation) makeStep(t Type, from set) *step {
 	for _, e := range old {
 		s.gone = append(s.gone, e.Name)
 	}
+	if all := g.sets[t].entries; len(changed) == len(all) {
+		changed = all // which is there anyway
+	}
 	if len(changed) > 0 {
 		s.changed = looseFrame(t, changed, nil)
 	}
@@ -147,7 +150,10 @@ func (g *Generation) endpointsOf(clusters []*Entry) []*Entry {
 		}
 	}
 	slices.SortFunc(out, func(a, b *Entry) int { return strings.Compare(a.Name, b.Name) })
-	return slices.Compact(out)
+	if out = slices.Compact(out); len(out) == len(g.sets[Endpoint].entries) {
+		return g.sets[Endpoint].entries
+	}
+	return out
 }
 
 // Frame is a response but for its nonce. It is immutable and shared.
@@ -155,7 +161,7 @@ type Frame struct {
 	Type    Type
 	Entries []*Entry
 	Removed []string
-	bufs    mem.BufferSlice
+	bufs    mem.BufferSlice // its wire form; nil while it is made of the entries' at each sending
 }
 
 // asWhole is the same frame in one piece, for many streams; nil stays nil.
@@ -164,25 +170,32 @@ func (f *Frame) asWhole() *Frame {
 		return nil
 	}
 	whole := *f
-	whole.bufs = mem.BufferSlice{mem.SliceBuffer(f.bufs.Materialize())}
+	whole.bufs = mem.BufferSlice{mem.SliceBuffer(f.wire().Materialize())}
 	return &whole
 }
 
 // looseFrame makes a frame out of the entries' own bytes.
 func looseFrame(t Type, entries []*Entry, removed []string) *Frame {
-	f := &Frame{Type: t, Entries: entries, Removed: removed, bufs: make(mem.BufferSlice, 0, len(entries)+1)}
-	for _, e := range entries {
-		f.bufs = append(f.bufs, e.wire)
+	return &Frame{Type: t, Entries: entries, Removed: removed}
+}
+
+// wire is the wire form.
+func (f *Frame) wire() mem.BufferSlice {
+	if f.bufs != nil {
+		return f.bufs
+	}
+	out := make(mem.BufferSlice, 0, len(f.Entries)+2) // the nonce comes last
+	for _, e := range f.Entries {
+		out = append(out, e.wire)
 	}
 	var tail []byte
-	for _, name := range removed {
+	for _, name := range f.Removed {
 		tail = protowire.AppendTag(tail, responseRemoved, protowire.BytesType)
 		tail = protowire.AppendString(tail, name)
 	}
 	tail = protowire.AppendTag(tail, responseTypeURL, protowire.BytesType)
-	tail = protowire.AppendString(tail, t.URL())
-	f.bufs = append(f.bufs, mem.SliceBuffer(tail))
-	return f
+	tail = protowire.AppendString(tail, f.Type.URL())
+	return append(out, mem.SliceBuffer(tail))
 }
 
 // Response is a frame under the nonce of one stream.
@@ -193,13 +206,15 @@ type Response struct {
 
 // Buffers is the wire form of the DeltaDiscoveryResponse.
 func (r *Response) Buffers() mem.BufferSlice {
-	out := make(mem.BufferSlice, 0, len(r.bufs)+1)
-	out = append(out, r.bufs...)
 	tail := make([]byte, 0, sizeBytes(responseNonce, len(r.Nonce)))
 	tail = protowire.AppendTag(tail, responseNonce, protowire.BytesType)
 	tail = protowire.AppendString(tail, r.Nonce)
+	out := r.wire()
+	if r.bufs != nil {
+		out = slices.Clip(out) // others have it too
+	}
 	return append(out, mem.SliceBuffer(tail))
 }
 
 // Size is the length of the wire form in bytes.
-func (r *Response) Size() int { return r.bufs.Len() + sizeBytes(responseNonce, len(r.Nonce)) }
+func (r *Response) Size() int { return r.wire().Len() + sizeBytes(responseNonce, len(r.Nonce)) }

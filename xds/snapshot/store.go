@@ -72,7 +72,7 @@ func (s *Store) view(key ViewKey) *view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v = s.views[key]; v == nil {
-		v = &view{key: key, good: make(map[typeName]*Entry)}
+		v = &view{key: key}
 		s.views[key] = v
 	}
 	return v
@@ -270,9 +270,15 @@ func (v *view) remember(before [typeCount]set, g *Generation) {
 				continue
 			}
 			if e.proven.Load() || v.good[key] == nil {
+				if v.good == nil {
+					v.good = map[typeName]*Entry{}
+				}
 				v.good[key] = e
 			}
 		}
+	}
+	if len(v.good) == 0 {
+		v.good = nil // a map keeps the room that it once needed
 	}
 }
 
