@@ -40,6 +40,7 @@ func labels() []label {
 		{labelTCP, `^tcp\.((.+?)\.)downstream_`},
 		{labelHost, `^vhost\.((.+?)\.)route\.`},
 		{labelRule, `^vhost\..+?\.route\.((.+)\.)upstream_rq_`},
+		{labelPolicy, `\.rbac\.(?:audit_\.)?policy\.((.+)\.)(?:shadow_)?(?:allowed|denied)$`},
 		{labelListener, `^listener\.((.+?)\.)(?:downstream_|ssl\.|no_filter_chain_match)`},
 	}
 }

@@ -134,6 +134,9 @@ func (e *Exporter) envoy(ctx context.Context, raw bool) []*dto.MetricFamily {
 	again := func() families { return e.ask(ctx, `^cluster\..*upstream_rq_[1-5]xx$`) }
 	out := append(e.traffic.Read(e.config.Self(), of, again), e.traffic.names.state(of)...)
 	out = append(out, rules(of)...)
+	if f := authorization(of); f != nil {
+		out = append(out, f)
+	}
 	if raw {
 		for f := range maps.Values(of) {
 			out = append(out, f)
