@@ -183,7 +183,8 @@ func TestRefusals(t *testing.T) {
 		}
 	})
 
-	t.Run("TCP is refused in the handshake, before the banner", func(t *testing.T) {
+	t.Run("TCP is refused before the banner", func(t *testing.T) {
+		allowedFirst := m.one.forge(t, "spiffe://one.example/ns/shop/sa/web", "spiffe://one.example/ns/shop/sa/guest")
 		banner := func(zone string, cert *tls.Certificate) (string, error) {
 			c, err := handshake(t, gate, sni(zone, 7070), cert)
 			if err != nil {
@@ -200,7 +201,9 @@ func TestRefusals(t *testing.T) {
 		for name, c := range map[string]struct {
 			cert *tls.Certificate
 			zone string
-		}{"denied": {&guest, "one"}, "other namespace": {&threeAlien, "three"}, "stolen": {&stolen, "one"}, "none": {&none, "one"}} {
+		}{"denied": {&guest, "one"}, "other namespace": {&threeAlien, "three"}, "stolen": {&stolen, "one"}, "none": {&none, "one"},
+			"a second URI": {&forgedTwo, "one"}, "a second URI after one that is allowed": {&allowedFirst, "one"}, "a second URI of another zone": {&webAndThree, "three"},
+			"a comma in the path": {&dirty, "three"}, "syntax of XFCC": {&semicolon, "three"}, "an honest certificate, another chain": {&threeAny, "one"}} {
 			if s, err := banner(c.zone, c.cert); err == nil || s != "" {
 				t.Errorf("%s: got %q, %v", name, s, err)
 			}
