@@ -9,6 +9,9 @@ type Export struct {
 	// Identities are all SPIFFE IDs that may answer for the service, sorted; clients accept exactly
 	// these.
 	Identities []string `json:"identities"`
+	// Instances are the names of the workloads, sorted, of a headless service: each can be called by itself. Zones that
+	// don't know this field go on as before.
+	Instances []string `json:"instances,omitempty"`
 	// Ready of Total endpoints are healthy; Capacity is the sum over all of them, in
 	// endpoint-equivalents, and ReadyCapacity over the healthy ones.
 	Ready         int     `json:"ready"`
@@ -16,6 +19,9 @@ type Export struct {
 	Capacity      float64 `json:"capacity"`
 	ReadyCapacity float64 `json:"readyCapacity"`
 }
+
+// MaxInstances is how many workloads of a headless service have names in other zones.
+const MaxInstances = 1000
 
 // ExportPort is one port of an exported service.
 type ExportPort struct {

@@ -78,6 +78,8 @@ type ServicePort struct {
 	Namespace string
 	Service   string
 	Port      uint16
+	// Instance is a workload that serves it, where the port of that one alone is meant; empty for whichever.
+	Instance string
 	// L4 is the way on which the server's sidecar passes bytes on, of a port whose requests it understands otherwise.
 	L4 bool
 }
@@ -92,13 +94,17 @@ const (
 )
 
 // SNI is the server name that a client of zone `source` presents to reach the port:
-// <source zone>.<port>.<service>.<namespace>.<zone>.mesh, for L4 with the label l4 before the zone. The first label only selects the filter
+// <source zone>.<port>.<service>.<namespace>.<zone>.mesh, for L4 with the label l4 before the zone, and of one instance
+// <source zone>.<port>.<instance>.<service>.<namespace>.instance.<zone>.mesh. The first label only selects the filter
 // chain that trusts that zone; it proves nothing.
 func (p ServicePort) SNI(source string) string { return source + "." + p.SNISuffix() }
 
 // SNISuffix is what every source zone's server name for the port ends with.
 func (p ServicePort) SNISuffix() string {
 	labels := []string{strconv.Itoa(int(p.Port)), p.Service, p.Namespace}
+	if p.Instance != "" {
+		labels = []string{labels[0], p.Instance, p.Service, p.Namespace, "instance"}
+	}
 	if p.L4 {
 		labels = append(labels, string(LayerL4))
 	}
@@ -121,6 +127,7 @@ func PeerSNI(source, zone string) string { return source + ".peer." + zone + ".m
 //
 //	<service>.<namespace>.svc.clusterset.local   wherever the service is (MCS)
 //	<service>.<namespace>.<zone>.mesh            pinned to one zone
+//	<instance>.<service>.<namespace>.<zone>.mesh one workload of a headless service
 
 // ClusterSetHost is the host name of a service wherever it is.
 func ClusterSetHost(service, namespace string) string {
@@ -130,6 +137,16 @@ func ClusterSetHost(service, namespace string) string {
 // ZoneHost is the host name of a service pinned to one zone.
 func ZoneHost(service, namespace, zone string) string {
 	return service + "." + namespace + "." + zone + ".mesh"
+}
+
+// InstanceHost is the host name of one workload of a headless service, in its zone.
+func InstanceHost(instance, service, namespace, zone string) string {
+	return instance + "." + ZoneHost(service, namespace, zone)
+}
+
+// ClusterSetInstanceHost is the same as KEP-1645 has it: <instance>.<zone>.<service>.<namespace>.svc.clusterset.local.
+func ClusterSetInstanceHost(instance, service, namespace, zone string) string {
+	return instance + "." + zone + "." + ClusterSetHost(service, namespace)
 }
 
 // Role is what a proxy is for.

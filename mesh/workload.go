@@ -17,6 +17,8 @@ type Workload struct {
 	AppAddress string `json:"appAddress,omitempty"`
 	// Upstreams declares local ports for TCP services; HTTP needs none.
 	Upstreams []Upstream `json:"upstreams,omitempty"`
+	// VirtualAddresses, where set, are where the sidecar listens for each service by an address of its own.
+	VirtualAddresses *VirtualAddresses `json:"virtualAddresses,omitempty"`
 	// HealthCheck is made by the sidecar of its application; without it a workload with a lease is healthy.
 	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
 	// Capacity in endpoint-equivalents; 0 means 1.

@@ -89,7 +89,13 @@ type Service struct {
 	// Selector chooses the Workloads of the namespace that serve it, by labels.
 	Selector map[string]string `json:"selector"`
 	Ports    []ServicePort     `json:"ports"`
+	// ClusterIP is empty, or "None": a headless service, of which each workload also has a name of its own, in this zone and,
+	// if it is exported, in the others.
+	ClusterIP string `json:"clusterIP,omitempty"`
 }
+
+// ClusterIPNone makes a service headless.
+const ClusterIPNone = "None"
 
 // ServicePort is one port of a Service.
 type ServicePort struct {

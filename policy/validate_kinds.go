@@ -76,6 +76,7 @@ func validateService(r *report, _ mesh.Resource, s *Service) {
 	if len(s.Ports) == 0 {
 		r.required("/spec/ports")
 	}
+	r.oneOf("/spec/clusterIP", s.ClusterIP, "", ClusterIPNone)
 	r.atMost("/spec/ports", len(s.Ports), 100)
 	listed := portList{}
 	for i, p := range s.Ports {
@@ -156,6 +157,9 @@ func validateWorkload(r *report, _ mesh.Resource, w *Workload) {
 		}
 	}
 	validateUpstreams(r, w)
+	if v := w.VirtualAddresses; v != nil {
+		r.checked("/spec/virtualAddresses/block", v.Block, mesh.CheckVirtualBlock)
+	}
 	if h := w.HealthCheck; h != nil {
 		r.port("/spec/healthCheck/port", h.Port)
 		if h.Path != "" && !cleanPath(h.Path) {
@@ -173,7 +177,7 @@ func validateProxyless(r *report, w *Workload) {
 		set bool
 	}{
 		{"/spec/inboundPort", w.InboundPort != 0}, {"/spec/outboundPort", w.OutboundPort != 0},
-		{"/spec/upstreams", len(w.Upstreams) > 0}, {"/spec/healthCheck", w.HealthCheck != nil},
+		{"/spec/virtualAddresses", w.VirtualAddresses != nil}, {"/spec/upstreams", len(w.Upstreams) > 0}, {"/spec/healthCheck", w.HealthCheck != nil},
 	} {
 		if p.set {
 			r.invalid(p.at, "has no effect in a proxyless workload, which is a client and has no proxy: leave it out")

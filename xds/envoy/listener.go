@@ -36,6 +36,9 @@ func listenerMessage(b *messages, l ir.Listener) (proto.Message, error) {
 	if l.Public {
 		guardListener(m)
 	}
+	if l.Exclusive {
+		m.EnableReusePort = no()
+	}
 	for _, c := range l.Chains {
 		fc, err := b.chain(c, l.Inspect)
 		if err != nil {

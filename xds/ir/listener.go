@@ -11,8 +11,11 @@ type Listener struct {
 	// Application: with Inspect, whoever connects is the application beside the proxy.
 	Application bool `json:"application,omitempty"`
 	// Public: whoever connects is not of the mesh, so that a connection may take little memory.
-	Public bool    `json:"public,omitempty"`
-	Chains []Chain `json:"chains"`
+	Public bool `json:"public,omitempty"`
+	// Exclusive: its address and port are shared with nobody. Else another proxy of the same user could take half of the
+	// connections, and show its own identity for them.
+	Exclusive bool    `json:"exclusive,omitempty"`
+	Chains    []Chain `json:"chains"`
 
 	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`

@@ -78,6 +78,7 @@ func Build(in Input) (*Topology, []Issue) {
 	b.attachExternalPolicies()
 	b.attachFailover()
 	b.checkUpstreams()
+	b.numberNames()
 	for _, s := range b.t.Services {
 		if s.Local == nil {
 			continue

@@ -84,7 +84,7 @@ func (t *Topology) claim(namespace string, lost func(loser, winner *External)) [
 				if t.ownHost(host) {
 					continue
 				}
-				full := host + ":" + strconv.Itoa(int(p.Port))
+				full := hostPort(host, p.Port)
 				if by := taken[full]; by != nil {
 					lost(e, by)
 					continue
@@ -105,6 +105,8 @@ func (t *Topology) claim(namespace string, lost func(loser, winner *External)) [
 	}
 	return out
 }
+
+func hostPort(host string, port uint16) string { return host + ":" + strconv.Itoa(int(port)) }
 
 func (e *External) exported() bool { return e.Spec.ExportTo == policy.ExportMesh }
 

@@ -30,6 +30,9 @@ type Input struct {
 	// Decode reads the spec of a resource as policy.Decode does; a caller that remembers what it has read
 	// before sets it. Nil means policy.Decode. The specs are not changed.
 	Decode func(mesh.Resource) (any, error)
+	// Number gives host names the numbers of their virtual addresses; a caller that remembers what names had before sets it.
+	// Nil means Numbers that remember nothing. It is asked only where a workload has virtual addresses.
+	Number func(hosts []string) map[string]uint16
 }
 
 // Keys are what is known of an issuer's.

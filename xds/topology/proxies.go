@@ -23,17 +23,19 @@ type Proxy struct {
 // viewBits is everything by which the configuration of two proxies of a zone can differ.
 type viewBits struct {
 	Role      mesh.Role
-	Serves    []ServiceName     `json:",omitempty"`
-	Namespace string            `json:",omitempty"` // only where an upstream depends on it
-	Bind      string            `json:",omitempty"`
-	Ports     []uint16          `json:",omitempty"`
-	App       string            `json:",omitempty"`
-	Outbound  uint16            `json:",omitempty"`
-	Upstreams []policy.Upstream `json:",omitempty"`
-	Proxyless bool              `json:",omitempty"`
-	Scope     policy.Clients    `json:",omitzero"`
-	Gateways  []mesh.Key        `json:",omitempty"`
-	Calls     *[]ServiceName    `json:",omitempty"` // nil for everything
+	Serves    []ServiceName          `json:",omitempty"`
+	Namespace string                 `json:",omitempty"` // only where an upstream depends on it
+	Bind      string                 `json:",omitempty"`
+	Ports     []uint16               `json:",omitempty"`
+	App       string                 `json:",omitempty"`
+	Outbound  uint16                 `json:",omitempty"`
+	Upstreams []policy.Upstream      `json:",omitempty"`
+	Proxyless bool                   `json:",omitempty"`
+	Scope     policy.Clients         `json:",omitzero"`
+	Gateways  []mesh.Key             `json:",omitempty"`
+	Calls     *[]ServiceName         `json:",omitempty"` // nil for everything
+	Instance  string                 `json:",omitempty"` // only where it has a name of its own
+	Virtual   *mesh.VirtualAddresses `json:",omitempty"`
 }
 
 func (v viewBits) key() string {
@@ -60,14 +62,18 @@ func (t *Topology) Proxies() []Proxy {
 		}
 		for _, s := range t.ServedBy(w) {
 			bits.Serves = append(bits.Serves, s.ServiceName)
+			if s.Local.Headless {
+				bits.Instance = w.Name
+			}
 		}
-		if bits.Outbound != 0 {
+		bits.Virtual = w.Spec.VirtualAddresses
+		if bits.Outbound != 0 || bits.Virtual != nil {
 			bits.Scope = t.Scope(w)
 		}
 		if d, ok := t.Dependencies(w); ok {
 			bits.Calls = &d.Services
 		}
-		if len(bits.Upstreams) > 0 {
+		if len(bits.Upstreams) > 0 || bits.Virtual != nil {
 			bits.Namespace = w.Namespace
 		}
 		out = append(out, Proxy{ID: w.ProxyID(), ViewKey: bits.key()})

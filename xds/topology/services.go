@@ -23,6 +23,7 @@ func (b *builder) localServices() {
 			Local:       &LocalService{Targets: map[uint16]uint16{}},
 			Sources:     []mesh.Key{r.Key},
 		}
+		s.Local.Headless = spec.ClusterIP == policy.ClusterIPNone
 		b.addPorts(s, r.Key, spec)
 		if len(spec.Selector) == 0 {
 			b.issue(r.Key, "it selects nothing: spec.selector is empty")
@@ -151,6 +152,7 @@ func (b *builder) importService(r Remote, e mesh.Export) {
 	}
 	slices.Sort(rs.Ports)
 	rs.Ports = slices.Compact(rs.Ports)
+	rs.Instances = b.exportInstances(r, e, n)
 	s.Remotes = append(s.Remotes, rs)
 	s.Sources = append(s.Sources, b.zoneSources(r.Zone)...)
 }

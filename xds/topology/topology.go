@@ -57,6 +57,7 @@ type Topology struct {
 	listeners      map[mesh.Key][]mesh.ListenerStatus
 	streams        map[clients][]EdgeStream
 	grants         map[string][]*policy.ReferenceGrant // by namespace
+	numbers        map[string]uint16                   // of host names with virtual addresses
 	// trustDomains knows every zone's trust domain, of zones that are away too.
 	trustDomains map[string]mesh.TrustDomain
 }
@@ -153,6 +154,8 @@ type LocalService struct {
 	Identities []string
 	// Exported to the other zones.
 	Exported bool
+	// Headless: each workload can be called by itself.
+	Headless bool
 	// Layers are of the ports of which a policy says one; they are served on both.
 	Layers map[uint16]mesh.Layer
 }
@@ -163,6 +166,7 @@ type RemoteService struct {
 	Ports         []uint16 // sorted
 	Layers        map[uint16]mesh.Layer
 	Identities    []string // sorted, of the zone's trust domain
+	Instances     []string // sorted; none of a service that is not headless there
 	Ready, Total  int
 	Capacity      float64
 	ReadyCapacity float64
@@ -216,6 +220,7 @@ func (t *Topology) Exports() []mesh.Export {
 				e.Ports = append(e.Ports, mesh.ExportPort{Name: p.Name, Port: p.Number, AppProtocol: string(p.Protocol), Layer: s.Local.Layers[p.Number]})
 			}
 		}
+		e.Instances = s.Instances(t.Zone, t.Zone)
 		c := s.Local.Capacity()
 		e.Ready, e.Total, e.Capacity, e.ReadyCapacity = c.Ready, c.Total, c.Capacity, c.ReadyCapacity
 		out = append(out, e)

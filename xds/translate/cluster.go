@@ -21,16 +21,20 @@ const (
 	appIdle ir.Millis = 4_000
 )
 
-// reach is one way to a service port: wherever it is, or in one zone only.
+// reach is one way to a service port: wherever it is, in one zone only, or one instance there.
 type reach struct {
-	service *topology.Service
-	port    topology.Port
-	zone    string // "" for any
+	service  *topology.Service
+	port     topology.Port
+	zone     string // "" for any
+	instance string // "" for any
 }
 
 func (r reach) name() string {
-	if r.zone == "" {
+	switch {
+	case r.zone == "":
 		return clusterName(r.service.ServiceName, r.port.Number)
+	case r.instance != "":
+		return instanceName(r.service.ServiceName, r.zone, r.instance, r.port.Number)
 	}
 	return pinnedName(r.service.ServiceName, r.zone, r.port.Number)
 }
@@ -40,13 +44,14 @@ func (r reach) covers(zone string) bool { return r.zone == "" || r.zone == zone 
 // reaches lists every way to a service port. The pinned ones are there only where more than one zone
 // has the port: otherwise they would be the same cluster again.
 func (tr *Translator) reaches(s *topology.Service, p topology.Port) []reach {
-	out := []reach{{s, p, ""}}
-	if zones := tr.zonesOf(s, p); len(zones) > 1 {
+	out := []reach{{service: s, port: p}}
+	zones := tr.zonesOf(s, p)
+	if len(zones) > 1 {
 		for _, z := range zones {
-			out = append(out, reach{s, p, z})
+			out = append(out, reach{service: s, port: p, zone: z})
 		}
 	}
-	return out
+	return append(out, tr.instances(s, p)...)
 }
 
 // zonesOf lists the zones that have the port, this one first.
@@ -104,8 +109,11 @@ func (tr *Translator) outboundCluster(r reach) ir.Cluster {
 		if !z.Local {
 			c.ConnectTimeout = millis(tr.settings.RemoteConnectTimeout)
 		}
-		to, l4 := servicePort(zone, r.service.ServiceName, r.port.Number), tr.t.Layer(r.service, r.port.Number, zone) == mesh.LayerL4
+		to, l4 := r.at(zone), tr.t.Layer(r.service, r.port.Number, zone) == mesh.LayerL4
 		to.L4 = l4
+		if z.Local {
+			to.Instance = "" // its address says who is meant
+		}
 		c.Peers = append(c.Peers, ir.Peer{Zone: zone, SNI: to.SNI(tr.t.Zone), L4: l4, Trust: trustName(z.TrustDomain), Identities: ids})
 	}
 	speakToApps(&c, r.port.Protocol)
@@ -148,7 +156,7 @@ func (tr *Translator) ingressClusters() []ir.Cluster {
 	var out []ir.Cluster
 	for _, e := range tr.exported() {
 		out = append(out, ir.Cluster{
-			Name: localName(e.service.ServiceName, e.port.Number), Protocol: ir.Bytes, Detection: tr.detection(),
+			Name: localName(e), Protocol: ir.Bytes, Detection: tr.detection(),
 			ConnectTimeout: millis(tr.settings.ConnectTimeout), Sources: tr.clusterSources(e.service),
 		})
 	}
@@ -165,7 +173,10 @@ func (tr *Translator) exported() []reach {
 		}
 		for _, p := range s.Ports {
 			if served(s, p) {
-				out = append(out, reach{s, p, tr.t.Zone})
+				out = append(out, reach{service: s, port: p, zone: tr.t.Zone})
+				for _, i := range s.Instances(tr.t.Zone, tr.t.Zone) {
+					out = append(out, reach{s, p, tr.t.Zone, i})
+				}
 			}
 		}
 	}

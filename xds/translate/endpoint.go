@@ -24,7 +24,7 @@ func (tr *Translator) outboundEndpoints() []ir.Endpoints {
 }
 
 // endpointsOf lists the zones by priority, as the failover of the service decided; of a pinned one there is that
-// zone alone.
+// zone alone, of an instance that one.
 func (tr *Translator) endpointsOf(r reach) ir.Endpoints {
 	e := ir.Endpoints{Cluster: r.name(), Sources: tr.endpointSources(r)}
 	priorities := [][]failover.Weight{{{Zone: r.zone, Weight: failover.Million}}}
@@ -37,7 +37,7 @@ func (tr *Translator) endpointsOf(r reach) ir.Endpoints {
 	for _, zones := range priorities {
 		before := len(e.Groups)
 		for _, z := range zones {
-			e.Groups = append(e.Groups, tr.groupsOf(r.service, z, priority, taken)...)
+			e.Groups = append(e.Groups, tr.groupsOf(r, z, priority, taken)...)
 		}
 		if len(e.Groups) > before {
 			priority++ // Envoy wants them without gaps
@@ -92,9 +92,9 @@ func (tr *Translator) endpointSources(r reach) ir.Sources {
 	return unique(out)
 }
 
-func (tr *Translator) groupsOf(s *topology.Service, w failover.Weight, priority uint32, taken map[ir.HostPort]bool) []ir.Group {
+func (tr *Translator) groupsOf(r reach, w failover.Weight, priority uint32, taken map[ir.HostPort]bool) []ir.Group {
 	if w.Zone == tr.t.Zone {
-		return tr.localGroups(s, w.Weight, priority, taken)
+		return tr.localGroups(r.workloads(), w.Weight, priority, taken)
 	}
 	g := tr.remoteGroup(w, taken)
 	if len(g.Endpoints) == 0 {
@@ -105,11 +105,11 @@ func (tr *Translator) groupsOf(s *topology.Service, w failover.Weight, priority 
 }
 
 // localGroups makes a group of each place of the zone, and divides the zone's weight among them by capacity.
-func (tr *Translator) localGroups(s *topology.Service, weight, priority uint32, taken map[ir.HostPort]bool) []ir.Group {
+func (tr *Translator) localGroups(of []*topology.Workload, weight, priority uint32, taken map[ir.HostPort]bool) []ir.Group {
 	own, _ := tr.t.ZoneNamed(tr.t.Zone)
 	var groups []ir.Group
 	var sum uint64
-	for _, w := range serving(s.Local.Workloads) {
+	for _, w := range serving(of) {
 		at := ir.HostPort{Address: w.Spec.Address, Port: w.Spec.InboundPort}
 		if taken[at] {
 			continue
@@ -185,8 +185,8 @@ func (tr *Translator) ingressEndpoints() []ir.Endpoints {
 	var out []ir.Endpoints
 	for _, r := range tr.exported() {
 		out = append(out, ir.Endpoints{
-			Cluster: localName(r.service.ServiceName, r.port.Number),
-			Groups:  tr.localGroups(r.service, failover.Million, 0, map[ir.HostPort]bool{}),
+			Cluster: localName(r),
+			Groups:  tr.localGroups(r.workloads(), failover.Million, 0, map[ir.HostPort]bool{}),
 			Sources: r.service.Sources,
 		})
 	}

@@ -13,6 +13,7 @@ import (
 type inbound struct {
 	tr         *Translator
 	app        string // address of the application
+	instance   string // the workload, where it has a name of its own
 	clusters   []ir.Cluster
 	chains     []ir.Chain
 	routes     []ir.RouteTable
@@ -23,7 +24,7 @@ type inbound struct {
 }
 
 // serves is what decides what a workload needs to serve.
-type serves struct{ namespace, services, app string }
+type serves struct{ namespace, services, app, instance string }
 
 // servedBy is what a workload shares with all who serve the same: chains, route tables with authorization, secrets of peers,
 // the application's clusters.
@@ -32,13 +33,16 @@ func (tr *Translator) servedBy(w *topology.Workload) *inbound {
 	what := serves{namespace: w.Namespace, app: w.Spec.AppAddress}
 	for _, s := range services {
 		what.services += s.String() + " "
+		if s.Local.Headless {
+			what.instance = w.Name
+		}
 	}
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	if in := tr.serving[what]; in != nil {
 		return in
 	}
-	in := &inbound{tr: tr, app: w.Spec.AppAddress}
+	in := &inbound{tr: tr, app: w.Spec.AppAddress, instance: what.instance}
 	for _, s := range services {
 		in.serve(s)
 	}
@@ -79,7 +83,7 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 	name := inboundName(s.ServiceName, p.Number, from.Name)
 	c := ir.Chain{
 		Name:        name,
-		ServerNames: []string{servicePort(in.tr.t.Zone, s.ServiceName, p.Number).SNI(from.Name)},
+		ServerNames: in.serverNames(servicePort(in.tr.t.Zone, s.ServiceName, p.Number), s, from),
 	}
 	if !p.Protocol.IsHTTP() {
 		in.pass(c, s, p, from, *in.tr.authorization(s, p, from))

@@ -13,7 +13,7 @@ func (in *inbound) passRequests(s *topology.Service, p topology.Port, from topol
 	name := servicePort(in.tr.t.Zone, s.ServiceName, p.Number)
 	name.L4 = true
 	c := ir.Chain{
-		Name: l4Name(inboundName(s.ServiceName, p.Number, from.Name)), ServerNames: []string{name.SNI(from.Name)},
+		Name: l4Name(inboundName(s.ServiceName, p.Number, from.Name)), ServerNames: in.serverNames(name, s, from),
 		// Who speaks HTTP/2 to the application announces it.
 		TLS: &ir.ServerTLS{HTTP2: p.Protocol != topology.HTTP},
 	}
@@ -36,7 +36,7 @@ func guarded(h ir.VirtualHost) bool {
 
 // l4Lane is the chain of an ingress for the second way, beside the first, so that neither changes with the other.
 func (tr *Translator) l4Lane(like ir.Chain, e reach) ir.Chain {
-	name := servicePort(tr.t.Zone, e.service.ServiceName, e.port.Number)
+	name := e.at(tr.t.Zone)
 	name.L4 = true
 	like.Name, like.ServerNames = l4Name(like.Name), []string{"*." + name.SNISuffix()}
 	return like

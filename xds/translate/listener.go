@@ -61,17 +61,23 @@ func (tr *Translator) upstreamOf(w *topology.Workload, u policy.Upstream) (l ir.
 		return ir.Listener{}, false
 	}
 	s, _ := tr.t.Service(to.ServiceName)
-	l.Sources = s.Sources
-	for _, stream := range tr.t.StreamsTo(w.Namespace, to) {
-		l.Sources = unique(append(slices.Clip(l.Sources), stream.Route))
-		l.Chains = append(l.Chains, tr.upstreamChain(stream.Host, tr.streamBackends(stream)))
-		l.Inspect = l.Inspect || stream.Host != ""
-	}
-	if len(l.Chains) == 0 {
-		l.Chains = []ir.Chain{tr.upstreamChain("", backendOf(clusterName(to.ServiceName, to.Port)))}
-	}
+	chains, routes := tr.meshStreams(w.Namespace, to)
+	l.Chains, l.Sources = chains, unique(slices.Concat(s.Sources, routes))
+	l.Inspect = slices.ContainsFunc(chains, func(c ir.Chain) bool { return len(c.ServerNames) > 0 })
 	l.Application = l.Inspect
 	return l, true
+}
+
+// meshStreams are where the connections of a namespace to a service port go, and the routes that say so.
+func (tr *Translator) meshStreams(namespace string, to topology.ServicePort) (chains []ir.Chain, routes ir.Sources) {
+	for _, s := range tr.t.StreamsTo(namespace, to) {
+		routes = append(routes, s.Route)
+		chains = append(chains, tr.upstreamChain(s.Host, tr.streamBackends(s)))
+	}
+	if len(chains) == 0 {
+		chains = []ir.Chain{tr.upstreamChain("", backendOf(clusterName(to.ServiceName, to.Port)))}
+	}
+	return chains, routes
 }
 
 // upstreamChain passes on the application's connections, of TLS those for a server name.
@@ -101,10 +107,10 @@ func (tr *Translator) lanes(g topology.IngressProxy) []ir.Listener {
 	for _, e := range tr.exported() {
 		sources = append(sources, e.service.Sources...)
 		chains = append(chains, ir.Chain{
-			Name:        clusterName(e.service.ServiceName, e.port.Number),
-			ServerNames: []string{"*." + servicePort(tr.t.Zone, e.service.ServiceName, e.port.Number).SNISuffix()},
+			Name:        e.zoneless(),
+			ServerNames: []string{"*." + e.at(tr.t.Zone).SNISuffix()},
 			TCP: &ir.TCP{
-				StatPrefix: "ingress", Cluster: localName(e.service.ServiceName, e.port.Number),
+				StatPrefix: "ingress", Cluster: localName(e),
 				Attempts: tcpAttempts, MaxDuration: tcpMaxDuration,
 			},
 		})

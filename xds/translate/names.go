@@ -18,17 +18,22 @@ const OutboundRouteTable = "outbound"
 const NowhereCluster = "nowhere"
 
 // clusterName is `<service>.<namespace>:<port>`: the service wherever it is.
-func clusterName(n topology.ServiceName, port uint16) string {
-	return n.String() + ":" + strconv.Itoa(int(port))
-}
+func clusterName(n topology.ServiceName, port uint16) string { return portName(n.String(), port) }
+
+func portName(name string, port uint16) string { return name + ":" + strconv.Itoa(int(port)) }
 
 // pinnedName is `<service>.<namespace>.<zone>:<port>`: the service in one zone.
 func pinnedName(n topology.ServiceName, zone string, port uint16) string {
-	return n.String() + "." + zone + ":" + strconv.Itoa(int(port))
+	return portName(n.String()+"."+zone, port)
 }
 
-// localName is `local/<service>.<namespace>:<port>`: what an ingress reaches of the service.
-func localName(n topology.ServiceName, port uint16) string { return "local/" + clusterName(n, port) }
+// instanceName is `<instance>.<service>.<namespace>.<zone>:<port>`: one workload of the service.
+func instanceName(n topology.ServiceName, zone, instance string, port uint16) string {
+	return portName(instance+"."+n.String()+"."+zone, port)
+}
+
+// localName is `local/<service>.<namespace>:<port>`: what an ingress reaches of the service, or of one instance of it.
+func localName(r reach) string { return "local/" + r.zoneless() }
 
 // ruleName is `<namespace>/<route>/<rule>`, or `<namespace>/<route>[<index>]` of a rule without a name.
 func ruleName(m policy.RouteMatch) string {

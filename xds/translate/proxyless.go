@@ -84,7 +84,7 @@ type proxyless struct {
 // clusters are the ways to a service port: into each zone, and where there are several into one after the other.
 func (p *proxyless) clusters(s *topology.Service, port topology.Port) {
 	for _, zone := range p.tr.zonesOf(s, port) {
-		to := reach{s, port, zone}
+		to := reach{service: s, port: port, zone: zone}
 		c := p.tr.outboundCluster(to)
 		if !p.answers(s, zone) {
 			continue
@@ -93,13 +93,13 @@ func (p *proxyless) clusters(s *topology.Service, port topology.Port) {
 		p.out.Clusters = append(p.out.Clusters, c)
 		p.out.Endpoints = append(p.out.Endpoints, p.tr.endpointsOf(to))
 	}
-	priorities := p.priorities(reach{s, port, ""})
+	priorities := p.priorities(reach{service: s, port: port})
 	if len(priorities) == 0 || len(slices.Concat(priorities...)) < 2 {
 		return
 	}
 	for i, first := range priorities[0] {
 		order := slices.Concat(priorities[0][i:i+1], priorities[0][:i], priorities[0][i+1:], slices.Concat(priorities[1:]...))
-		c := ir.Cluster{Name: wayName(s.ServiceName, port.Number, first.Zone), Protocol: ir.HTTP2, Proxyless: true, Sources: p.tr.endpointSources(reach{s, port, ""})}
+		c := ir.Cluster{Name: wayName(s.ServiceName, port.Number, first.Zone), Protocol: ir.HTTP2, Proxyless: true, Sources: p.tr.endpointSources(reach{service: s, port: port})}
 		for _, w := range order {
 			c.Fallback = append(c.Fallback, pinnedName(s.ServiceName, w.Zone, port.Number))
 		}

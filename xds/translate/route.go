@@ -50,6 +50,7 @@ func (tr *Translator) meshHosts(clients policy.Clients, services []*topology.Ser
 				continue
 			}
 			hosts = append(hosts, tr.serviceHosts(clients, s, p, byDefault)...)
+			hosts = append(hosts, tr.instanceHosts(s, p, byDefault)...)
 			byDefault = false // the first HTTP port is the one meant without a port
 			sources = append(sources, tr.hostSources(clients, s, p)...)
 		}
@@ -59,7 +60,7 @@ func (tr *Translator) meshHosts(clients policy.Clients, services []*topology.Ser
 
 func (tr *Translator) serviceHosts(clients policy.Clients, s *topology.Service, p topology.Port, byDefault bool) []ir.VirtualHost {
 	n := s.ServiceName
-	anywhere := reach{s, p, ""}
+	anywhere := reach{service: s, port: p}
 	hosts := []ir.VirtualHost{{
 		Name:    anywhere.name(),
 		Domains: domains(p.Number, byDefault, n.String(), mesh.ClusterSetHost(n.Name, n.Namespace)),
@@ -69,7 +70,7 @@ func (tr *Translator) serviceHosts(clients policy.Clients, s *topology.Service, 
 	zones := tr.zonesOf(s, p)
 	for _, z := range zones {
 		// A host that is pinned to a zone means exactly that, so routes don't apply to it; policies for the service do.
-		to := reach{s, p, z}
+		to := reach{service: s, port: p, zone: z}
 		if len(zones) == 1 {
 			to = anywhere
 		}
@@ -106,7 +107,7 @@ func (tr *Translator) straight(s *topology.Service, p topology.Port, to reach) [
 func (tr *Translator) serviceRoutes(clients policy.Clients, s *topology.Service, p topology.Port) []ir.Route {
 	matches := tr.t.RoutesTo(clients, s, p)
 	if len(matches) == 0 {
-		return tr.straight(s, p, reach{s, p, ""})
+		return tr.straight(s, p, reach{service: s, port: p})
 	}
 	var out []ir.Route
 	for _, m := range matches {

@@ -32,8 +32,9 @@ type Translator struct {
 	outbound map[policy.Clients]*ir.Proxy
 	bounded  map[string]*ir.Proxy // of those whose dependencies are known
 	// Of those that serve the same.
-	serving map[serves]*inbound
-	hosts   func() ([]ir.VirtualHost, ir.Sources) // of the mesh, for every scope without routes of its own
+	serving  map[serves]*inbound
+	virtuals map[virtualKey]*ir.Proxy
+	hosts    func() ([]ir.VirtualHost, ir.Sources) // of the mesh, for every scope without routes of its own
 	// Of gRPC clients without a proxy: endpoints too, because zones share requests by routes there.
 	proxyless map[policy.Clients]*ir.Proxy
 	// The endpoints of the above.
@@ -50,7 +51,7 @@ type Plans map[topology.ServiceName]failover.Plan
 func New(t *topology.Topology, plans Plans) *Translator {
 	tr := &Translator{
 		t: t, settings: t.Config.DetectionSettings(), plans: plans, decisions: map[topology.ServiceName]failover.Decision{},
-		outbound: map[policy.Clients]*ir.Proxy{}, proxyless: map[policy.Clients]*ir.Proxy{}, bounded: map[string]*ir.Proxy{}, serving: map[serves]*inbound{},
+		outbound: map[policy.Clients]*ir.Proxy{}, proxyless: map[policy.Clients]*ir.Proxy{}, bounded: map[string]*ir.Proxy{}, serving: map[serves]*inbound{}, virtuals: map[virtualKey]*ir.Proxy{},
 	}
 	tr.routedTo = sync.OnceValue(tr.findRouted)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
@@ -85,6 +86,7 @@ func (tr *Translator) Proxy(p topology.Proxy) ir.Proxy {
 		out.Admissions = join(out.Admissions, part.Admissions)
 		out.Routes = join(out.Routes, part.Routes)
 		out.Targets = join(out.Targets, part.Targets)
+		out.Listeners = join(out.Listeners, part.Listeners)
 	}
 	out.Secrets, out.Admissions, out.Routes = join(out.Secrets, own.Secrets), join(out.Admissions, own.Admissions), join(out.Routes, own.Routes)
 	return out
@@ -185,7 +187,11 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared []*ir.
 	}
 	own.Listeners = append(own.Listeners, tr.upstreamListeners(w)...)
 	tr.patch(&own)
-	return own, []*ir.Proxy{tr.outboundFor(w, &own, in.shared), in.shared}
+	if w.Spec.VirtualAddresses == nil {
+		return own, []*ir.Proxy{tr.outboundFor(w, &own, in.shared), in.shared}
+	}
+	addressed := tr.virtual(w)
+	return own, []*ir.Proxy{tr.outboundFor(w, &own, in.shared, addressed), in.shared, addressed}
 }
 
 // sharedIngress is what every ingress of the zone has in common.

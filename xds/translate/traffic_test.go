@@ -13,7 +13,7 @@ func TestServiceOf(t *testing.T) {
 			t.Errorf("%s: %v, %v", cluster, got, ok)
 		}
 	}
-	for _, cluster := range []string{localName(pay, 80), appName(80), inboundName(pay, 80, "west"), "pay.shop", "pay.shop:0", "pay.shop:http", "pay:80", "a.b.c.d:80", "Pay.shop:80", ""} {
+	for _, cluster := range []string{"local/pay.shop:80", appName(80), inboundName(pay, 80, "west"), "pay.shop", "pay.shop:0", "pay.shop:http", "pay:80", "a.b.c.d.e:80", "Pay.shop:80", ""} {
 		if got, ok := ServiceOf(cluster); ok {
 			t.Errorf("%q is said to lead to %v", cluster, got)
 		}

@@ -343,8 +343,9 @@ func checkExport(e *mesh.Export, s identity.Statement) error {
 	switch {
 	case exports.Subject(e.Namespace, e.Service) != s.Subject:
 		return fmt.Errorf("the subject is %q, the export is of %s/%s", s.Subject, e.Namespace, e.Service)
-	case len(e.Ports) > maxPorts || len(e.Identities) > maxIdentities:
-		return fmt.Errorf("%d ports and %d identities; at most %d and %d are possible", len(e.Ports), len(e.Identities), maxPorts, maxIdentities)
+	case len(e.Ports) > maxPorts || len(e.Identities) > maxIdentities || len(e.Instances) > mesh.MaxInstances:
+		return fmt.Errorf("%d ports, %d identities and %d instances; at most %d, %d and %d are possible",
+			len(e.Ports), len(e.Identities), len(e.Instances), maxPorts, maxIdentities, mesh.MaxInstances)
 	case e.Ready < 0 || e.Ready > e.Total || e.ReadyCapacity < 0 || e.ReadyCapacity > e.Capacity:
 		return errors.New("more is ready than there is")
 	}
@@ -356,6 +357,11 @@ func checkExport(e *mesh.Export, s identity.Statement) error {
 		}
 		if p.Port == 0 {
 			return errors.New("port 0 can't be reached")
+		}
+	}
+	for _, i := range e.Instances {
+		if err := mesh.CheckLabel(i); err != nil {
+			return fmt.Errorf("instance %w", err)
 		}
 	}
 	for _, i := range e.Identities {
