@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/comity-mesh/comity/dataplane/dns"
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
 	"github.com/comity-mesh/comity/dataplane/lrs"
 	"github.com/comity-mesh/comity/dataplane/metrics"
@@ -44,6 +45,7 @@ type agent struct {
 	attend   *attendant
 	peers    *peer.Peers // of an ingress; else nil
 	severer  *severer
+	dns      *dns.Server // of a sidecar that answers names; else nil
 	// plaintexts are who speaks plaintext to this proxy; none to other than sidecars.
 	plaintexts *plaintexts
 	check      *appCheck // nil: the application is not checked
@@ -201,7 +203,7 @@ func (a *agent) describe(ctx context.Context) error {
 	a.severer.never = a.enroller.endpoints
 	spec.Answers = a.client == nil // there is an Envoy to ask
 	a.attend = newAttendant(spec)
-	a.attend.sever = a.severer.set
+	a.attend.sever, a.attend.names = a.severer.set, a.answerNames
 	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime
 	if a.envoy != nil {
 		a.attend.inspect = a.envoy.admin.inspect
@@ -235,6 +237,9 @@ func (a *agent) describeSidecar(ctx context.Context) (*enrolpb.AgentReport, erro
 		pick(&w.Upstreams[i].LocalPort, loopback)
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := a.openDNS(ctx, &w); err != nil {
 		return nil, err
 	}
 	a.settle(&w)
@@ -313,6 +318,9 @@ func (a *agent) serve(ctx context.Context) error {
 		lifecycle.Component{Name: "identity", Run: a.keepIdentity},
 		lifecycle.Component{Name: "envoy", Run: a.runEnvoy},
 	)
+	if a.dns != nil {
+		parts = append(parts, lifecycle.Component{Name: "names", Run: a.dns.Serve})
+	}
 	if a.peers != nil {
 		parts = append(parts, lifecycle.Component{Name: "peers", Run: a.runPeers})
 	}
@@ -395,7 +403,7 @@ func (a *agent) runEnvoy(ctx context.Context) error {
 	b := bootstrap{
 		Proxy: a.config.proxy(), Zone: i.Zone, TrustDomain: i.TrustDomain, Locality: a.config.Locality, ZoneAddresses: a.xdsAddresses(),
 		// Relative to the run directory, where Envoy runs: its path may be longer than a socket's may.
-		AdminSocket: fileAdmin, SDSSocket: fileSDS, MaxConnections: a.config.Envoy.MaxConnections, ReportLoad: a.config.Sidecar != nil,
+		AdminSocket: fileAdmin, Resolver: a.plainResolver(), SDSSocket: fileSDS, MaxConnections: a.config.Envoy.MaxConnections, ReportLoad: a.config.Sidecar != nil,
 	}
 	if a.peers != nil {
 		b.PeersSocket = filePeers

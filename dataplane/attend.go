@@ -41,6 +41,7 @@ type attendant struct {
 	drain   time.Duration // how long leaving may take
 	peers   *peer.Peers   // of an ingress; else nil
 	sever   func([]*enrolpb.Address)
+	names   func([]*enrolpb.Name)
 	inspect func(ctx context.Context, what string, w io.Writer) error
 	tap     *tap.Server // nil where there is no Envoy
 	self    func() tap.Self
@@ -331,6 +332,8 @@ func (a *attendant) notice(n *enrolpb.ZoneNotice) (time.Duration, error) {
 		}
 	case *enrolpb.ZoneNotice_Sever:
 		a.sever(v.Sever.GetAddresses())
+	case *enrolpb.ZoneNotice_Names:
+		a.names(v.Names.GetNames())
 	case *enrolpb.ZoneNotice_Drain:
 		if v.Drain {
 			a.log.Info("this proxy is drained: the zone has everybody send it no new requests")

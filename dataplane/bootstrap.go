@@ -35,6 +35,8 @@ type bootstrap struct {
 	ZoneAddresses []string
 	// AdminSocket and SDSSocket are paths as Envoy sees them: it runs in the run directory.
 	AdminSocket, SDSSocket string
+	// Resolver is who Envoy asks for names; the zero value leaves that to the machine.
+	Resolver netip.AddrPort
 	// ReportLoad has Envoy tell the agent where it sends requests.
 	ReportLoad bool
 	// PeersSocket, of an ingress, takes what other zones' ingresses say to the agent; empty for none.
@@ -48,6 +50,7 @@ type object = map[string]any
 const (
 	typeTLS      = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 	typeHTTP     = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+	typeResolver = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"
 	typeMaxConns = "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
 )
 
@@ -68,7 +71,7 @@ func (b bootstrap) JSON() ([]byte, error) {
 	if b.PeersSocket != "" {
 		clusters = append(clusters, b.peersCluster())
 	}
-	out, err := json.MarshalIndent(object{
+	boot := object{
 		"cluster_manager": manager,
 		"node": object{
 			"id": b.Proxy.String(), "cluster": b.Zone,
@@ -106,7 +109,13 @@ func (b bootstrap) JSON() ([]byte, error) {
 				"typed_config": object{"@type": typeMaxConns, "max_active_downstream_connections": b.MaxConnections},
 			}},
 		},
-	}, "", "  ")
+	}
+	if b.Resolver.IsValid() {
+		boot["typed_dns_resolver_config"] = object{"name": "envoy.network.dns_resolver.cares", "typed_config": object{
+			"@type": typeResolver, "resolvers": []any{object{"socket_address": object{"address": b.Resolver.Addr().String(), "port_value": b.Resolver.Port()}}},
+		}}
+	}
+	out, err := json.MarshalIndent(boot, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("envoy bootstrap: %w", err)
 	}

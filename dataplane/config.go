@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/comity-mesh/comity/dataplane/dns"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/mesh"
@@ -86,9 +87,52 @@ type Sidecar struct {
 	Workload Workload
 	// NoOutbound leaves Workload.OutboundPort 0, so that there is no local port for HTTP by host name.
 	NoOutbound bool
+	// DNS, where set, answers the application's questions for names of the mesh with virtual addresses, on which Envoy listens.
+	DNS *DNS
 	// Proxyless runs no Envoy: a gRPC client of the agent's user reads the zone's configuration itself, with
 	// the files and the socket of RunDir.
 	Proxyless bool
+}
+
+// DNS says how names are answered.
+type DNS struct {
+	// Address is the host:port on loopback where applications ask.
+	Address string
+	// Upstreams answer for all names that are not of the mesh, as IP address or address:port; none means those of /etc/resolv.conf.
+	Upstreams []string
+	// Block of virtual addresses, a /16 of 127.0.0.0/8; empty means mesh.DefaultVirtualBlock.
+	Block string
+}
+
+func (d *DNS) check() error {
+	if err := dns.CheckAddress(d.Address); err != nil {
+		return fmt.Errorf("dns.address: %w", err)
+	}
+	if _, err := d.upstreams(); err != nil {
+		return err
+	}
+	if d.Block == "" {
+		return nil
+	}
+	if err := mesh.CheckVirtualBlock(d.Block); err != nil {
+		return fmt.Errorf("dns.block: %w", err)
+	}
+	return nil
+}
+
+func (d *DNS) upstreams() ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	for _, u := range d.Upstreams {
+		at, err := netip.ParseAddrPort(u)
+		if ip, errIP := netip.ParseAddr(u); errIP == nil {
+			at, err = netip.AddrPortFrom(ip, 53), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("dns.upstreams: %q is neither an IP address nor one with a port", u)
+		}
+		out = append(out, at)
+	}
+	return out, nil
 }
 
 // IngressSpec is what a zone ingress registers, or a zone egress.
@@ -118,6 +162,7 @@ type Info struct {
 	InboundPort uint16     `json:"inboundPort,omitempty"`
 	Outbound    string     `json:"outbound,omitempty"` // host:port for HTTP by host name
 	Upstreams   []Upstream `json:"upstreams,omitempty"`
+	DNS         string     `json:"dns,omitempty"`   // host:port where the application's names are answered
 	Ports       []uint16   `json:"ports,omitempty"` // of an ingress
 	// Environment is the file with the variables that a proxyless application needs.
 	Environment string `json:"environment,omitempty"`
@@ -219,6 +264,14 @@ func (s *Sidecar) check() error {
 	if w.AppAddress != "" {
 		if _, err := netip.ParseAddr(w.AppAddress); err != nil {
 			return fmt.Errorf("application address %q must be an IP address", w.AppAddress)
+		}
+	}
+	if s.DNS != nil {
+		if err := s.DNS.check(); err != nil {
+			return err
+		}
+		if s.Proxyless {
+			return errors.New("a proxyless workload has no Envoy that would listen on virtual addresses: leave dns.address out")
 		}
 	}
 	if s.Proxyless && (w.InboundPort != 0 || w.OutboundPort != 0 || w.HealthCheck != nil || len(w.Upstreams) > 0) {

@@ -28,6 +28,7 @@ type settings struct {
 	Proxyless    bool                 `json:"proxyless" usage:"no Envoy: a gRPC client of this user reads the zone's configuration itself, by the files and the socket in runDir (docs/proxyless.md)"`
 	AppAddress   string               `json:"appAddress" usage:"IP address where the application listens; default 127.0.0.1"`
 	Upstreams    []dataplane.Upstream `json:"upstreams" usage:"local ports for TCP services: [{service, namespace, port, localPort}]"`
+	DNS          dnsSettings          `json:"dns"`
 	HealthCheck  healthCheck          `json:"healthCheck"`
 	Capacity     float64              `json:"capacity" usage:"capacity in endpoint-equivalents; 0 means 1"`
 	Locality     mesh.Locality        `json:"locality"`
@@ -39,6 +40,13 @@ type settings struct {
 	Envoy        program.Envoy        `json:"envoy"`
 	Metrics      program.Metrics      `json:"metrics"`
 	Log          telemetry.LogConfig  `json:"log"`
+}
+
+// dnsSettings are of the names that the sidecar answers; none without an address.
+type dnsSettings struct {
+	Address   string   `json:"address" usage:"loopback address:port where names of the mesh are answered with virtual addresses, at which Envoy then listens on the services' own ports (docs/dns.md); empty: nowhere"`
+	Upstreams []string `json:"upstreams" usage:"IP addresses (:port) of the resolvers for all other names; default: those of /etc/resolv.conf"`
+	Block     string   `json:"block" usage:"/16 of 127.0.0.0/8 for the virtual addresses, this sidecar's alone on its machine; default 127.128.0.0/16"`
 }
 
 // healthCheck is made of the application; none without a port.
@@ -53,6 +61,9 @@ type healthCheck struct {
 func (s *settings) Validate() error {
 	if s.OutboundPort < -1 || s.OutboundPort > 65535 {
 		return fmt.Errorf("outboundPort %d is not a port, 0 for any or -1 for none", s.OutboundPort)
+	}
+	if s.DNS.Address == "" && (s.DNS.Block != "" || len(s.DNS.Upstreams) > 0) {
+		return errors.New("dns needs an address")
 	}
 	if s.HealthCheck.Port == 0 && s.HealthCheck != (healthCheck{}) {
 		return errors.New("healthCheck needs a port")
@@ -78,12 +89,16 @@ func common(s settings) program.Common {
 	if h := dataplane.HealthCheck(s.HealthCheck); h.Port != 0 {
 		w.HealthCheck = &h
 	}
+	var dns *dataplane.DNS
+	if s.DNS.Address != "" {
+		dns = &dataplane.DNS{Address: s.DNS.Address, Upstreams: s.DNS.Upstreams, Block: s.DNS.Block}
+	}
 	return program.Common{
 		TokenFile: s.TokenFile, Log: s.Log, Envoy: s.Envoy, Metrics: s.Metrics,
 		Proxy: dataplane.Config{
 			Namespace: s.Namespace, Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir, SecretsDir: s.SecretsDir,
 			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
-			Sidecar: &dataplane.Sidecar{Labels: s.Labels, Workload: w, NoOutbound: s.OutboundPort < 0, Proxyless: s.Proxyless},
+			Sidecar: &dataplane.Sidecar{Labels: s.Labels, Workload: w, NoOutbound: s.OutboundPort < 0, DNS: dns, Proxyless: s.Proxyless},
 		},
 	}
 }

@@ -43,6 +43,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/inspect"
 	"github.com/comity-mesh/comity/zone-cp/internal/keys"
 	"github.com/comity-mesh/comity/zone-cp/internal/loads"
+	"github.com/comity-mesh/comity/zone-cp/internal/names"
 	"github.com/comity-mesh/comity/zone-cp/internal/peering"
 	"github.com/comity-mesh/comity/zone-cp/internal/publish"
 )
@@ -70,6 +71,7 @@ type zone struct {
 	lease     *imports.Lease
 	peers     *peering.Hub
 	ledger    *exports.Ledger
+	names     *names.Hub
 	publisher *publish.Publisher
 	loads     *loads.Book
 	xds       *ads.Server
@@ -237,7 +239,13 @@ func (z *zone) openFederation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	numbers, err := names.OpenLedger(ctx, z.store, z.Zone)
+	if err != nil {
+		return err
+	}
+	z.names = names.NewHub()
 	z.publisher, err = publish.New(publish.Config{
+		Names: numbers, Told: z.names,
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Store: z.store, Source: z.table, Book: z.book, Resolver: z.resolver,
 		Peers: z.peers, Keys: z.keys, TrustUntil: z.lease.Until, Ledger: z.ledger, Identity: z.ca, Statuses: statuses, Log: z.part("publish"), Metrics: z.metrics,
 		Offer: func(list []identity.Statement) {
@@ -329,6 +337,9 @@ func (z *zone) attend(caller ca.Caller, stream enrolpb.Enrolment_AttendServer) e
 		source := z.loads.Open(caller.Proxy)
 		defer source.Close()
 		peer.Load = source.Report
+		told := z.names.Open(caller.Proxy)
+		defer told.Close()
+		peer.Names = &vm.Names{Wake: told.Wake(), Next: told.Next}
 	}
 	if caller.Proxy.Role == mesh.RoleIngress {
 		agent := z.peers.Open(caller.Proxy)

@@ -70,7 +70,7 @@ func (x PeerLink_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PeerLink_State.Descriptor instead.
 func (PeerLink_State) EnumDescriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{26, 0}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{28, 0}
 }
 
 type EnrolRequest struct {
@@ -1104,6 +1104,7 @@ type ZoneNotice struct {
 	//	*ZoneNotice_PeerWord
 	//	*ZoneNotice_Sever
 	//	*ZoneNotice_Ask
+	//	*ZoneNotice_Names
 	Notice        isZoneNotice_Notice `protobuf_oneof:"notice"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1218,6 +1219,15 @@ func (x *ZoneNotice) GetAsk() *Ask {
 	return nil
 }
 
+func (x *ZoneNotice) GetNames() *Names {
+	if x != nil {
+		if x, ok := x.Notice.(*ZoneNotice_Names); ok {
+			return x.Names
+		}
+	}
+	return nil
+}
+
 type isZoneNotice_Notice interface {
 	isZoneNotice_Notice()
 }
@@ -1255,6 +1265,10 @@ type ZoneNotice_Ask struct {
 	Ask *Ask `protobuf:"bytes,8,opt,name=ask,proto3,oneof"` // to an agent that said that it answers
 }
 
+type ZoneNotice_Names struct {
+	Names *Names `protobuf:"bytes,9,opt,name=names,proto3,oneof"` // to an agent whose workload has virtual addresses
+}
+
 func (*ZoneNotice_Accepted) isZoneNotice_Notice() {}
 
 func (*ZoneNotice_Refused) isZoneNotice_Notice() {}
@@ -1271,6 +1285,105 @@ func (*ZoneNotice_Sever) isZoneNotice_Notice() {}
 
 func (*ZoneNotice_Ask) isZoneNotice_Notice() {}
 
+func (*ZoneNotice_Names) isZoneNotice_Notice() {}
+
+// Names are what the agent answers its application with virtual addresses. They replace what was said before.
+type Names struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []*Name                `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Names) Reset() {
+	*x = Names{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Names) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Names) ProtoMessage() {}
+
+func (x *Names) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Names.ProtoReflect.Descriptor instead.
+func (*Names) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Names) GetNames() []*Name {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+type Name struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hosts         []string               `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`    // lower case, without the last dot
+	Number        uint32                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // of the address within the sidecar's block, 1 to 65534
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Name) Reset() {
+	*x = Name{}
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Name) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Name) ProtoMessage() {}
+
+func (x *Name) ProtoReflect() protoreflect.Message {
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Name.ProtoReflect.Descriptor instead.
+func (*Name) Descriptor() ([]byte, []int) {
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Name) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *Name) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 // Ask is a question about the live state of the proxy, answered with Enrolment.Answer.
 type Ask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1283,7 +1396,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1408,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[14]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1421,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{14}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -1343,7 +1456,7 @@ type AnswerPart struct {
 
 func (x *AnswerPart) Reset() {
 	*x = AnswerPart{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1468,7 @@ func (x *AnswerPart) String() string {
 func (*AnswerPart) ProtoMessage() {}
 
 func (x *AnswerPart) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[15]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1481,7 @@ func (x *AnswerPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerPart.ProtoReflect.Descriptor instead.
 func (*AnswerPart) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{15}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AnswerPart) GetId() uint64 {
@@ -1400,7 +1513,7 @@ type AnswerTaken struct {
 
 func (x *AnswerTaken) Reset() {
 	*x = AnswerTaken{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1525,7 @@ func (x *AnswerTaken) String() string {
 func (*AnswerTaken) ProtoMessage() {}
 
 func (x *AnswerTaken) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[16]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1538,7 @@ func (x *AnswerTaken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerTaken.ProtoReflect.Descriptor instead.
 func (*AnswerTaken) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{16}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
 }
 
 // Sever is to what this proxy may not be connected any more: ingresses of revoked zones. It replaces what was said
@@ -1439,7 +1552,7 @@ type Sever struct {
 
 func (x *Sever) Reset() {
 	*x = Sever{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1564,7 @@ func (x *Sever) String() string {
 func (*Sever) ProtoMessage() {}
 
 func (x *Sever) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[17]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1577,7 @@ func (x *Sever) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sever.ProtoReflect.Descriptor instead.
 func (*Sever) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{17}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Sever) GetAddresses() []*Address {
@@ -1484,7 +1597,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1609,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[18]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1622,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{18}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Address) GetIp() string {
@@ -1536,7 +1649,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1661,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[19]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1674,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{19}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Accepted) GetLeaseMs() uint32 {
@@ -1588,7 +1701,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1713,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[20]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1726,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{20}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Refused) GetCode() string {
@@ -1639,7 +1752,7 @@ type Roots struct {
 
 func (x *Roots) Reset() {
 	*x = Roots{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1764,7 @@ func (x *Roots) String() string {
 func (*Roots) ProtoMessage() {}
 
 func (x *Roots) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[21]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1777,7 @@ func (x *Roots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roots.ProtoReflect.Descriptor instead.
 func (*Roots) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{21}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Roots) GetZoneRoots() [][]byte {
@@ -1688,7 +1801,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1813,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[22]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1826,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{22}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Peers) GetZones() []*PeerZone {
@@ -1756,7 +1869,7 @@ type PeerZone struct {
 
 func (x *PeerZone) Reset() {
 	*x = PeerZone{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1881,7 @@ func (x *PeerZone) String() string {
 func (*PeerZone) ProtoMessage() {}
 
 func (x *PeerZone) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[23]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1894,7 @@ func (x *PeerZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerZone.ProtoReflect.Descriptor instead.
 func (*PeerZone) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{23}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PeerZone) GetZone() string {
@@ -1823,7 +1936,7 @@ type PeerIngress struct {
 
 func (x *PeerIngress) Reset() {
 	*x = PeerIngress{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1948,7 @@ func (x *PeerIngress) String() string {
 func (*PeerIngress) ProtoMessage() {}
 
 func (x *PeerIngress) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[24]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1961,7 @@ func (x *PeerIngress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerIngress.ProtoReflect.Descriptor instead.
 func (*PeerIngress) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{24}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PeerIngress) GetId() string {
@@ -1883,7 +1996,7 @@ type PeerLinks struct {
 
 func (x *PeerLinks) Reset() {
 	*x = PeerLinks{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2008,7 @@ func (x *PeerLinks) String() string {
 func (*PeerLinks) ProtoMessage() {}
 
 func (x *PeerLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[25]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2021,7 @@ func (x *PeerLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLinks.ProtoReflect.Descriptor instead.
 func (*PeerLinks) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{25}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PeerLinks) GetLinks() []*PeerLink {
@@ -1942,7 +2055,7 @@ type PeerLink struct {
 
 func (x *PeerLink) Reset() {
 	*x = PeerLink{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2067,7 @@ func (x *PeerLink) String() string {
 func (*PeerLink) ProtoMessage() {}
 
 func (x *PeerLink) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[26]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2080,7 @@ func (x *PeerLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerLink.ProtoReflect.Descriptor instead.
 func (*PeerLink) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{26}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PeerLink) GetZone() string {
@@ -2038,7 +2151,7 @@ type PeerSession struct {
 
 func (x *PeerSession) Reset() {
 	*x = PeerSession{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[27]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2163,7 @@ func (x *PeerSession) String() string {
 func (*PeerSession) ProtoMessage() {}
 
 func (x *PeerSession) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[27]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2176,7 @@ func (x *PeerSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerSession.ProtoReflect.Descriptor instead.
 func (*PeerSession) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{27}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PeerSession) GetSession() uint64 {
@@ -2100,7 +2213,7 @@ type PeerWord struct {
 
 func (x *PeerWord) Reset() {
 	*x = PeerWord{}
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[28]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2225,7 @@ func (x *PeerWord) String() string {
 func (*PeerWord) ProtoMessage() {}
 
 func (x *PeerWord) ProtoReflect() protoreflect.Message {
-	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[28]
+	mi := &file_dataplane_enrolpb_enrol_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2238,7 @@ func (x *PeerWord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerWord.ProtoReflect.Descriptor instead.
 func (*PeerWord) Descriptor() ([]byte, []int) {
-	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{28}
+	return file_dataplane_enrolpb_enrol_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PeerWord) GetSession() uint64 {
@@ -2236,7 +2349,7 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\alast_ms\x18\x03 \x01(\x03R\x06lastMs\"6\n" +
 	"\x06Secret\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aproblem\x18\x02 \x01(\tR\aproblem\"\x91\x03\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\"\xc1\x03\n" +
 	"\n" +
 	"ZoneNotice\x127\n" +
 	"\baccepted\x18\x01 \x01(\v2\x19.comity.enrol.v1.AcceptedH\x00R\baccepted\x124\n" +
@@ -2246,8 +2359,14 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x05peers\x18\x05 \x01(\v2\x16.comity.enrol.v1.PeersH\x00R\x05peers\x128\n" +
 	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWord\x12.\n" +
 	"\x05sever\x18\a \x01(\v2\x16.comity.enrol.v1.SeverH\x00R\x05sever\x12(\n" +
-	"\x03ask\x18\b \x01(\v2\x14.comity.enrol.v1.AskH\x00R\x03askB\b\n" +
-	"\x06notice\";\n" +
+	"\x03ask\x18\b \x01(\v2\x14.comity.enrol.v1.AskH\x00R\x03ask\x12.\n" +
+	"\x05names\x18\t \x01(\v2\x16.comity.enrol.v1.NamesH\x00R\x05namesB\b\n" +
+	"\x06notice\"4\n" +
+	"\x05Names\x12+\n" +
+	"\x05names\x18\x01 \x03(\v2\x15.comity.enrol.v1.NameR\x05names\"4\n" +
+	"\x04Name\x12\x14\n" +
+	"\x05hosts\x18\x01 \x03(\tR\x05hosts\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\";\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04what\x18\x02 \x01(\tR\x04what\x12\x10\n" +
@@ -2332,7 +2451,7 @@ func file_dataplane_enrolpb_enrol_proto_rawDescGZIP() []byte {
 }
 
 var file_dataplane_enrolpb_enrol_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_dataplane_enrolpb_enrol_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(PeerLink_State)(0),     // 0: comity.enrol.v1.PeerLink.State
 	(*EnrolRequest)(nil),    // 1: comity.enrol.v1.EnrolRequest
@@ -2349,61 +2468,65 @@ var file_dataplane_enrolpb_enrol_proto_goTypes = []any{
 	(*PlaintextCaller)(nil), // 12: comity.enrol.v1.PlaintextCaller
 	(*Secret)(nil),          // 13: comity.enrol.v1.Secret
 	(*ZoneNotice)(nil),      // 14: comity.enrol.v1.ZoneNotice
-	(*Ask)(nil),             // 15: comity.enrol.v1.Ask
-	(*AnswerPart)(nil),      // 16: comity.enrol.v1.AnswerPart
-	(*AnswerTaken)(nil),     // 17: comity.enrol.v1.AnswerTaken
-	(*Sever)(nil),           // 18: comity.enrol.v1.Sever
-	(*Address)(nil),         // 19: comity.enrol.v1.Address
-	(*Accepted)(nil),        // 20: comity.enrol.v1.Accepted
-	(*Refused)(nil),         // 21: comity.enrol.v1.Refused
-	(*Roots)(nil),           // 22: comity.enrol.v1.Roots
-	(*Peers)(nil),           // 23: comity.enrol.v1.Peers
-	(*PeerZone)(nil),        // 24: comity.enrol.v1.PeerZone
-	(*PeerIngress)(nil),     // 25: comity.enrol.v1.PeerIngress
-	(*PeerLinks)(nil),       // 26: comity.enrol.v1.PeerLinks
-	(*PeerLink)(nil),        // 27: comity.enrol.v1.PeerLink
-	(*PeerSession)(nil),     // 28: comity.enrol.v1.PeerSession
-	(*PeerWord)(nil),        // 29: comity.enrol.v1.PeerWord
-	nil,                     // 30: comity.enrol.v1.WorkloadSpec.LabelsEntry
+	(*Names)(nil),           // 15: comity.enrol.v1.Names
+	(*Name)(nil),            // 16: comity.enrol.v1.Name
+	(*Ask)(nil),             // 17: comity.enrol.v1.Ask
+	(*AnswerPart)(nil),      // 18: comity.enrol.v1.AnswerPart
+	(*AnswerTaken)(nil),     // 19: comity.enrol.v1.AnswerTaken
+	(*Sever)(nil),           // 20: comity.enrol.v1.Sever
+	(*Address)(nil),         // 21: comity.enrol.v1.Address
+	(*Accepted)(nil),        // 22: comity.enrol.v1.Accepted
+	(*Refused)(nil),         // 23: comity.enrol.v1.Refused
+	(*Roots)(nil),           // 24: comity.enrol.v1.Roots
+	(*Peers)(nil),           // 25: comity.enrol.v1.Peers
+	(*PeerZone)(nil),        // 26: comity.enrol.v1.PeerZone
+	(*PeerIngress)(nil),     // 27: comity.enrol.v1.PeerIngress
+	(*PeerLinks)(nil),       // 28: comity.enrol.v1.PeerLinks
+	(*PeerLink)(nil),        // 29: comity.enrol.v1.PeerLink
+	(*PeerSession)(nil),     // 30: comity.enrol.v1.PeerSession
+	(*PeerWord)(nil),        // 31: comity.enrol.v1.PeerWord
+	nil,                     // 32: comity.enrol.v1.WorkloadSpec.LabelsEntry
 }
 var file_dataplane_enrolpb_enrol_proto_depIdxs = []int32{
 	8,  // 0: comity.enrol.v1.AgentReport.workload:type_name -> comity.enrol.v1.WorkloadSpec
 	9,  // 1: comity.enrol.v1.AgentReport.ingress:type_name -> comity.enrol.v1.IngressSpec
 	10, // 2: comity.enrol.v1.AgentReport.health:type_name -> comity.enrol.v1.Health
 	6,  // 3: comity.enrol.v1.AgentReport.load:type_name -> comity.enrol.v1.LoadReport
-	26, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
-	29, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
+	28, // 4: comity.enrol.v1.AgentReport.peer_links:type_name -> comity.enrol.v1.PeerLinks
+	31, // 5: comity.enrol.v1.AgentReport.peer_word:type_name -> comity.enrol.v1.PeerWord
 	7,  // 6: comity.enrol.v1.LoadReport.loads:type_name -> comity.enrol.v1.Load
-	30, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
+	32, // 7: comity.enrol.v1.WorkloadSpec.labels:type_name -> comity.enrol.v1.WorkloadSpec.LabelsEntry
 	11, // 8: comity.enrol.v1.Health.plaintext:type_name -> comity.enrol.v1.PlaintextPort
 	13, // 9: comity.enrol.v1.Health.secrets:type_name -> comity.enrol.v1.Secret
 	12, // 10: comity.enrol.v1.PlaintextPort.callers:type_name -> comity.enrol.v1.PlaintextCaller
-	20, // 11: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
-	21, // 12: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
-	22, // 13: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
-	23, // 14: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
-	29, // 15: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
-	18, // 16: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
-	15, // 17: comity.enrol.v1.ZoneNotice.ask:type_name -> comity.enrol.v1.Ask
-	19, // 18: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
-	24, // 19: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
-	25, // 20: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
-	27, // 21: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
-	28, // 22: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
-	0,  // 23: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
-	1,  // 24: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
-	3,  // 25: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
-	5,  // 26: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
-	16, // 27: comity.enrol.v1.Enrolment.Answer:input_type -> comity.enrol.v1.AnswerPart
-	2,  // 28: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
-	4,  // 29: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
-	14, // 30: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
-	17, // 31: comity.enrol.v1.Enrolment.Answer:output_type -> comity.enrol.v1.AnswerTaken
-	28, // [28:32] is the sub-list for method output_type
-	24, // [24:28] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	22, // 11: comity.enrol.v1.ZoneNotice.accepted:type_name -> comity.enrol.v1.Accepted
+	23, // 12: comity.enrol.v1.ZoneNotice.refused:type_name -> comity.enrol.v1.Refused
+	24, // 13: comity.enrol.v1.ZoneNotice.roots:type_name -> comity.enrol.v1.Roots
+	25, // 14: comity.enrol.v1.ZoneNotice.peers:type_name -> comity.enrol.v1.Peers
+	31, // 15: comity.enrol.v1.ZoneNotice.peer_word:type_name -> comity.enrol.v1.PeerWord
+	20, // 16: comity.enrol.v1.ZoneNotice.sever:type_name -> comity.enrol.v1.Sever
+	17, // 17: comity.enrol.v1.ZoneNotice.ask:type_name -> comity.enrol.v1.Ask
+	15, // 18: comity.enrol.v1.ZoneNotice.names:type_name -> comity.enrol.v1.Names
+	16, // 19: comity.enrol.v1.Names.names:type_name -> comity.enrol.v1.Name
+	21, // 20: comity.enrol.v1.Sever.addresses:type_name -> comity.enrol.v1.Address
+	26, // 21: comity.enrol.v1.Peers.zones:type_name -> comity.enrol.v1.PeerZone
+	27, // 22: comity.enrol.v1.PeerZone.ingresses:type_name -> comity.enrol.v1.PeerIngress
+	29, // 23: comity.enrol.v1.PeerLinks.links:type_name -> comity.enrol.v1.PeerLink
+	30, // 24: comity.enrol.v1.PeerLinks.sessions:type_name -> comity.enrol.v1.PeerSession
+	0,  // 25: comity.enrol.v1.PeerLink.state:type_name -> comity.enrol.v1.PeerLink.State
+	1,  // 26: comity.enrol.v1.Enrolment.Enrol:input_type -> comity.enrol.v1.EnrolRequest
+	3,  // 27: comity.enrol.v1.Enrolment.Renew:input_type -> comity.enrol.v1.RenewRequest
+	5,  // 28: comity.enrol.v1.Enrolment.Attend:input_type -> comity.enrol.v1.AgentReport
+	18, // 29: comity.enrol.v1.Enrolment.Answer:input_type -> comity.enrol.v1.AnswerPart
+	2,  // 30: comity.enrol.v1.Enrolment.Enrol:output_type -> comity.enrol.v1.EnrolResponse
+	4,  // 31: comity.enrol.v1.Enrolment.Renew:output_type -> comity.enrol.v1.RenewResponse
+	14, // 32: comity.enrol.v1.Enrolment.Attend:output_type -> comity.enrol.v1.ZoneNotice
+	19, // 33: comity.enrol.v1.Enrolment.Answer:output_type -> comity.enrol.v1.AnswerTaken
+	30, // [30:34] is the sub-list for method output_type
+	26, // [26:30] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_dataplane_enrolpb_enrol_proto_init() }
@@ -2429,6 +2552,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 		(*ZoneNotice_PeerWord)(nil),
 		(*ZoneNotice_Sever)(nil),
 		(*ZoneNotice_Ask)(nil),
+		(*ZoneNotice_Names)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2436,7 +2560,7 @@ func file_dataplane_enrolpb_enrol_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dataplane_enrolpb_enrol_proto_rawDesc), len(file_dataplane_enrolpb_enrol_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

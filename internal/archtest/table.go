@@ -145,6 +145,8 @@ var doors = []door{
 		"SQLite is one engine of the store; it is a C program translated to Go, 7 MB in every binary that links it"},
 	{"github.com/envoyproxy/go-control-plane", []string{"xds/envoy", "xds/snapshot", "zone-cp/internal/ads", "dataplane/sds", "dataplane/lrs", "dataplane/tap", "dataplane/proxyless"},
 		"Envoy's API changes every quarter; only the builder, the server that sends it, the agent's own servers of keys, for load reports and access logs, and its reader of roots may feel it"},
+	{"github.com/miekg/dns", []string{"dataplane/dns"},
+		"names are answered in one room: a reader of strangers' packets is no leaf that anybody may use"},
 	{"github.com/spiffe/spire-api-sdk", []string{"identity/spire"},
 		"SPIRE is one source of identities; nobody else should know that it exists"},
 	{"k8s.io/client-go", []string{"zone-cp/internal/kube/...", "zone-cp/internal/discovery/kube"},

@@ -314,6 +314,7 @@ type proxyInfo struct {
 	RunDir   string   `json:"runDir"`
 	Outbound string   `json:"outbound"`
 	Metrics  string   `json:"metrics"`
+	DNS      string   `json:"dns"`
 	Ports    []uint16 `json:"ports"`
 }
 

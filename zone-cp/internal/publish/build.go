@@ -29,7 +29,14 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	in, zones, others := p.input(ctx, began)
 	in.Decode = p.specs.decode
 	in.Keys = p.cfg.Keys.Want(p.issuers())
+	if p.cfg.Names != nil {
+		in.Number = p.cfg.Names.Number
+	}
 	t, issues := topology.Build(in)
+	if p.cfg.Names != nil {
+		// Before anybody is told: an address that was said once stays.
+		heeded = errors.Join(heeded, p.cfg.Names.Keep(ctx, began))
+	}
 	p.specs.turn()
 	p.cfg.Peers.Know(t)
 	failing := p.failover.Look(t, began)
@@ -46,6 +53,9 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	} else {
 		err = p.publishAll(t, p.translators(t, in, failing.Plans, began), blamed)
 		p.metrics.builds.WithLabelValues("all").Inc()
+	}
+	if p.cfg.Told != nil {
+		p.cfg.Told.Know(t)
 	}
 	if p.last = &in; err != nil {
 		p.last = nil // the next build must not take the short path

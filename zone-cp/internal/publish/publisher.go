@@ -35,6 +35,7 @@ import (
 	"github.com/comity-mesh/comity/zone-cp/internal/failover"
 	"github.com/comity-mesh/comity/zone-cp/internal/imports"
 	"github.com/comity-mesh/comity/zone-cp/internal/keys"
+	"github.com/comity-mesh/comity/zone-cp/internal/names"
 	"github.com/comity-mesh/comity/zone-cp/internal/peering"
 )
 
@@ -52,7 +53,10 @@ type Config struct {
 	// TrustUntil is when the other zones stop being believed unless global is heard of before; zero for never.
 	TrustUntil func(policy.TrustSettings, time.Time) time.Time
 	Ledger     *exports.Ledger
-	Identity   identity.Source
+	// Names remembers virtual addresses, and Told tells agents of them; both may be nil.
+	Names    *names.Ledger
+	Told     *names.Hub
+	Identity identity.Source
 	// Statuses is what the zone reports to global.
 	Statuses *federation.StatusBook
 	// Offer hands new statements of the zone to the federation.

@@ -44,6 +44,14 @@ type Peer struct {
 	Load func(*enrolpb.LoadReport)
 	// Peers is for an ingress.
 	Peers *Peers
+	// Names is for a sidecar.
+	Names *Names
+}
+
+// Names is which names a sidecar answers with virtual addresses.
+type Names struct {
+	Wake <-chan struct{}            // there may be something to tell
+	Next func() *enrolpb.ZoneNotice // nil for nothing
 }
 
 // Peers is what the stream of an ingress carries besides its lease: how it stands to other zones' ingresses, and what is
@@ -92,8 +100,9 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 	}()
 
 	accepted := false
-	var more <-chan struct{} // closed when there may be more to tell
-	var wake <-chan struct{} // nil until the agent says that it understands
+	var more <-chan struct{}  // closed when there may be more to tell
+	var wake <-chan struct{}  // nil until the agent says that it understands
+	var names <-chan struct{} // nil until it is accepted
 	for {
 		select {
 		case <-more:
@@ -102,6 +111,12 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 			}
 		case <-wake:
 			for _, n := range peer.Peers.Notices() {
+				if err := stream.Send(n); err != nil {
+					return nil // the stream is gone; the lease runs on
+				}
+			}
+		case <-names:
+			if n := peer.Names.Next(); n != nil {
 				if err := stream.Send(n); err != nil {
 					return nil // the stream is gone; the lease runs on
 				}
@@ -133,6 +148,9 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 				continue
 			}
 			accepted = true
+			if peer.Names != nil {
+				names = peer.Names.Wake
+			}
 			s.answers(r.GetAnswers())
 			log.InfoContext(ctx, "proxy attends", "identity", peer.Identity)
 			if err := stream.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Accepted{
