@@ -167,7 +167,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		_ = d.ShutdownContext(ctx) // one that has ended already
 	}
 	for ; waiting > 0; waiting-- {
-		<-ended
+		_ = <-ended // their ports were closed above
 	}
 	if ctx.Err() != nil {
 		return nil

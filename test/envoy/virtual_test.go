@@ -195,6 +195,24 @@ spec:
 			}
 		}
 	})
+	t.Run("of dependencies alone", func(t *testing.T) {
+		elsewhere := w.virtual(t, "web", "echo-v2.shop", 7070)
+		w.apply(t, `
+kind: TrafficPolicy
+metadata: {name: web}
+spec: {targetRef: {kind: Service, name: web}, dependencies: [{service: pay}]}
+`)
+		if got, err := greeting(t, w.virtual(t, "web", "pay.shop", 7070)); got != "pay-1" || err != nil {
+			t.Errorf("answered by %q, %v", got, err)
+		}
+		if r := getAt(t, w.virtual(t, "web", "pay.shop.two.mesh", 80), "/"); r.app != "pay-1" {
+			t.Errorf("answered by %q with %d", r.app, r.status)
+		}
+		if c, err := net.Dial("tcp", elsewhere); err == nil {
+			t.Errorf("there is still somebody at %s", c.RemoteAddr())
+			_ = c.Close()
+		}
+	})
 	t.Run("nobody else takes connections there", func(t *testing.T) {
 		w.giveAddresses("echo-1", block)
 		refused := strings.Join(w.offer(t, ""), "\n")

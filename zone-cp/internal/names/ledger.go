@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -59,9 +60,7 @@ func (l *Ledger) Number(hosts []string) map[string]uint16 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := l.numbers.Of(hosts)
-	for h, n := range out {
-		l.used[h] = n
-	}
+	maps.Copy(l.used, out)
 	return out
 }
 
@@ -103,9 +102,7 @@ func (l *Ledger) Keep(ctx context.Context, now time.Time) error {
 			return fmt.Errorf("keep the virtual addresses: %w", err)
 		}
 	}
-	for h, e := range next {
-		l.held[h] = e
-	}
+	maps.Copy(l.held, next)
 	for _, h := range forgotten {
 		delete(l.held, h)
 		l.numbers.Free(h)
