@@ -209,17 +209,18 @@ func TestUpstreams(t *testing.T) {
 // TestLoop: a resolver that passes questions on to this server gets no storm going.
 func TestLoop(t *testing.T) {
 	var asked atomic.Int64
-	var s *Server
+	var itself atomic.Pointer[Server]
 	back := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
 		asked.Add(1)
-		m, _, err := (&dns.Client{Timeout: 10 * time.Second}).Exchange(q, s.Address().String())
+		m, _, err := (&dns.Client{Timeout: 10 * time.Second}).Exchange(q, itself.Load().Address().String())
 		if err != nil {
 			m = failure(q, dns.RcodeServerFailure)
 		}
 		m.Id = q.Id
 		_ = w.WriteMsg(m)
 	})
-	s = start(t, Config{Upstreams: []netip.AddrPort{back}})
+	s := start(t, Config{Upstreams: []netip.AddrPort{back}})
+	itself.Store(s)
 	if m := ask(t, s.Address(), "udp", "round.example", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
 		t.Errorf("%v", m)
 	}
