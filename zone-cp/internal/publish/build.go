@@ -132,7 +132,7 @@ type edit struct {
 func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.ViewKey) *translate.Translator, blamed map[mesh.ProxyID]blame) error {
 	proxies := t.Proxies()
 	next := make(map[snapshot.ViewKey]*view, len(p.views))
-	p.shelves = map[*ir.Proxy]*shelf{}
+	p.shelves, p.kept = map[*ir.Proxy]*shelf{}, nil
 	var failed error
 	for _, x := range proxies {
 		key := snapshot.ViewKey(x.ViewKey)
@@ -157,7 +157,7 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 		}
 	}
 	p.cache.Turn()
-	p.shelves = nil
+	p.shelves, p.kept = nil, nil
 	p.assign(proxies, next, blamed)
 	return failed
 }

@@ -96,6 +96,7 @@ type Publisher struct {
 	picture  discovery.Picture
 	views    map[snapshot.ViewKey]*view
 	shelves  map[*ir.Proxy]*shelf // of the build that is running
+	kept     map[string][]*shelf  // of the build before it, by lastOf; nil until somebody asks
 	assigned map[mesh.ProxyID]snapshot.ViewKey
 	cache    *envoy.Cache
 	sound    map[string]bool // versions that were validated in this build

@@ -171,21 +171,34 @@ func (p *Publisher) shelf(shared *ir.Proxy) (*shelf, error) {
 
 // shelved finds a shelf of the last build with the same content.
 func (p *Publisher) shelved(list []envoy.Resource) *shelf {
-	seen := map[*shelf]bool{}
-	for _, v := range p.views {
-		for _, s := range v.common {
-			if seen[s] {
-				continue
-			}
-			if seen[s] = true; slices.EqualFunc(s.list, list, func(x, y envoy.Resource) bool {
-				return x.Version == y.Version && x.Name == y.Name && x.Type == y.Type
-			}) {
-				s.list, s.sources = list, nil // the sources may be others
-				return s
+	if p.kept == nil {
+		p.kept = map[string][]*shelf{}
+		for _, v := range p.views {
+			for _, s := range v.common {
+				at := lastOf(s.list)
+				if !slices.Contains(p.kept[at], s) {
+					p.kept[at] = append(p.kept[at], s)
+				}
 			}
 		}
 	}
+	for _, s := range p.kept[lastOf(list)] {
+		if slices.EqualFunc(s.list, list, func(x, y envoy.Resource) bool {
+			return x.Version == y.Version && x.Name == y.Name && x.Type == y.Type
+		}) {
+			s.list, s.sources = list, nil // the sources may be others
+			return s
+		}
+	}
 	return nil
+}
+
+// lastOf is the version of the last resource, by which most lists differ that do at all: a route table.
+func lastOf(list []envoy.Resource) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[len(list)-1].Version
 }
 
 // blame says which mesh resources shaped the Envoy resources that changed for a proxy.
