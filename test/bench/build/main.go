@@ -95,7 +95,7 @@ var titles = map[string]string{
 }
 
 // limits are of CPU beside marshalling everything once.
-var limits = map[string]float64{"cold": 30, "authorization": 3, "route": 3, "traffic": 3, "mesh-wide": 3}
+var limits = map[string]float64{"cold": 60, "authorization": 4, "route": 8, "traffic": 8, "mesh-wide": 10}
 
 // parse reads what `go test -bench` prints: BenchmarkFleet/name-2  20  123 ns/op  456 B/op ...
 func parse(text []byte) (out []result) {

@@ -134,6 +134,7 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 	next := make(map[snapshot.ViewKey]*view, len(p.views))
 	p.shelves, p.kept = map[*ir.Proxy]*shelf{}, nil
 	var failed error
+	var all []envoy.Resource
 	for _, x := range proxies {
 		key := snapshot.ViewKey(x.ViewKey)
 		if next[key] != nil {
@@ -152,7 +153,8 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 			p.server.Advance(key, p.cursor.Revision)
 			continue
 		}
-		if err := p.server.Publish(key, p.cursor.Revision, v.list()); err != nil {
+		all = v.list(all[:0]) // the server keeps none of it
+		if err := p.server.Publish(key, p.cursor.Revision, all); err != nil {
 			v.failed, failed = true, errors.Join(failed, err)
 		}
 	}
@@ -301,10 +303,11 @@ func (p *Publisher) publishEndpoints(t *topology.Topology, plans translate.Plans
 				made[shared] = list
 			}
 			list = slices.DeleteFunc(slices.Clone(list), func(r envoy.Resource) bool { return v.get(nameOf(r)).Version == r.Version })
-			b = blame{}
+			by := keySet{}
 			for _, r := range list {
-				b.add(r)
+				by.add(r)
 			}
+			b = blame{}.with(by)
 			if len(list) > 0 {
 				if err := p.server.PublishEndpoints(key, p.cursor.Revision, list); err != nil {
 					v.failed, failed = true, errors.Join(failed, err)
@@ -333,7 +336,7 @@ func (p *Publisher) republish(x topology.Proxy, tr *translate.Translator) (blame
 		return nil, fmt.Errorf("view %s of %s: %w", key, x.ID, err)
 	}
 	v := newView(nil, newShelf(p.withoutInvalid(key, list, before)))
-	if err := p.server.Publish(key, p.cursor.Revision, v.list()); err != nil {
+	if err := p.server.Publish(key, p.cursor.Revision, v.list(nil)); err != nil {
 		v.failed = true
 		return nil, err
 	}
@@ -348,8 +351,8 @@ func (p *Publisher) follow(changed map[mesh.Key]edit, blamed map[mesh.ProxyID]bl
 		if _, up := p.connected[id]; !up {
 			continue
 		}
-		for k := range d {
-			if _, ok := changed[k]; ok {
+		for k := range changed {
+			if d.has(k) {
 				concerned[k] = append(concerned[k], id)
 			}
 		}

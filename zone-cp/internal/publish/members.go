@@ -328,7 +328,7 @@ func (p *Publisher) countMembers(changed map[mesh.Key]edit, blamed map[mesh.Prox
 			edited[view] = map[mesh.Key]struct{}{}
 		}
 		for k := range changed {
-			if _, ok := b[k]; ok {
+			if b.has(k) {
 				edited[view][k] = struct{}{}
 			}
 		}

@@ -107,17 +107,13 @@ func (s *shelf) keys() []mesh.Key {
 	return s.sources
 }
 
-// list is everything in the view.
-func (v *view) list() []envoy.Resource {
-	n := len(v.own)
+// list appends everything in the view to a list.
+func (v *view) list(to []envoy.Resource) []envoy.Resource {
+	to = slices.AppendSeq(to, maps.Values(v.own))
 	for _, s := range v.common {
-		n += len(s.list)
+		to = append(to, s.list...)
 	}
-	out := slices.AppendSeq(make([]envoy.Resource, 0, n), maps.Values(v.own))
-	for _, s := range v.common {
-		out = append(out, s.list...)
-	}
-	return out
+	return to
 }
 
 // same reports whether two views need not be told apart.
@@ -201,10 +197,24 @@ func lastOf(list []envoy.Resource) string {
 	return list[len(list)-1].Version
 }
 
-// blame says which mesh resources shaped the Envoy resources that changed for a proxy.
-type blame map[mesh.Key]struct{}
+// blame says which mesh resources shaped the Envoy resources that changed for a proxy, in sets that other proxies have too.
+type blame []keySet
 
-func (b blame) add(r envoy.Resource) {
+func (b blame) has(k mesh.Key) bool {
+	return slices.ContainsFunc(b, func(s keySet) bool { _, ok := s[k]; return ok })
+}
+
+// with is the blame and one more set.
+func (b blame) with(s keySet) blame {
+	if len(s) == 0 {
+		return b
+	}
+	return append(b, s)
+}
+
+type keySet map[mesh.Key]struct{}
+
+func (b keySet) add(r envoy.Resource) {
 	for _, k := range r.Sources {
 		b[k] = struct{}{}
 	}
@@ -212,32 +222,33 @@ func (b blame) add(r envoy.Resource) {
 
 // differ compares what is published before and after a build, and shelves once each.
 type differ struct {
-	shelves map[[2]*shelf]blame
+	shelves map[[2]*shelf]keySet
 	nothing *view
 	empty   *shelf
 }
 
-func newDiffer() differ { return differ{map[[2]*shelf]blame{}, newView(nil), newShelf(nil)} }
+func newDiffer() differ { return differ{map[[2]*shelf]keySet{}, newView(nil), newShelf(nil)} }
 
 // views collects the sources of every Envoy resource in which two views differ. before may be nil.
 func (d differ) views(before, after *view) blame {
 	if before == nil {
 		before = d.nothing
 	}
-	out := blame{}
+	own := keySet{}
 	for name, r := range after.own {
 		if old := before.get(name); old.Version != r.Version {
-			out.add(r)
-			out.add(old)
+			own.add(r)
+			own.add(old)
 		}
 	}
 	for name, old := range before.own {
 		if after.get(name).Version == "" {
-			out.add(old)
+			own.add(old)
 		}
 	}
+	out := blame{}.with(own)
 	for i := range max(len(before.common), len(after.common)) {
-		maps.Copy(out, d.common(d.place(before, i), d.place(after, i)))
+		out = out.with(d.common(d.place(before, i), d.place(after, i)))
 	}
 	return out
 }
@@ -250,7 +261,7 @@ func (d differ) place(v *view, i int) *shelf {
 	return d.empty
 }
 
-func (d differ) common(before, after *shelf) blame {
+func (d differ) common(before, after *shelf) keySet {
 	if before == after {
 		return nil
 	}
@@ -258,7 +269,7 @@ func (d differ) common(before, after *shelf) blame {
 	if b, ok := d.shelves[way]; ok {
 		return b
 	}
-	out := blame{}
+	out := keySet{}
 	for _, r := range after.list {
 		i, ok := before.at[nameOf(r)]
 		if ok && before.list[i].Version == r.Version {
