@@ -11,7 +11,7 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-// outbound is what a sidecar knows of others: everything that its scope knows, or what its workload calls, where a policy says
+// outboundFor is what a sidecar knows of others: everything that its scope knows, or what its workload calls, where a policy says
 // that.
 func (tr *Translator) outboundFor(w *topology.Workload, parts ...*ir.Proxy) *ir.Proxy {
 	d, ok := tr.t.Dependencies(w)
@@ -93,8 +93,8 @@ func note(v reflect.Value, known map[string]bool) {
 			note(v.Elem(), known)
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			note(v.Field(i), known)
+		for _, f := range v.Fields() {
+			note(f, known)
 		}
 	case reflect.Slice, reflect.Array:
 		if v.Type().Elem().Kind() == reflect.Uint8 {
