@@ -24,7 +24,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	var c config
-	flag.IntVar(&c.times, "times", 20, "how often each is done in a turn")
+	flag.IntVar(&c.times, "times", 10, "how often each is done in a turn")
 	flag.IntVar(&c.turns, "turns", 3, "turns, of which the median counts")
 	flag.BoolVar(&c.limits, "limits", true, "fail if a limit is not kept")
 	flag.Parse()
