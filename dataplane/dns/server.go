@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -132,14 +133,15 @@ func (s *Server) Close() error { return errors.Join(s.apps.close(), s.plain.clos
 
 // Serve answers until ctx ends. An error is of a port that can't be read any more.
 func (s *Server) Serve(ctx context.Context) error {
-	ended := make(chan error, 4)
+	ended := make(chan error, 4) // one slot each
+	var serving sync.WaitGroup
 	var servers []*dns.Server
 	start := func(e endpoint, handle dns.HandlerFunc) {
 		for _, d := range []*dns.Server{{PacketConn: e.udp}, {Listener: e.tcp}} {
 			d.Handler, d.UDPSize = handle, dns.DefaultMsgSize
 			d.ReadTimeout, d.WriteTimeout, d.IdleTimeout = idle, idle, func() time.Duration { return idle }
 			servers = append(servers, d)
-			go func() { ended <- d.ActivateAndServe() }()
+			serving.Go(func() { ended <- d.ActivateAndServe() })
 		}
 	}
 	bounded := func(answer func(context.Context, dns.ResponseWriter, *dns.Msg)) dns.HandlerFunc {
@@ -156,19 +158,15 @@ func (s *Server) Serve(ctx context.Context) error {
 	start(s.apps, bounded(s.answer))
 	start(s.plain, bounded(s.forward))
 	var err error
-	waiting := cap(ended)
 	select {
 	case <-ctx.Done():
 	case err = <-ended:
-		waiting--
 	}
 	_ = s.Close() // which is how those that still serve end
 	for _, d := range servers {
 		_ = d.ShutdownContext(ctx) // one that has ended already
 	}
-	for ; waiting > 0; waiting-- {
-		_ = <-ended // their ports were closed above
-	}
+	serving.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}
