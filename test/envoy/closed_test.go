@@ -70,7 +70,7 @@ func TestDeniedWithinPrefix(t *testing.T) {
 	m := newTwoZones(t)
 	m.server.Resources = append(slices.Clone(m.server.Resources), allow("not-guest",
 		`{"targetRef":{"kind":"Service","name":"pay"},"action":"Deny","rules":[{"from":[{"zones":["three"],"namespaces":["shop"],"serviceAccounts":["guest"]}]}]}`))
-	m.pay.update(t, resources(t, m.server, mesh.RoleSidecar), "listener_manager.lds.update_success")
+	m.pay.update(t, resources(t, m.server, mesh.RoleSidecar), "extension_config_discovery.network_filter.admission/inbound/pay.shop:7070/three.config_reload")
 	for account, want := range map[string]bool{"guest": false, "any": true} {
 		cert := m.three.issue(t, "/ns/shop/sa/"+account)
 		m.pay.wait(t, "treat "+account+" as policy says", func() error {

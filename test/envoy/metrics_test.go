@@ -122,7 +122,7 @@ func (e exporter) measured(t *testing.T, want float64, labels ...string) {
 // TestMetricsOfPairs: of 100 requests with 5 errors both ends tell 100 and 5, with who asked whom from zone to zone, however often a
 // request was tried and whoever answered it.
 func TestMetricsOfPairs(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOf(t, true)
 	web, pay := w.exporter(t, "web", ""), w.exporter(t, "pay-1", "")
 	h := client(t, false)
 	for i := range 100 {
@@ -160,7 +160,7 @@ func TestMetricsOfPairs(t *testing.T) {
 
 // TestMetricsOfFailures: what Envoys answer themselves is counted where it belongs, and a request that is tried again once.
 func TestMetricsOfFailures(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOf(t, true)
 	web, echo := w.exporter(t, "web", ""), w.exporter(t, "echo-1", "")
 	w.apply(t, `
 kind: TrafficPolicy
@@ -223,7 +223,7 @@ spec: {targetRef: {kind: Service, name: echo-v2}, action: Deny, rules: [{}]}
 
 // TestMetricsOfLimits: timeouts, limits at both ends, copies and answers of routes are counted as the docs say.
 func TestMetricsOfLimits(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOf(t, true)
 	web, echo := w.exporter(t, "web", ""), w.exporter(t, "echo-1", "")
 	w.apply(t, `
 kind: TrafficPolicy
@@ -272,7 +272,7 @@ spec:
 
 // TestMetricsOfFailover: when a zone loses a service, the zone of the destination changes in both kinds of traffic, and nothing else.
 func TestMetricsOfFailover(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOf(t, true)
 	w.service("pay", `{"app":"pay-0"}`, "one")
 	w.workload(0, "pay-0", nil)
 	w.publish(t)
@@ -319,7 +319,7 @@ func (w *world) healthy(t *testing.T, name string, healthy bool) {
 
 // TestMetricsOfTCP: connections and their bytes are told while they are open, at both ends, and by caller at the server.
 func TestMetricsOfTCP(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOf(t, true)
 	web, pay := w.exporter(t, "web", ""), w.exporter(t, "pay-1", "")
 	const size = 5 << 20
 	c, greeting, err := w.dialTCP(t, "web", "pay")
@@ -366,7 +366,7 @@ func TestMetricsOfTCP(t *testing.T) {
 
 // TestMetricsOfCallers: a server tells its callers apart where a policy wants that, and goes on counting without.
 func TestMetricsOfCallers(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOf(t, true)
 	pay := w.exporter(t, "pay-1", "")
 	w.call(t, call{to: payHost})
 	scrape(t, pay).is(t, 1, signals.Requests, "source=unknown", "source_zone=one", "destination=pay")
@@ -405,7 +405,7 @@ func TestMetricsOfGateway(t *testing.T) {
 // TestMetricsOfApplication: the application's own metrics are part of its proxy's; one that is broken, slow or gone takes nothing
 // away.
 func TestMetricsOfApplication(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOf(t, true)
 	w.call(t, call{to: payHost})
 	for _, c := range []struct {
 		name, body string

@@ -189,13 +189,13 @@ spec: {targetRef: {kind: Service, name: echo}, action: Deny, rules: [{to: [{meth
 		}
 	}
 	for counter, n := range map[string]int{
-		"http.inbound.rbac.policy.global/shop/no-delete.shadow_denied":           2,
-		"http.inbound.rbac.policy.global/shop/no-put.shadow_denied":              1,
-		"http.inbound.rbac.policy.global/shop/no-put.denied":                     1,
-		"http.inbound.rbac.policy.global/shop/no-delete.denied":                  0,
-		"filter_chain.rbac.audit_.policy.global/shop/watch-all.shadow_allowed":   4,
-		"filter_chain.rbac.audit_.policy.global/shop/watch-admin.shadow_allowed": 1,
-		"http.inbound.rbac.shadow_denied":                                        3,
+		"http.inbound/echo.shop.80/one.rbac.policy.global/shop/no-delete.shadow_denied": 2,
+		"http.inbound/echo.shop.80/one.rbac.policy.global/shop/no-put.shadow_denied":    1,
+		"http.inbound/echo.shop.80/one.rbac.policy.global/shop/no-put.denied":           1,
+		"http.inbound/echo.shop.80/one.rbac.policy.global/shop/no-delete.denied":        0,
+		"filter_chain.rbac.audit_.policy.global/shop/watch-all.shadow_allowed":          4,
+		"filter_chain.rbac.audit_.policy.global/shop/watch-admin.shadow_allowed":        1,
+		"http.inbound/echo.shop.80/one.rbac.shadow_denied":                              3,
 	} {
 		if got := w.counted(t, counter); got != n {
 			t.Errorf("%s is %d, not %d", counter, got, n)
