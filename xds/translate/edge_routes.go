@@ -33,7 +33,7 @@ func (tr *Translator) edgeHost(p topology.EdgePort, e topology.EdgeListener, h t
 		sources = append(sources, a.Resource.Key)
 	}
 	out.Routes = append(out.Routes, end...)
-	return out, sources
+	return tr.stayHere(out), sources
 }
 
 // edgeTokens verifies what requests from outside must carry, where a policy for their route says so.

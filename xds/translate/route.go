@@ -81,6 +81,9 @@ func (tr *Translator) serviceHosts(clients policy.Clients, s *topology.Service, 
 			Retry:   safeRetry(tr.settings.Retry),
 		})
 	}
+	for i := range hosts {
+		hosts[i] = tr.stayHere(hosts[i])
+	}
 	return hosts
 }
 

@@ -41,6 +41,8 @@ type Translator struct {
 	outboundEnds, ingressEnds, egressEnds func() *ir.Proxy
 	// By which routes requests come to a port.
 	routedTo func() map[topology.ServicePort][]routed
+	// Clusters in which a retry can go to another zone.
+	elsewhere func() map[string]bool
 }
 
 // Plans say what zones can carry of services now, where somebody knows it better than the topology, which has no
@@ -54,6 +56,7 @@ func New(t *topology.Topology, plans Plans) *Translator {
 		outbound: map[policy.Clients]*ir.Proxy{}, proxyless: map[policy.Clients]*ir.Proxy{}, bounded: map[string]*ir.Proxy{}, serving: map[serves]*inbound{}, virtuals: map[virtualKey]*ir.Proxy{},
 	}
 	tr.routedTo = sync.OnceValue(tr.findRouted)
+	tr.elsewhere = sync.OnceValue(tr.findElsewhere)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
 	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: join(tr.ingressEndpoints(), tr.edgeEndpoints())} })
 	tr.egressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.endpointsOfAll(tr.toldReaches())} })
