@@ -173,6 +173,9 @@ func (b *bench) compare(ctx context.Context) ([]comparison, error) {
 		}
 	}
 	for round := range b.rounds {
+		if round > 0 && b.spent(compareUntil) {
+			break
+		}
 		rand.Shuffle(len(turns), func(i, j int) { turns[i], turns[j] = turns[j], turns[i] })
 		for _, t := range turns {
 			if t.name == straight && round%4 > 0 {
@@ -190,7 +193,10 @@ func (b *bench) compare(ctx context.Context) ([]comparison, error) {
 			}
 		}
 	}
-	for range b.pacedRounds {
+	for round := range b.pacedRounds {
+		if round > 0 && b.spent(paceUntil) {
+			break
+		}
 		rand.Shuffle(len(turns), func(i, j int) { turns[i], turns[j] = turns[j], turns[i] })
 		for _, t := range turns {
 			c := &out[t.mode]
@@ -325,6 +331,6 @@ func (b *bench) modesTable(all []comparison) string {
 		fmt.Fprintf(&t, "| %s | %.0f / %.0f µs | %.0f / %.0f µs | %.0f / %.0f µs | %s |\n", c.mode.text, median(c.p50(straight)), median(c.p99(straight)),
 			c.both(c.p50, leanA, leanB), c.both(c.p99, leanA, leanB), c.both(c.p50, oursA, oursB), c.both(c.p99, oursA, oursB), other)
 	}
-	fmt.Fprintf(&t, "\n`make bench ARGS=datapath`, %s: %d rounds of %d requests each.\n", b.conditions, b.rounds, b.requests)
+	fmt.Fprintf(&t, "\n`make bench ARGS=datapath`, %s: %d rounds of %d requests each.\n", b.conditions, len(all[0].slices[oursA]), b.requests)
 	return t.String()
 }

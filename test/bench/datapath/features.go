@@ -191,7 +191,10 @@ func (b *bench) measureFeatures(ctx context.Context) ([]cost, error) {
 		costs = append(costs, cost{feature: f})
 	}
 	control := cost{feature: feature{name: "control", text: "nothing (control)"}}
-	for range b.featureRounds {
+	for round := range b.featureRounds {
+		if round > 0 && b.spent(1) {
+			break
+		}
 		randv2.Shuffle(len(turns), func(i, j int) { turns[i], turns[j] = turns[j], turns[i] })
 		seen := map[string][][]float64{}
 		for _, t := range turns {
@@ -258,7 +261,7 @@ func (b *bench) reportFeatures(costs []cost) {
 // costsTables are that of all features, and one for the page of each policy.
 func (b *bench) costsTables(costs []cost) map[string]string {
 	note := fmt.Sprintf("\n`make bench ARGS=datapath`, %s: %d rounds of %d requests each, HTTP/1.1 outside and HTTP/2 between, 1 KiB answers; medians of the differences within a round.\n",
-		b.conditions, b.featureRounds, b.featureRequests)
+		b.conditions, len(costs[0].sum), b.featureRequests)
 	out := map[string]string{"costs": costsTable(costs, func(cost) bool { return true }) + note}
 	for _, c := range costs {
 		if c.page != "" {

@@ -40,6 +40,7 @@ func main() {
 	flag.IntVar(&c.featureRequests, "feature-requests", 1500, "requests of a feature's slice")
 	flag.StringVar(&c.modes, "modes", "", "modes to compare, separated by commas; default: all")
 	flag.StringVar(&c.only, "only", "", "features whose names begin so, separated by commas")
+	flag.DurationVar(&c.budget, "budget", 9*time.Minute, "time for all of it: on a machine that is too busy there are fewer rounds")
 	flag.BoolVar(&c.limits, "limits", true, "fail if a limit is not kept")
 	flag.Parse()
 	var err error
@@ -64,8 +65,15 @@ type config struct {
 	rounds, requests, warm         int
 	rate, pacedRounds              int
 	featureRounds, featureRequests int
+	budget                         time.Duration
 	limits                         bool
 }
+
+// The comparison and its latencies end when so much of the budget is gone, and the features get the rest.
+const (
+	compareUntil = 0.45
+	paceUntil    = 0.6
+)
 
 // maxRatio is how much more CPU of a request a hop of ours may take than one that is written by hand.
 const maxRatio = 1.05
@@ -81,6 +89,7 @@ type bench struct {
 	// contestants by name, with their ways by mode.
 	contestants map[string]map[string]way
 	stops       []func()
+	began       time.Time
 	// conditions of the run, for tables: the date and the load before it.
 	conditions string
 }
@@ -91,7 +100,7 @@ func (c config) run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{config: c, contestants: map[string]map[string]way{}, conditions: time.Now().UTC().Format(time.DateOnly) + ", load " + strings.Fields(rig.Load())[0], report: rig.NewReport(out, "datapath", fmt.Sprintf(
+	b := &bench{config: c, contestants: map[string]map[string]way{}, began: time.Now(), conditions: time.Now().UTC().Format(time.DateOnly) + ", load " + strings.Fields(rig.Load())[0], report: rig.NewReport(out, "datapath", fmt.Sprintf(
 		"mTLS with P-256 and TLS 1.3 over loopback, one worker a proxy, 64 requests at a time, answers of %d bytes; %d rounds of %d requests", load.Body, c.rounds, c.requests))}
 	defer b.stop()
 	if err := b.start(ctx, dir); err != nil {
@@ -126,6 +135,11 @@ func (c config) run(ctx context.Context, out io.Writer) error {
 		return b.report.Err()
 	}
 	return nil
+}
+
+// spent says that so much of the budget is gone.
+func (b *bench) spent(share float64) bool {
+	return time.Since(b.began).Seconds() > share*b.budget.Seconds()
 }
 
 func (b *bench) stop() {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/comity-mesh/comity/test/bench/internal/rig"
 )
@@ -37,7 +38,7 @@ func TestSmall(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	c := config{bin: bin, docs: docs, rounds: 1, requests: 200, warm: 100, rate: 200, pacedRounds: 1, featureRounds: 1, featureRequests: 100}
+	c := config{bin: bin, docs: docs, rounds: 1, requests: 200, warm: 100, rate: 200, pacedRounds: 1, featureRounds: 1, featureRequests: 100, budget: time.Minute}
 	if err := c.run(t.Context(), &out); err != nil {
 		t.Fatalf("%v\n%s", err, out.Bytes())
 	}

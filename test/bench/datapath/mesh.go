@@ -266,6 +266,15 @@ func (m *ours) awaitAnswers(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, name := range []string{"web-a", "web-b"} {
+		address, err := m.upstream(name)
+		if err != nil {
+			return err
+		}
+		if err := rig.Poll(ctx, name+" gets answers by TCP", func() error { return getOK(ctx, address, "echo") }); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
