@@ -274,7 +274,7 @@ func TestDeepFailure(t *testing.T) {
 			if err != nil || a.status != int(status) {
 				t.Fatalf("%d %s, %v; the application says %d", a.status, a.body, err, status)
 			}
-			if v := a.header.Get("comity-no-answer"); v != "" {
+			if v := a.header.Get("x-envoy-degraded"); v != "" {
 				t.Errorf("it says of itself that it does not answer: %q", v)
 			}
 		}
@@ -292,7 +292,7 @@ func TestDeepFailure(t *testing.T) {
 		if err != nil || a.status != http.StatusOK {
 			failed++
 		}
-		if v := a.header.Get("comity-no-answer"); v != "" {
+		if v := a.header.Get("x-envoy-degraded"); v != "" {
 			t.Errorf("the caller's application is told what was for its sidecar: %q", v)
 		}
 	}

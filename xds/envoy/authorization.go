@@ -28,13 +28,28 @@ const (
 	ambiguousPath = `(?i)[^?]*(%(2f|5c|3b)|;).*`
 )
 
-// rbac is the filter that decides, with what would be decided in shadow. Counters name policies; their names are few and known.
+// rbac is the filter that decides, with what would be decided in shadow. Counters name policies, whose names are few and known, where
+// the sums don't say the same: they cost 2 % of a request's CPU.
 func (b *messages) rbac(a ir.Authorization) *rbacv3.RBAC {
-	m := &rbacv3.RBAC{TrackPerRuleStats: true, Matcher: b.authorize(a.Callers, b.refuseBy(NoIdentity), b.refuseBy(MalformedIdentity))}
+	m := &rbacv3.RBAC{TrackPerRuleStats: len(a.Shadow) > 0 || several(a.Callers), Matcher: b.authorize(a.Callers, b.refuseBy(NoIdentity), b.refuseBy(MalformedIdentity))}
 	if len(a.Shadow) > 0 {
 		m.ShadowMatcher = b.authorize(a.Shadow, b.refuseBy(NoIdentity), b.refuseBy(MalformedIdentity))
 	}
 	return m
+}
+
+// several reports whether more than one policy allows, or more than one denies.
+func several(callers []ir.Caller) bool {
+	by := map[bool]string{}
+	for _, c := range callers {
+		for _, d := range c.Decisions {
+			if first, ok := by[d.Allow]; ok && first != d.Policy {
+				return true
+			}
+			by[d.Allow] = d.Policy
+		}
+	}
+	return false
 }
 
 // audit decides nothing: what it would allow is noted.
