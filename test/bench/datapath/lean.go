@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/comity-mesh/comity/test/bench/internal/rig"
 )
 
-// peer is a pair of proxies that somebody wrote by hand, or such a pair with a third between them.
+// peer is a pair of proxies that somebody wrote by hand.
 type peer struct {
 	name  string
 	procs []*process
@@ -71,7 +72,7 @@ type envoy = map[string]any
 
 const (
 	envoyTypes     = "type.googleapis.com/envoy.extensions."
-	laneName       = "lane.lean.example"
+	leanName       = "server.lean.example"
 	lanesOfIngress = 4
 )
 
@@ -125,12 +126,19 @@ func serverListener(port int, k keyFiles, alpn []string, filter envoy) envoy {
 	}}}}
 }
 
-// laneListener passes TLS on by its server name, without opening it.
-func laneListener(port int, cluster string) envoy {
+// laneListener passes TLS on by its server name, without opening it, to clusters; "" is any other name.
+func laneListener(port int, clusters map[string]string) envoy {
+	var chains []envoy
+	for _, name := range sortedKeys(clusters) {
+		match := envoy{"transport_protocol": "tls"}
+		if name != "" {
+			match["server_names"] = []string{name}
+		}
+		chains = append(chains, envoy{"filter_chain_match": match, "filters": []envoy{tunnel(clusters[name])}})
+	}
 	return envoy{
-		"name": strconv.Itoa(port), "address": socket(port),
+		"name": strconv.Itoa(port), "address": socket(port), "filter_chains": chains,
 		"listener_filters": []envoy{{"name": "tls", "typed_config": envoy{"@type": envoyTypes + "filters.listener.tls_inspector.v3.TlsInspector"}}},
-		"filter_chains":    []envoy{{"filter_chain_match": envoy{"transport_protocol": "tls", "server_names": []string{laneName}}, "filters": []envoy{tunnel(cluster)}}},
 	}
 }
 
@@ -150,32 +158,21 @@ func cluster(name string, http2 bool, k *keyFiles, ports ...int) envoy {
 	}
 	if k != nil {
 		c["transport_socket"] = envoy{"name": "tls", "typed_config": envoy{
-			"@type": envoyTypes + "transport_sockets.tls.v3.UpstreamTlsContext", "sni": laneName, "common_tls_context": k.mtls(alpn),
+			"@type": envoyTypes + "transport_sockets.tls.v3.UpstreamTlsContext", "sni": leanName, "common_tls_context": k.mtls(alpn),
 		}}
 	}
 	return c
 }
 
-// startLean starts a lean pair with a passthrough between, and returns when each way is open.
+// startLean starts a lean pair, and returns when each way is open.
 func startLean(ctx context.Context, dir, name string, app load.App, client, server keyFiles) (*peer, error) {
 	p := &peer{name: name, ways: map[string]way{}}
-	var ports [10]int
-	for i := range ports {
-		var err error
-		if ports[i], err = freePort(); err != nil {
-			return nil, err
-		}
-	}
-	var lanes []int
-	for range lanesOfIngress {
-		port, err := freePort()
-		if err != nil {
-			return nil, err
-		}
-		lanes = append(lanes, port)
+	ports, err := freePorts(9)
+	if err != nil {
+		return nil, err
 	}
 	h2 := []string{"h2"}
-	serverHTTP1, serverHTTP2, serverGRPC, serverBytes := ports[6], ports[7], ports[8], ports[9]
+	serverHTTP1, serverHTTP2, serverGRPC, serverBytes := ports[5], ports[6], ports[7], ports[8]
 	started := []struct {
 		part      string
 		listeners []envoy
@@ -183,10 +180,10 @@ func startLean(ctx context.Context, dir, name string, app load.App, client, serv
 	}{
 		{"client", []envoy{
 			plainListener(ports[0], manager("http1")), plainListener(ports[1], manager("http2")), plainListener(ports[2], manager("grpc")),
-			plainListener(ports[3], manager("bytes")), plainListener(ports[4], tunnel("bytes")), plainListener(ports[5], manager("lanes")),
+			plainListener(ports[3], manager("bytes")), plainListener(ports[4], tunnel("bytes")),
 		}, []envoy{
 			cluster("http1", true, &client, serverHTTP1), cluster("http2", true, &client, serverHTTP2), cluster("grpc", true, &client, serverGRPC),
-			cluster("bytes", false, &client, serverBytes), cluster("lanes", true, &client, lanes...),
+			cluster("bytes", false, &client, serverBytes),
 		}},
 		{"server", []envoy{
 			serverListener(serverHTTP1, server, h2, manager("http1")), serverListener(serverHTTP2, server, h2, manager("http2")),
@@ -194,16 +191,9 @@ func startLean(ctx context.Context, dir, name string, app load.App, client, serv
 		}, []envoy{
 			cluster("http1", false, nil, int(app.HTTP1)), cluster("http2", true, nil, int(app.HTTP2)), cluster("grpc", true, nil, int(app.GRPC)),
 		}},
-		{"middle", nil, []envoy{cluster("server", false, nil, serverHTTP1)}},
-	}
-	for _, lane := range lanes {
-		started[2].listeners = append(started[2].listeners, laneListener(lane, "server"))
 	}
 	for _, s := range started {
-		q, err := startEnvoy(filepath.Join(dir, name+"-"+s.part+".json"), envoy{
-			"stats_config":     envoy{"stats_matcher": envoy{"reject_all": true}},
-			"static_resources": envoy{"listeners": s.listeners, "clusters": s.clusters},
-		})
+		q, err := startEnvoy(filepath.Join(dir, name+"-"+s.part+".json"), s.listeners, s.clusters)
 		if err != nil {
 			p.stop()
 			return nil, err
@@ -212,13 +202,11 @@ func startLean(ctx context.Context, dir, name string, app load.App, client, serv
 	}
 	pair := []int{p.procs[0].pid(), p.procs[1].pid()}
 	for i, mode := range modes {
-		w := way{Order: mode.order(net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[i])), "lean.example"), hops: pair}
-		if mode.middle {
-			w.hops = []int{p.procs[2].pid()}
+		if !mode.middle {
+			p.ways[mode.name] = way{Order: mode.order(net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[i])), "lean.example"), hops: pair}
 		}
-		p.ways[mode.name] = w
 	}
-	for _, port := range []int{ports[0], ports[3], ports[5]} {
+	for _, port := range []int{ports[0], ports[3]} {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 		if err := rig.Poll(ctx, name+" answers", func() error { return getOK(ctx, address, "lean.example") }); err != nil {
 			p.stop()
@@ -231,13 +219,30 @@ func startLean(ctx context.Context, dir, name string, app load.App, client, serv
 	return p, nil
 }
 
-// startEnvoy runs one with one worker by a configuration, as agents do.
-func startEnvoy(file string, config envoy) (*process, error) {
+// startMiddle starts what stands between zones, written by hand: it passes TLS for a server name on to a port of this machine, and all
+// other TLS to where an ingress really listens.
+func startMiddle(dir string, ports []int, name, address string, to int, ingress []int) (*process, error) {
+	server := cluster("server", false, nil, to)
+	server["load_assignment"] = envoy{"cluster_name": "server", "endpoints": []envoy{{"lb_endpoints": []envoy{{"endpoint": envoy{
+		"address": envoy{"socket_address": envoy{"address": address, "port_value": to}},
+	}}}}}}
+	var listeners []envoy
+	for _, p := range ports {
+		listeners = append(listeners, laneListener(p, map[string]string{name: "server", "": "ingress"}))
+	}
+	return startEnvoy(filepath.Join(dir, "middle.json"), listeners, []envoy{server, cluster("ingress", false, nil, ingress...)})
+}
+
+// startEnvoy runs one with one worker by a configuration, as agents do. It counts nothing.
+func startEnvoy(file string, listeners, clusters []envoy) (*process, error) {
 	program, err := envoybin.Path()
 	if err != nil {
 		return nil, err
 	}
-	text, err := json.MarshalIndent(config, "", "  ")
+	text, err := json.MarshalIndent(envoy{
+		"stats_config":     envoy{"stats_matcher": envoy{"reject_all": true}},
+		"static_resources": envoy{"listeners": listeners, "clusters": clusters},
+	}, "", "  ")
 	if err != nil {
 		return nil, err
 	}
@@ -245,6 +250,20 @@ func startEnvoy(file string, config envoy) (*process, error) {
 		return nil, err
 	}
 	return startProcess(program, "-c", file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error")
+}
+
+func freePorts(n int) ([]int, error) {
+	var out []int
+	for len(out) < n {
+		p, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out, nil
 }
 
 func freePort() (int, error) {

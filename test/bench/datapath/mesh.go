@@ -21,12 +21,13 @@ import (
 	"github.com/comity-mesh/comity/test/bench/internal/rig"
 )
 
-// ours is a mesh of whole programs, configured as their users would: global, the zones one and two, and in them
+// ours is a mesh of whole programs, configured as their users would: global, the zones one to three, and in them
 //
 //	web-a, web-b    sidecars of callers, in zone one
 //	echo-a, echo-b  sidecars of services of the same names, and of wire-a and wire-b, which are layer l4; in zone one
 //	edge            an ingress of zone one, for Gateways
 //	gate, pay       the ingress of zone two, and the sidecar of the service behind it
+//	hatch, till     the same of zone three, but that other zones reach hatch by an Envoy written by hand
 type ours struct {
 	bin, dir string
 	app      load.App
@@ -35,6 +36,7 @@ type ours struct {
 	zones    map[string]*client.Client
 	proxies  map[string]proxyInfo
 	hosts    int      // addresses of workloads so far
+	middle   *process // that Envoy
 	feature  []object // what apply applied last
 }
 
@@ -45,16 +47,21 @@ type object struct {
 
 // proxyInfo is what a sidecar or an ingress writes of itself.
 type proxyInfo struct {
-	Ready     bool            `json:"ready"`
-	EnvoyPID  int             `json:"envoyPid"`
-	Outbound  string          `json:"outbound"`
-	Upstreams []mesh.Upstream `json:"upstreams"`
+	Ready bool `json:"ready"`
+	// Of a sidecar, where other proxies reach it.
+	Address     string          `json:"address"`
+	InboundPort int             `json:"inboundPort"`
+	EnvoyPID    int             `json:"envoyPid"`
+	Outbound    string          `json:"outbound"`
+	Upstreams   []mesh.Upstream `json:"upstreams"`
 }
 
 const (
 	namespace = "shop"
 	rawPort   = 7070
 )
+
+func zones() []string { return []string{"one", "two", "three"} }
 
 // startOurs returns when every service answers. The mesh is stopped by stop, also after an error.
 func startOurs(ctx context.Context, bin, dir string, app load.App) (*ours, error) {
@@ -69,6 +76,9 @@ func startOurs(ctx context.Context, bin, dir string, app load.App) (*ours, error
 }
 
 func (m *ours) stop() {
+	if m.middle != nil {
+		defer m.middle.stop()
+	}
 	for _, s := range slices.Backward(m.servers) {
 		s.Stop()
 	}
@@ -93,7 +103,7 @@ func (m *ours) serve(ctx context.Context, program, verb, name, ready string, set
 }
 
 func (m *ours) startControlPlanes(ctx context.Context) error {
-	var addresses [5]string
+	var addresses [2 + 3]string
 	for i := range addresses {
 		var err error
 		if addresses[i], err = rig.FreeAddress(); err != nil {
@@ -114,7 +124,7 @@ func (m *ours) startControlPlanes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i, zone := range []string{"one", "two"} {
+	for i, zone := range zones() {
 		c, err := start("zone-cp", zone, map[string]any{"zone": zone, "trustDomain": zone + ".bench.example"}, addresses[2+i], map[string]any{"proxies": "127.0.0.1:0"})
 		if err != nil {
 			return err
@@ -128,10 +138,10 @@ func (m *ours) startControlPlanes(ctx context.Context) error {
 // else is as it comes.
 func (m *ours) declare(ctx context.Context) error {
 	var docs []string
-	for _, zone := range []string{"one", "two"} {
+	for _, zone := range zones() {
 		docs = append(docs, fmt.Sprintf("apiVersion: mesh.comity.dev/v1alpha1\nkind: Zone\nmetadata: {name: %s}\nspec: {namespaces: [%s]}\n", zone, namespace))
 	}
-	for _, service := range []struct{ name, app string }{{"echo-a", "echo-a"}, {"echo-b", "echo-b"}, {"wire-a", "echo-a"}, {"wire-b", "echo-b"}, {"pay", "pay"}} {
+	for _, service := range []struct{ name, app string }{{"echo-a", "echo-a"}, {"echo-b", "echo-b"}, {"wire-a", "echo-a"}, {"wire-b", "echo-b"}, {"pay", "pay"}, {"till", "till"}} {
 		docs = append(docs, fmt.Sprintf(`apiVersion: v1
 kind: Service
 metadata: {name: %s, namespace: %s}
@@ -144,10 +154,10 @@ spec:
   - {name: raw, port: %d, targetPort: %d}
 `, service.name, namespace, service.app, m.app.HTTP1, m.app.HTTP2, m.app.GRPC, rawPort, m.app.HTTP1))
 	}
-	docs = append(docs, `apiVersion: multicluster.x-k8s.io/v1beta1
-kind: ServiceExport
-metadata: {name: pay, namespace: shop}
-`, `apiVersion: mesh.comity.dev/v1alpha1
+	for _, service := range []string{"pay", "till"} {
+		docs = append(docs, fmt.Sprintf("apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {name: %s, namespace: %s}\n", service, namespace))
+	}
+	docs = append(docs, `apiVersion: mesh.comity.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {name: web-may, namespace: shop}
 spec:
@@ -182,13 +192,36 @@ func (m *ours) startProxies(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := m.sidecar(ctx, "two", "pay"); err != nil {
+	for zone, name := range map[string]string{"two": "pay", "three": "till"} {
+		if err := m.sidecar(ctx, zone, name); err != nil {
+			return err
+		}
+	}
+	for zone, name := range map[string]string{"one": "edge", "two": "gate"} {
+		lanes, err := freePorts(lanesOfIngress)
+		if err != nil {
+			return err
+		}
+		if err := m.ingress(ctx, zone, name, lanes, nil); err != nil {
+			return err
+		}
+	}
+	return m.hatch(ctx)
+}
+
+// hatch is an ingress behind an Envoy that somebody wrote by hand, to which other zones are sent.
+func (m *ours) hatch(ctx context.Context) error {
+	ports, err := freePorts(2 * lanesOfIngress)
+	if err != nil {
 		return err
 	}
-	if err := m.ingress(ctx, "one", "edge"); err != nil {
+	lanes, shown := ports[:lanesOfIngress], ports[lanesOfIngress:]
+	till := m.proxies["till"]
+	name := mesh.ServicePort{Port: 80, Service: "till", Namespace: namespace, Zone: "three"}.SNI("one")
+	if m.middle, err = startMiddle(m.dir, shown, name, till.Address, till.InboundPort, lanes); err != nil {
 		return err
 	}
-	return m.ingress(ctx, "two", "gate")
+	return m.ingress(ctx, "three", "hatch", lanes, shown)
 }
 
 func (m *ours) sidecar(ctx context.Context, zone, name string) error {
@@ -203,17 +236,13 @@ func (m *ours) sidecar(ctx context.Context, zone, name string) error {
 	}, settings)
 }
 
-// ingress has four lanes, as by default.
-func (m *ours) ingress(ctx context.Context, zone, name string) error {
-	var lanes []int
-	for range lanesOfIngress {
-		port, err := freePort()
-		if err != nil {
-			return err
-		}
-		lanes = append(lanes, port)
+// ingress has four lanes, as by default, which other zones may be shown as other ports.
+func (m *ours) ingress(ctx context.Context, zone, name string, lanes, shown []int) error {
+	settings := map[string]any{"bindAddress": "127.0.0.1", "lanes": lanes}
+	if shown != nil {
+		settings["advertise"] = map[string]any{"host": "127.0.0.1", "ports": shown}
 	}
-	return m.proxy(ctx, "ingress", zone, name, client.EnrolmentTokenRequest{Role: mesh.RoleIngress, Name: name}, map[string]any{"bindAddress": "127.0.0.1", "lanes": lanes})
+	return m.proxy(ctx, "ingress", zone, name, client.EnrolmentTokenRequest{Role: mesh.RoleIngress, Name: name}, settings)
 }
 
 func (m *ours) proxy(ctx context.Context, program, zone, name string, token client.EnrolmentTokenRequest, settings map[string]any) error {
@@ -258,7 +287,7 @@ func (m *ours) proxy(ctx context.Context, program, zone, name string, token clie
 
 // awaitAnswers waits until each way that is measured is open.
 func (m *ours) awaitAnswers(ctx context.Context) error {
-	for _, way := range [][2]string{{"web-a", "echo-a"}, {"web-b", "echo-b"}, {"web-a", "wire-a"}, {"web-b", "wire-b"}, {"web-a", "pay"}} {
+	for _, way := range [][2]string{{"web-a", "echo-a"}, {"web-b", "echo-b"}, {"web-a", "wire-a"}, {"web-b", "wire-b"}, {"web-a", "pay"}, {"web-b", "pay"}, {"web-a", "till"}, {"web-b", "till"}} {
 		err := rig.Poll(ctx, way[0]+" gets answers of "+way[1], func() error {
 			return getOK(ctx, m.proxies[way[0]].Outbound, host(way[1]))
 		})
