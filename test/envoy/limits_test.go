@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -55,6 +57,20 @@ func TestRateLimit(t *testing.T) {
 		}
 		if err := (want{app: "echo-2"}).check(w.call(t, call{to: "echo-v2.shop.svc.clusterset.local"})); err != nil {
 			t.Errorf("another service: %v", err)
+		}
+	})
+	t.Run("as fast as the bucket is filled", func(t *testing.T) {
+		limit(t, "echo-v1", `{requests: [{limit: {count: 10, per: 1s}}]}`)
+		begin, ok, refused := time.Now(), 0, 0
+		for time.Since(begin) < 3*time.Second {
+			if r := w.call(t, call{to: echo1}); r.status == http.StatusOK {
+				ok++
+			} else if refused++; r.status != http.StatusTooManyRequests {
+				t.Fatalf("answered %d", r.status)
+			}
+		}
+		if most := 11 + int(10*time.Since(begin).Seconds()); ok < 35 || ok > most || refused == 0 {
+			t.Errorf("%d passed and %d did not in %s, want from 35 to %d", ok, refused, time.Since(begin), most)
 		}
 	})
 	t.Run("a caller that makes noise leaves a quiet one alone", func(t *testing.T) {

@@ -16,7 +16,7 @@ func (tr *Translator) edgeHost(p topology.EdgePort, e topology.EdgeListener, h t
 	var sources ir.Sources
 	for _, m := range h.Routes {
 		traffic := tr.t.EdgeTraffic(m.Route, m.RuleName)
-		routes := tr.treatOutbound(topology.Port{Protocol: topology.HTTP}, tr.ruleRoutes(m), traffic.Spec)
+		routes := tr.treatOutbound(topology.Port{Protocol: topology.HTTP}, tr.ruleRoutes(m), ruled(traffic.Spec, m.Does))
 		before := append(tr.edgeTokens(m), tr.visitors(e)...)
 		after := slices.Concat(tr.requestLimits(traffic.Spec.RateLimit, traffic.By("RateLimit")), tr.filtersOf(tr.t.EdgeExtensions(m.Route, m.RuleName)))
 		for i := range routes {

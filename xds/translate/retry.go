@@ -3,6 +3,7 @@ package translate
 import (
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/ir"
@@ -35,17 +36,20 @@ func idempotent() []string {
 
 // retries gives a route its retries, split by whether a request may be done twice. The virtual host's are the mesh's safe
 // ones, which the second half needs to repeat only where a policy says something else. A route that says
-// itself what is tried again keeps its word.
+// itself what is tried again keeps its word, and is told only how long a try may take.
 func (tr *Translator) retries(p topology.Port, r ir.Route, t policy.TrafficPolicy) []ir.Route {
-	if r.Retry != nil || len(r.Backends) == 0 {
+	_, try, _, _ := orNone(t.Timeouts).Lengths()
+	switch {
+	case len(r.Backends) == 0:
+		return []ir.Route{r}
+	case r.Retry != nil:
+		own := *r.Retry
+		own.PerTry, r.Retry = millis(try), &own
 		return []ir.Route{r}
 	}
 	s := tr.settings.Retry.Narrow(t.Retry)
-	_, try, _, _ := orNone(t.Timeouts).Lengths()
 	twice, once := twiceRetry(s), safeRetry(s)
-	if twice.PerTry == 0 {
-		twice.PerTry = millis(try)
-	}
+	twice.PerTry = perTry(s, t.Retry, try)
 	if once.PerTry = millis(try); t.Retry == nil && try == 0 {
 		once = nil
 	}
@@ -68,10 +72,17 @@ func (tr *Translator) retriesOutside(p topology.Port, r ir.Route, t policy.Traff
 		return []ir.Route{r}
 	}
 	twice := twiceRetry(s)
-	if twice.PerTry == 0 {
-		twice.PerTry = millis(try)
-	}
+	twice.PerTry = perTry(s, t.Retry, try)
 	return splitRetries(p, r, s.All, twice, once)
+}
+
+// perTry is how long a try of a request that may be done twice takes at most: what a policy says of retries, else of any try, else
+// what is so in the mesh.
+func perTry(s policy.RetrySettings, said *policy.Retry, any time.Duration) ir.Millis {
+	if orNone(said).PerTryTimeout != "" || any == 0 {
+		return millis(s.PerTryTimeout)
+	}
+	return millis(any)
 }
 
 // splitRetries gives a route the retries for requests that may be done twice, and those for the others.

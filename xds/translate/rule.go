@@ -27,7 +27,7 @@ func (tr *Translator) follow(routes []ir.Route, m policy.RouteMatch) {
 		for _, f := range m.Does.Filters {
 			tr.filter(r, m, f)
 		}
-		tr.ruleTimes(r, m.Does)
+		tr.ruleRetry(r, m.Does)
 		keepSession(r, sessionOf(m.Does.SessionPersistence))
 	}
 }
@@ -140,33 +140,44 @@ func corsOf(f gatewayv1.HTTPCORSFilter) *ir.CORS {
 	return out
 }
 
-// ruleTimes bounds requests and tries them again as the rule says.
-func (tr *Translator) ruleTimes(r *ir.Route, rule *gatewayv1.HTTPRouteRule) {
-	if len(r.Backends) == 0 {
+// ruled is what policies say of the requests of a rule, narrowed by what it says of their time itself, field by field.
+func ruled(t policy.TrafficPolicy, rule *gatewayv1.HTTPRouteRule) policy.TrafficPolicy {
+	if rule.Timeouts == nil {
+		return t
+	}
+	times := orNone(t.Timeouts)
+	if d := rule.Timeouts.Request; d != nil {
+		times.Request = *d
+	}
+	if d := rule.Timeouts.BackendRequest; d != nil {
+		times.BackendRequest = *d
+		if t.Retry != nil {
+			again := *t.Retry
+			again.PerTryTimeout = ""
+			t.Retry = &again
+		}
+	}
+	t.Timeouts = &times
+	return t
+}
+
+// ruleRetry tries requests again as the rule says. How long a try takes is with the other times.
+func (tr *Translator) ruleRetry(r *ir.Route, rule *gatewayv1.HTTPRouteRule) {
+	t := rule.Retry
+	if t == nil || len(r.Backends) == 0 {
 		return
 	}
-	var try ir.Millis
-	if t := rule.Timeouts; t != nil {
-		r.Timeouts.Request, try = millis(policy.Length(t.Request)), millis(policy.Length(t.BackendRequest))
-	}
-	if rule.Retry == nil && try == 0 {
-		return
-	}
-	// Who bounds a try says nothing about others: what is certain to have reached nobody is tried again as always.
 	r.Retry = safeRetry(tr.settings.Retry)
-	r.Retry.PerTry = try
-	if t := rule.Retry; t != nil {
-		r.Retry.Attempts = ruleAttempts
-		r.Retry.BackOff, r.Retry.MaxBackOff = ruleBackOff, 10*ruleBackOff
-		if t.Attempts != nil {
-			r.Retry.Attempts = uint32(*t.Attempts) //nolint:gosec // validated
-		}
-		if b := millis(policy.Length(t.Backoff)); b > 0 {
-			r.Retry.BackOff, r.Retry.MaxBackOff = b, 10*b
-		}
-		for _, c := range t.Codes {
-			r.Retry.On = append(r.Retry.On, ir.RetryOn(strconv.Itoa(int(c))))
-		}
+	r.Retry.Attempts = ruleAttempts
+	r.Retry.BackOff, r.Retry.MaxBackOff = ruleBackOff, 10*ruleBackOff
+	if t.Attempts != nil {
+		r.Retry.Attempts = uint32(*t.Attempts) //nolint:gosec // validated
+	}
+	if b := millis(policy.Length(t.Backoff)); b > 0 {
+		r.Retry.BackOff, r.Retry.MaxBackOff = b, 10*b
+	}
+	for _, c := range t.Codes {
+		r.Retry.On = append(r.Retry.On, ir.RetryOn(strconv.Itoa(int(c))))
 	}
 }
 

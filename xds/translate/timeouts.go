@@ -5,10 +5,10 @@ import (
 	"github.com/comity-mesh/comity/xds/ir"
 )
 
-// boundTime bounds the requests of a route that has no bounds of its own. What bounds one try is with the retries, and
+// boundTime bounds the requests of a route. What bounds one try is with the retries, and
 // what bounds a connection with the cluster.
 func boundTime(r *ir.Route, t *policy.Timeouts) {
-	if t == nil || r.Timeouts != (ir.Timeouts{}) || len(r.Backends) == 0 {
+	if t == nil || len(r.Backends) == 0 {
 		return
 	}
 	request, _, idle, _ := t.Lengths()
