@@ -53,6 +53,8 @@ type Config struct {
 	Inspect func(ctx context.Context, zone string, proxy mesh.ProxyID, what string) ([]byte, error)
 	// Tap, when not nil, shows live requests in a zone until nothing more is to come, ctx ends or emit fails.
 	Tap func(ctx context.Context, zone string, t mesh.Tap, emit func(mesh.TapEvent) error) error
+	// Top, when not nil, tells what passes between pairs in a zone, as Tap does.
+	Top func(ctx context.Context, zone string, t mesh.Top, emit func(mesh.Flows) error) error
 	// Routes, when not nil, adds operations below /api/v1. They are authenticated like all others: a viewer
 	// may GET, an admin may do everything.
 	Routes func(huma.API, Authorizer)

@@ -146,7 +146,7 @@ func (t *Tokens) Create(ctx context.Context, name string, role Role, ttl time.Du
 	}
 	for i, p := range may {
 		if p != PermissionTap || i > 0 {
-			return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/may", Code: CodeInvalid, Message: "each permission once", Choices: []string{string(PermissionTap)}}})
+			return client.APIToken{}, invalid([]client.ProblemField{{Pointer: "/may", Code: CodeInvalid, Message: "must be tap, once", Choices: []string{string(PermissionTap)}}})
 		}
 	}
 	if ttl < 0 || ttl > 10*365*24*time.Hour {

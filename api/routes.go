@@ -203,6 +203,9 @@ func (s *server) registerRest() {
 	huma.Register(s.api, op("tap", http.MethodGet, "/tap", "Live requests of a service or a proxy, as they end"), handle(s, func(ctx context.Context, in *TapInput) (*huma.StreamResponse, error) {
 		return s.tap(ctx, *in)
 	}))
+	huma.Register(s.api, op("top", http.MethodGet, "/top", "What passes between pairs of services and zones, interval by interval"), handle(s, func(ctx context.Context, in *TopInput) (*huma.StreamResponse, error) {
+		return s.top(ctx, *in)
+	}))
 	huma.Register(s.api, op("failover", http.MethodGet, "/failover", "Where the traffic of services goes from each zone, and why"), handle(s, func(ctx context.Context, in *struct {
 		Namespace string `query:"namespace" maxLength:"63"`
 		Service   string `query:"service" maxLength:"63"`

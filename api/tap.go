@@ -3,9 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -94,19 +92,10 @@ func (s *server) tap(ctx context.Context, in TapInput) (*huma.StreamResponse, er
 
 // tapped are the zones that are asked.
 func (s *server) tapped(ctx context.Context, in TapInput) ([]string, error) {
-	known, err := s.zones(ctx)
-	if err != nil || len(in.Zone) == 0 {
-		if in.Proxy != "" && s.cfg.Mode == ModeGlobal && err == nil {
-			err = fail(http.StatusUnprocessableEntity, CodeInvalid, "add ?zone=", "in which zone the proxy is must be said")
-		}
-		return known, err
+	if in.Proxy != "" && s.cfg.Mode == ModeGlobal && len(in.Zone) == 0 {
+		return nil, fail(http.StatusUnprocessableEntity, CodeInvalid, "add ?zone=", "in which zone the proxy is must be said")
 	}
-	for _, z := range in.Zone {
-		if !slices.Contains(known, z) {
-			return nil, notFound(mesh.KindZone, "", z)
-		}
-	}
-	return in.Zone, nil
+	return s.chosenZones(ctx, in.Zone)
 }
 
 // showTap shows what the zones tell until all have ended, the time is over or the reader has gone. A zone that can't be watched is
@@ -115,50 +104,24 @@ func (s *server) showTap(ctx context.Context, e *events, zones []string, t mesh.
 	_, length := t.Limits()
 	asked, cancel := context.WithTimeout(ctx, length)
 	defer cancel()
-	told := make(chan mesh.TapEvent)
-	var wg sync.WaitGroup
-	for _, zone := range zones {
-		wg.Go(func() {
-			tell := func(ev mesh.TapEvent) error {
-				select {
-				case told <- ev:
-					return nil
-				case <-asked.Done():
-					return context.Cause(asked)
-				}
-			}
-			if err := s.cfg.Tap(asked, zone, t, tell); err != nil && asked.Err() == nil {
-				_ = tell(mesh.TapEvent{Watching: &mesh.TapWatching{Zone: zone, Problems: []mesh.TapProblem{{Reason: err.Error()}}}}) // fails if nobody reads any more
-			}
-		})
-	}
-	all := make(chan struct{})
-	go func() { wg.Wait(); close(all) }()
-	defer wg.Wait()
-	defer cancel()
-	idle := time.NewTicker(keepAlive)
-	defer idle.Stop()
-	for {
-		select {
-		case ev := <-told:
-			if ev.Request != nil {
-				shown++
-			}
-			err = e.tapEvent(ev)
-		case <-idle.C:
-			err = e.alive()
-		case <-all:
-			return shown, e.tapEvent(mesh.TapEvent{End: &mesh.TapEnd{Reason: "nobody is watched any more"}})
-		case <-asked.Done():
-			if ctx.Err() != nil {
-				return shown, nil
-			}
-			return shown, e.tapEvent(mesh.TapEvent{End: &mesh.TapEnd{Reason: "the time is over"}})
+	err = ofZones(asked, e, zones, func(ctx context.Context, zone string, tell func(mesh.TapEvent) error) {
+		if err := s.cfg.Tap(ctx, zone, t, tell); err != nil && ctx.Err() == nil {
+			_ = tell(mesh.TapEvent{Watching: &mesh.TapWatching{Zone: zone, Problems: []mesh.TapProblem{{Reason: err.Error()}}}}) // fails if nobody reads any more
 		}
-		if err != nil {
-			return shown, err
+	}, func(ev mesh.TapEvent) error {
+		if ev.Request != nil {
+			shown++
 		}
+		return e.tapEvent(ev)
+	})
+	if err != nil || ctx.Err() != nil {
+		return shown, err
 	}
+	reason := "nobody is watched any more"
+	if asked.Err() != nil {
+		reason = "the time is over"
+	}
+	return shown, e.tapEvent(mesh.TapEvent{End: &mesh.TapEnd{Reason: reason}})
 }
 
 func (e *events) tapEvent(ev mesh.TapEvent) error {

@@ -51,7 +51,7 @@ Completion of commands, kinds and names: source <(comity completion bash), or se
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 
 	root.AddCommand(
-		s.getCommand(), s.describeCommand(), s.diffCommand(), s.compileCommand(), s.importCommand(), s.proxyLookCommand(), s.tapCommand(), s.applyCommand(), s.deleteCommand(), s.drainCommand(), s.undrainCommand(), s.revokeCommand(),
+		s.getCommand(), s.describeCommand(), s.diffCommand(), s.compileCommand(), s.importCommand(), s.proxyLookCommand(), s.tapCommand(), s.topCommand(), s.applyCommand(), s.deleteCommand(), s.drainCommand(), s.undrainCommand(), s.revokeCommand(),
 		s.zoneCommand(), s.tokenCommand(), s.checkCommand(), s.plaintextCommand(), s.demoCommand(), s.completionCommand(), s.versionCommand(),
 		contextsHelp(),
 	)

@@ -32,7 +32,7 @@ func (s *shell) tapCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tap [service/|workload/|proxy/]NAME",
 		Short: "Show live requests of a service, a workload or a proxy",
-		Long: `tap shows requests and connections as they end, one a line: when it began, between whom and in which zones, method, path, status, how
+		Long: `tap shows requests as they end, and connections as they begin and end, one a line: when it began, between whom and in which zones, method, path, status, how
 long it took, Envoy's response flags, what decided (route, policy) or why it failed, and the trace. -o json gives each as a line of JSON.
 
 A service is tapped where it is served, in all zones or those of --zone; with --at client, at all who may call it, which also shows what
@@ -256,6 +256,9 @@ func (v *tapView) request(r mesh.TapRequest) error {
 	method, path, status := r.Method, r.Path, fmt.Sprint(r.Status)
 	if method == "" {
 		method, path, status = "TCP", fmt.Sprintf("%d in %d out", r.BytesIn, r.BytesOut), "-"
+		if r.Open {
+			path, status = "", "open"
+		}
 	}
 	_, err := fmt.Fprintln(v.out, clean(fmt.Sprintf("%-12s  %-44s  %-7s  %-24s  %-6s  %7.1fms  %s",
 		r.Time.Local().Format("15:04:05.000"), endName(r.Source)+" -> "+endName(r.Destination), method, path, status, r.DurationMS, tapWhy(r, v.output == formatWide))))

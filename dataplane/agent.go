@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -50,6 +49,7 @@ type agent struct {
 	plaintexts *plaintexts
 	check      *appCheck // nil: the application is not checked
 	metrics    *agentMetrics
+	exporter   *metrics.Exporter
 	registry   *prometheus.Registry
 	health     telemetry.Health
 	admitted   chan struct{} // closed when there is a certificate
@@ -147,6 +147,11 @@ func (a *agent) build(ctx context.Context, instance *instance, token *identity.E
 	if a.metrics, err = newAgentMetrics(a.registry, a.proxyState); err != nil {
 		return err
 	}
+	tell := metrics.Config{Own: a.registry, Self: a.self, Application: a.config.AppMetrics, Log: a.log}
+	if a.envoy != nil {
+		tell.Envoy = a.envoy.admin.stats
+	}
+	a.exporter = metrics.NewExporter(tell)
 	a.enroller = &enroller{
 		proxy: a.config.proxy(), instance: instance, token: token, addresses: a.config.ZoneAddresses,
 		cred: a.cred, log: a.log, metrics: a.metrics, now: time.Now, lookAgain: time.Minute, early: make(chan struct{}, 1),
@@ -208,6 +213,7 @@ func (a *agent) describe(ctx context.Context) error {
 	if a.envoy != nil {
 		a.attend.inspect = a.envoy.admin.inspect
 		a.attend.tap, a.attend.self = tap.NewServer(a.envoy.admin.tapShare), a.tapSelf
+		a.attend.top = a.exporter.Follow
 	}
 	a.attend.trust, a.attend.unknown, a.attend.peers = a.enroller.trust, a.enroller.soon, a.peers
 	return nil
@@ -305,7 +311,7 @@ func (a *agent) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	parts, err := a.observed(ctx, a.envoy.admin.stats)
+	parts, err := a.observed(ctx)
 	if err != nil {
 		return errors.Join(err, secretsListener.Close())
 	}
@@ -351,7 +357,7 @@ func (a *agent) tapSelf() tap.Self {
 }
 
 // observed is the agent's HTTP port, if it shall have one.
-func (a *agent) observed(ctx context.Context, envoy func(context.Context, string, io.Writer) error) ([]lifecycle.Component, error) {
+func (a *agent) observed(ctx context.Context) ([]lifecycle.Component, error) {
 	if a.config.MetricsAddress == "" {
 		return nil, nil
 	}
@@ -363,8 +369,7 @@ func (a *agent) observed(ctx context.Context, envoy func(context.Context, string
 		}
 	}
 	a.info.Metrics = l.Addr().String()
-	scrape := metrics.NewExporter(metrics.Config{Own: a.registry, Envoy: envoy, Self: a.self, Application: a.config.AppMetrics, Log: a.log})
-	return []lifecycle.Component{lifecycle.HTTPServer("metrics", observe(scrape, &a.health, a.registry, a.metrics), l, time.Second)}, nil
+	return []lifecycle.Component{lifecycle.HTTPServer("metrics", observe(a.exporter, &a.health, a.registry, a.metrics), l, time.Second)}, nil
 }
 
 // self is who tells the metrics.

@@ -33,8 +33,12 @@ func (a admin) inspect(ctx context.Context, what string, w io.Writer) error {
 
 // answer answers a question of the zone, in a call beside the stream on which it came.
 func (a *attendant) answer(ctx context.Context, client enrolpb.EnrolmentClient, ask *enrolpb.Ask) {
-	if ask.GetWhat() == "tap" && a.tap != nil {
-		a.tapped(ctx, client, ask)
+	switch {
+	case ask.GetWhat() == "tap" && a.tap != nil:
+		a.follow(ctx, client, ask, a.showTap)
+		return
+	case ask.GetWhat() == "top" && a.top != nil:
+		a.follow(ctx, client, ask, a.showTop)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
@@ -57,8 +61,9 @@ func (a *attendant) answer(ctx context.Context, client enrolpb.EnrolmentClient, 
 	}
 }
 
-// tapped answers a question whose answer goes on: the first part is empty and says that Envoy tells, the others are an event each.
-func (a *attendant) tapped(ctx context.Context, client enrolpb.EnrolmentClient, ask *enrolpb.Ask) {
+// follow answers a question whose answer goes on: the first part is empty and says that it begins, the others are JSON. show tells
+// until ctx ends.
+func (a *attendant) follow(ctx context.Context, client enrolpb.EnrolmentClient, ask *enrolpb.Ask, show func(ctx context.Context, detail []byte, tell func(any) error) error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := client.Answer(ctx)
@@ -66,34 +71,47 @@ func (a *attendant) tapped(ctx context.Context, client enrolpb.EnrolmentClient, 
 		a.log.Warn("a question of the zone was not answered", "what", ask.GetWhat(), "reason", err)
 		return
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() { // the zone ends the call when nobody waits any more
-		ended <- stream.RecvMsg(new(enrolpb.AnswerTaken))
-		cancel()
+		defer close(ended)
+		defer cancel()
+		_ = stream.RecvMsg(new(enrolpb.AnswerTaken))
 	}()
-	send := func(part *enrolpb.AnswerPart) error {
-		part.Id = ask.GetId()
-		return stream.Send(part)
-	}
-	var what mesh.Tap
-	if err = json.Unmarshal(ask.GetTap(), &what); err == nil {
-		err = a.tap.Watch(ctx, a.self(), what, func(e mesh.TapEvent) error {
-			if e == (mesh.TapEvent{}) {
-				a.log.Info("requests are shown to somebody", "by", what.By)
-				return send(&enrolpb.AnswerPart{})
-			}
-			data, err := json.Marshal(e)
-			if err != nil {
+	begun := false
+	err = show(ctx, ask.GetDetail(), func(v any) error {
+		part := &enrolpb.AnswerPart{Id: ask.GetId()}
+		if begun {
+			if part.Data, err = json.Marshal(v); err != nil {
 				return err
 			}
-			return send(&enrolpb.AnswerPart{Data: data})
-		})
-	}
+		}
+		begun = true
+		return stream.Send(part)
+	})
 	if err != nil && ctx.Err() == nil {
-		_ = send(&enrolpb.AnswerPart{Error: err.Error()}) // the zone may have gone
+		_ = stream.Send(&enrolpb.AnswerPart{Id: ask.GetId(), Error: err.Error()}) // the zone may have gone
 	}
 	_ = stream.CloseSend() // never fails
 	<-ended
+}
+
+// showTap shows live requests.
+func (a *attendant) showTap(ctx context.Context, detail []byte, tell func(any) error) error {
+	var t mesh.Tap
+	if err := json.Unmarshal(detail, &t); err != nil {
+		return err
+	}
+	a.log.Info("requests are shown to somebody", "by", t.By)
+	return a.tap.Watch(ctx, a.self(), t, func(e mesh.TapEvent) error { return tell(e) })
+}
+
+// showTop tells what passes between pairs.
+func (a *attendant) showTop(ctx context.Context, detail []byte, tell func(any) error) error {
+	var t mesh.Top
+	if err := json.Unmarshal(detail, &t); err != nil {
+		return err
+	}
+	return a.top(ctx, t, func(f mesh.Flows) error { return tell(f) })
 }
 
 // answerParts cuts what is written into parts. The first is sent even if it is empty: it says whose answer comes.

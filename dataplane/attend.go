@@ -18,6 +18,7 @@ import (
 	"github.com/comity-mesh/comity/dataplane/peer"
 	"github.com/comity-mesh/comity/dataplane/tap"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/mesh"
 )
 
 const (
@@ -45,6 +46,7 @@ type attendant struct {
 	inspect func(ctx context.Context, what string, w io.Writer) error
 	tap     *tap.Server // nil where there is no Envoy
 	self    func() tap.Self
+	top     func(context.Context, mesh.Top, func(mesh.Flows) error) error
 
 	mu       sync.Mutex
 	health   *enrolpb.Health

@@ -58,7 +58,7 @@ func (a *agent) serveClient(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	parts, err := a.observed(ctx, nil)
+	parts, err := a.observed(ctx)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

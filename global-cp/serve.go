@@ -162,7 +162,7 @@ func (p *parts) assemble(at addresses) error {
 		Check: check.Resource, Inspect: func(ctx context.Context, zone string, proxy mesh.ProxyID, what string) ([]byte, error) {
 			return p.fed.Ask(ctx, zone, what, proxy.String())
 		},
-		Admit: p.fed.Admit, Tap: p.fed.Tap, Stopping: p.stopping,
+		Admit: p.fed.Admit, Tap: p.fed.Tap, Top: p.fed.Top, Stopping: p.stopping,
 	})
 	if err != nil {
 		return err

@@ -70,7 +70,8 @@ type TapEvent struct {
 	End      *TapEnd      `json:"end,omitempty"`
 }
 
-// TapRequest is a request that has ended or, without a Method, a connection. It has no header, no body and no query.
+// TapRequest is a request that has ended or, without a Method, a connection that has begun (Open) or ended. It has no header, no body
+// and no query.
 type TapRequest struct {
 	Time        time.Time `json:"time"` // of its begin
 	DurationMS  float64   `json:"durationMs"`
@@ -80,6 +81,7 @@ type TapRequest struct {
 	Source      TapEnds   `json:"source"`
 	Destination TapEnds   `json:"destination"`
 	Protocol    string    `json:"protocol"` // "HTTP/1.1", "HTTP/2", "TCP"
+	Open        bool      `json:"open,omitempty"`
 	Method      string    `json:"method,omitempty"`
 	Host        string    `json:"host,omitempty"`
 	Path        string    `json:"path,omitempty"`

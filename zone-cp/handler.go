@@ -30,6 +30,9 @@ func (z *zone) handler(ctx context.Context) (http.Handler, error) {
 		Inspect: func(ctx context.Context, _ string, proxy mesh.ProxyID, what string) ([]byte, error) {
 			return z.desk.Ask(ctx, proxy, what)
 		},
+		Top: func(ctx context.Context, _ string, t mesh.Top, emit func(mesh.Flows) error) error {
+			return z.top(ctx, t, emit)
+		},
 		Tap: func(ctx context.Context, _ string, t mesh.Tap, emit func(mesh.TapEvent) error) error {
 			return z.tap(ctx, t, emit)
 		},

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -18,7 +21,7 @@ func (z *zone) tap(ctx context.Context, t mesh.Tap, emit func(mesh.TapEvent) err
 	}
 	find := z.servers(t)
 	if t.Side == mesh.TapClient {
-		find = z.clients
+		find = z.everybody
 	}
 	if t.Proxy != "" {
 		id, err := mesh.ParseProxyID(t.Proxy)
@@ -42,6 +45,33 @@ func (z *zone) tap(ctx context.Context, t mesh.Tap, emit func(mesh.TapEvent) err
 	return err
 }
 
+// follow answers questions of global whose answers go on.
+func (z *zone) follow(ctx context.Context, what, subject string, emit func(any) error) error {
+	switch what {
+	case "tap":
+		var t mesh.Tap
+		if err := json.Unmarshal([]byte(subject), &t); err != nil {
+			return err
+		}
+		return z.tap(ctx, t, func(e mesh.TapEvent) error { return emit(e) })
+	case "top":
+		var t mesh.Top
+		if err := json.Unmarshal([]byte(subject), &t); err != nil {
+			return err
+		}
+		return z.top(ctx, t, func(f mesh.Flows) error { return emit(f) })
+	}
+	return fmt.Errorf("zone %s does not know what %q is", z.Zone, what)
+}
+
+// top tells what passes between pairs in the zone.
+func (z *zone) top(ctx context.Context, t mesh.Top, emit func(mesh.Flows) error) error {
+	if err := t.Check(); err != nil {
+		return err
+	}
+	return z.desk.Top(ctx, z.Zone, t, z.everybody, emit)
+}
+
 // servers finds the proxies that serve a service and attend.
 func (z *zone) servers(t mesh.Tap) func(context.Context) ([]mesh.ProxyID, error) {
 	return func(ctx context.Context) ([]mesh.ProxyID, error) {
@@ -57,21 +87,23 @@ func (z *zone) servers(t mesh.Tap) func(context.Context) ([]mesh.ProxyID, error)
 	}
 }
 
-// clients are all proxies that may call.
-func (z *zone) clients(context.Context) ([]mesh.ProxyID, error) {
+// everybody are all proxies, who are those that may call.
+func (z *zone) everybody(context.Context) ([]mesh.ProxyID, error) {
 	out := z.attending(func(topology.Workload) bool { return true })
+	var gateways []mesh.ProxyID
 	for id, a := range z.table.Picture().Agents {
-		if id.Role == mesh.RoleIngress && a.Attending {
-			out = append(out, id)
+		if id.Role != mesh.RoleSidecar && a.Attending {
+			gateways = append(gateways, id)
 		}
 	}
-	return out, nil
+	slices.SortFunc(gateways, func(a, b mesh.ProxyID) int { return cmp.Compare(a.String(), b.String()) })
+	return append(gateways, out...), nil
 }
 
 func (z *zone) attending(which func(topology.Workload) bool) (out []mesh.ProxyID) {
 	picture := z.table.Picture()
 	for _, w := range picture.Workloads {
-		if picture.Agents[w.ProxyID()].Attending && which(w) {
+		if picture.Agents[w.ProxyID()].Attending && !w.Spec.Proxyless && which(w) {
 			out = append(out, w.ProxyID())
 		}
 	}

@@ -67,3 +67,33 @@ func (c *Client) Tap(ctx context.Context, zones []string, t mesh.Tap, each func(
 	}
 	return err
 }
+
+// Top calls each with what passed between pairs in the zones, all if none is named, interval by interval and zone by zone, until each
+// fails or ctx ends.
+func (c *Client) Top(ctx context.Context, zones []string, t mesh.Top, each func(mesh.Flows) error) error {
+	q := url.Values{"zone": zones}
+	if t.Milliseconds != 0 {
+		q.Set("ms", strconv.Itoa(t.Milliseconds))
+	}
+	if t.ByProxy {
+		q.Set("byProxy", "true")
+	}
+	res, err := c.send(ctx, request{method: http.MethodGet, path: "/api/v1/top", query: q, header: map[string]string{"Accept": "text/event-stream"}})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	return c.events(ctx, res.Body, func(name, _, data string) error {
+		switch name {
+		case "error":
+			return problemEvent(data)
+		case "flows":
+			var f mesh.Flows
+			if err := json.Unmarshal([]byte(data), &f); err != nil {
+				return fmt.Errorf("event of a top: %w", err)
+			}
+			return each(f)
+		}
+		return nil // of a newer server
+	})
+}

@@ -1386,10 +1386,12 @@ func (x *Name) GetNumber() uint32 {
 
 // Ask is a question about the live state of the proxy, answered with Enrolment.Answer.
 type Ask struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // "config", "stats", "clusters", "tap"
-	Tap           []byte                 `protobuf:"bytes,3,opt,name=tap,proto3" json:"tap,omitempty"`   // JSON mesh.Tap, of "tap": its answer is JSON mesh.TapEvents, one in a part, until either side ends it
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	What  string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // "config", "stats", "clusters"; "tap", "top", whose answers go on until either side ends them
+	// JSON: of "tap" mesh.Tap, answered with a mesh.TapEvent in each part; of "top" mesh.Top, answered with mesh.Flows. A first part that
+	// is empty says that the answer begins.
+	Detail        []byte `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1438,9 +1440,9 @@ func (x *Ask) GetWhat() string {
 	return ""
 }
 
-func (x *Ask) GetTap() []byte {
+func (x *Ask) GetDetail() []byte {
 	if x != nil {
-		return x.Tap
+		return x.Detail
 	}
 	return nil
 }
@@ -2366,11 +2368,11 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\x05names\x18\x01 \x03(\v2\x15.comity.enrol.v1.NameR\x05names\"4\n" +
 	"\x04Name\x12\x14\n" +
 	"\x05hosts\x18\x01 \x03(\tR\x05hosts\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\rR\x06number\";\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\"A\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04what\x18\x02 \x01(\tR\x04what\x12\x10\n" +
-	"\x03tap\x18\x03 \x01(\fR\x03tap\"F\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\fR\x06detail\"F\n" +
 	"\n" +
 	"AnswerPart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +

@@ -128,11 +128,8 @@ func (e *Exporter) envoy(ctx context.Context, raw bool) []*dto.MetricFamily {
 	if e.config.Envoy == nil {
 		return nil
 	}
-	// An Envoy that is asked collects the histograms of its threads, and answers before it has them.
-	_ = e.config.Envoy(ctx, "/stats?usedonly&filter="+url.QueryEscape("^$"), io.Discard)
-	of := e.ask(ctx, "")
-	again := func() families { return e.ask(ctx, `^cluster\..*upstream_rq_[1-5]xx$`) }
-	out := append(e.traffic.Read(e.config.Self(), of, again), e.traffic.names.state(of)...)
+	of, pairs := e.pairs(ctx)
+	out := append(pairs, e.traffic.names.state(of)...)
 	out = append(out, rules(of)...)
 	if f := authorization(of); f != nil {
 		out = append(out, f)
@@ -143,6 +140,17 @@ func (e *Exporter) envoy(ctx context.Context, raw bool) []*dto.MetricFamily {
 		}
 	}
 	return out
+}
+
+// pairs are what Envoy counts, and the metrics of pairs that are made of it; nil if it does not answer.
+func (e *Exporter) pairs(ctx context.Context) (of families, pairs []*dto.MetricFamily) {
+	// An Envoy that is asked collects the histograms of its threads, and answers before it has them.
+	_ = e.config.Envoy(ctx, "/stats?usedonly&filter="+url.QueryEscape("^$"), io.Discard)
+	if of = e.ask(ctx, ""); of == nil {
+		return nil, nil
+	}
+	again := func() families { return e.ask(ctx, `^cluster\..*upstream_rq_[1-5]xx$`) }
+	return of, e.traffic.Read(e.config.Self(), of, again)
 }
 
 // ask returns what Envoy counted, of what the filter matches; nothing if it is not there, which comity_agent_envoy_ready says.

@@ -50,7 +50,7 @@ func (s Self) request(log string, e *datav3.HTTPAccessLogEntry) (mesh.TapRequest
 func (s Self) connection(log string, e *datav3.TCPAccessLogEntry) (mesh.TapRequest, map[string]string, bool) {
 	c := e.GetCommonProperties()
 	r := s.common(log, c)
-	r.Protocol = "TCP"
+	r.Protocol, r.Open = "TCP", c.GetAccessLogType() == datav3.AccessLogType_TcpUpstreamConnected
 	r.BytesIn, r.BytesOut = e.GetConnectionProperties().GetReceivedBytes(), e.GetConnectionProperties().GetSentBytes()
 	r.Details = firstOf(c.GetDownstreamTransportFailureReason(), c.GetConnectionTerminationDetails(), c.GetUpstreamTransportFailureReason())
 	r.Policy = decidedBy(r.Details, c.GetMetadata())

@@ -2092,8 +2092,8 @@ func (x *StatusRecord) GetValue() []byte {
 type Query struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	What    string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`       // "config", "stats", "clusters"; "tap"
-	Subject string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // a proxy; of "tap" JSON mesh.Tap
+	What    string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`       // "config", "stats", "clusters"; "tap", "top"
+	Subject string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // a proxy; of "tap" and "top" JSON mesh.Tap and mesh.Top
 	// The answer goes on, part by part, until the zone ends it or global withdraws the question. (protocol 3)
 	Follow        bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
 	Withdraw      bool `protobuf:"varint,5,opt,name=withdraw,proto3" json:"withdraw,omitempty"` // nobody waits for the answer to this id any more; there is nothing else in the query (protocol 3)

@@ -42,7 +42,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 		MergeSlashes:  true,
 		// Long streams are legitimate; this ends those that carried nothing for an hour.
 		StreamIdleTimeout: seconds(3600),
-		AccessLog:         slices.Concat(b.accessLogs(h.Telemetry, httpLogFields()), []*accesslogv3.AccessLog{b.tapRequests(h.StatPrefix)}, b.httpNotes(h)),
+		AccessLog:         slices.Concat(b.accessLogs(h.Telemetry, httpLogFields()), []*accesslogv3.AccessLog{b.tellRequests()}, b.httpNotes(h)),
 	}
 	m.AccessLog = append(m.AccessLog, b.countPlaintext(h.Plaintext, nil)...)
 	if h.Codec == ir.CodecHTTP2 {

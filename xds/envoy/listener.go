@@ -20,7 +20,7 @@ func listenerMessage(b *messages, l ir.Listener) (proto.Message, error) {
 		Address:          address(l.Address, l.Port),
 		StatPrefix:       l.Name, // by default the address, which differs from proxy to proxy
 		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
-		AccessLog:        []*accesslogv3.AccessLog{b.tapBytes(TapConnections)},
+		AccessLog:        []*accesslogv3.AccessLog{b.tellBytes(TapConnections)},
 	}
 	if l.Inspect {
 		if !l.Application {

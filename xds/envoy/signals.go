@@ -118,9 +118,9 @@ func connected(not bool) *accesslogv3.AccessLogFilter {
 	}}}
 }
 
-// tcpLogs are the logs, at the end of a connection, and the notes.
+// tcpLogs are the logs, at the end of a connection, the taps and the notes.
 func (b *messages) tcpLogs(t ir.TCP) []*accesslogv3.AccessLog {
-	logs := append(b.accessLogs(t.Telemetry, tcpLogFields()), b.tapBytes(t.StatPrefix))
+	logs := b.accessLogs(t.Telemetry, tcpLogFields())
 	for _, l := range logs {
 		atEnd := []*accesslogv3.AccessLogFilter{connected(true)}
 		if l.Filter != nil {
@@ -128,5 +128,5 @@ func (b *messages) tcpLogs(t ir.TCP) []*accesslogv3.AccessLog {
 		}
 		l.Filter = allOf(atEnd...)
 	}
-	return append(logs, b.tcpNotes(t)...)
+	return append(append(logs, b.tellBytes(tapBytes)), b.tcpNotes(t)...)
 }

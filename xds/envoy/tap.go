@@ -21,9 +21,10 @@ import (
 const (
 	// TapKey is in the agent's hands alone.
 	TapKey = "comity.tap"
-	// TapConnections is the log of connections that a listener took; the other logs are named after what is counted under
-	// the same prefix (ir.HTTP.StatPrefix).
+	// TapConnections is the log of connections that a listener took; the others are of requests, and of connections that are passed on.
 	TapConnections = "connections"
+	tapRequests    = "requests"
+	tapBytes       = "bytes"
 )
 
 // tapTags are those of what is told to the agent, which knows them by these names (dataplane/tap): what the entries of access
@@ -39,12 +40,12 @@ func tapTags(requests bool) map[string]string {
 	return tags
 }
 
-// tapRequests tells of requests, tapBytes of connections that are passed on.
-func (b *messages) tapRequests(name string) *accesslogv3.AccessLog {
-	return b.tap("envoy.access_loggers.http_grpc", &grpclogv3.HttpGrpcAccessLogConfig{CommonConfig: tapLog(name, tapTags(true)), AdditionalRequestHeadersToLog: mesh.TapHeaders()})
+// tellRequests tells of requests, tellBytes of connections.
+func (b *messages) tellRequests() *accesslogv3.AccessLog {
+	return b.tap("envoy.access_loggers.http_grpc", &grpclogv3.HttpGrpcAccessLogConfig{CommonConfig: tapLog(tapRequests, tapTags(true)), AdditionalRequestHeadersToLog: mesh.TapHeaders()})
 }
 
-func (b *messages) tapBytes(name string) *accesslogv3.AccessLog {
+func (b *messages) tellBytes(name string) *accesslogv3.AccessLog {
 	return b.tap("envoy.access_loggers.tcp_grpc", &grpclogv3.TcpGrpcAccessLogConfig{CommonConfig: tapLog(name, tapTags(false))})
 }
 

@@ -41,8 +41,9 @@ type Config struct {
 	Statements func() []identity.Statement
 	// Ask answers a question about a proxy: what is "config", "stats" or "clusters", subject a mesh.ProxyID.
 	Ask func(ctx context.Context, what, subject string) ([]byte, error)
-	// Tap shows live requests until it has nothing more to show, ctx ends or emit fails.
-	Tap func(ctx context.Context, t mesh.Tap, emit func(mesh.TapEvent) error) error
+	// Follow answers a question whose answer goes on, until there is no more, ctx ends or emit fails: what is "tap" or "top", subject
+	// JSON, and what is emitted will be.
+	Follow func(ctx context.Context, what, subject string, emit func(any) error) error
 	// Heard is called when global has answered, and at the end of a session.
 	Heard func()
 	// Refused is told of copies that were not taken, or are passed over.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/federation/federationpb"
-	"github.com/comity-mesh/comity/mesh"
 )
 
 const (
@@ -45,22 +44,18 @@ func (h *host) follow(ctx context.Context, link *federation.ZoneLink, q *federat
 		sendLines(ctx, link, q.GetId(), lines)
 	}()
 	problem := ""
-	var t mesh.Tap
-	err := json.Unmarshal([]byte(q.GetSubject()), &t)
-	if err == nil {
-		err = h.client.cfg.Tap(ctx, t, func(e mesh.TapEvent) error {
-			line, err := json.Marshal(e)
-			if err != nil {
-				return err
-			}
-			select {
-			case lines <- append(line, '\n'):
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	}
+	err := h.client.cfg.Follow(ctx, q.GetWhat(), q.GetSubject(), func(v any) error {
+		line, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		select {
+		case lines <- append(line, '\n'):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
 	if err != nil && ctx.Err() == nil {
 		problem = err.Error()
 	}
