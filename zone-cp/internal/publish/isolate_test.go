@@ -2,7 +2,9 @@ package publish
 
 import (
 	"bytes"
+	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -149,4 +151,43 @@ func TestOneBadResourceIsRefusedAlone(t *testing.T) {
 		r.apply(second)
 		r.clean(first, second)
 	})
+}
+
+// TestPatchThatEnvoyRefuses: a patch that is well-formed, and that only an Envoy can know to be wrong, is refused with Envoy's words, and
+// what was before stays; it is called a risk either way. One that Envoy takes is in force.
+func TestPatchThatEnvoyRefuses(t *testing.T) {
+	r := newRunning(t, nil)
+	r.run()
+	r.apply(service(t, "web"), service(t, "cart"), routed(t, "cart", "cart", "/v1"))
+	r.envoy()
+	const cart = "cart.shop.svc.clusterset.local"
+	r.answers(cart, "/v1", "NO-BACKEND")
+	patch := func(merge string) mesh.Resource {
+		x := made(t, mesh.KindExtension, "patch", map[string]any{"patch": map[string]any{"resource": "RouteConfiguration", "name": "outbound", "merge": json.RawMessage(merge)}})
+		x.Namespace = policy.SystemNamespace
+		if wrong := policy.Validate(x); wrong != nil {
+			t.Fatalf("%+v", wrong)
+		}
+		return x
+	}
+	risky := func(s mesh.ResourceStatus) {
+		t.Helper()
+		if !strings.HasPrefix(s.Message, "risk: ") {
+			t.Errorf("it is not called a risk: %+v", s)
+		}
+	}
+	bad := patch(`{"virtual_hosts": [{"name": "more", "domains": ["` + cart + `"], "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 418}}]}]}`)
+	r.apply(bad)
+	risky(r.refused(bad, "domain"))
+	r.answers(cart, "/v1", "NO-BACKEND")
+
+	good := patch(`{"response_headers_to_add": [{"header": {"key": "x-patched", "value": "by-hand"}}]}`)
+	r.apply(good)
+	r.clean(good)
+	s, err := r.status(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	risky(s)
+	r.answers(cart, "/v1", "NO-BACKEND")
 }
