@@ -61,6 +61,7 @@ func TestValidate(t *testing.T) {
 		"mesh config name":    {mesh.KindMeshConfig, "", "other", `{"defaultAuthorization":"Maybe"}`, []string{"/metadata/name invalid", "/spec/defaultAuthorization invalid"}},
 		"service":             {mesh.KindService, "shop", "web", `{"selector":{"app":"web"},"ports":[{"port":80,"appProtocol":"http"}]}`, nil},
 		"service without":     {mesh.KindService, "shop", "web", `{}`, []string{"/spec/selector required", "/spec/ports required"}},
+		"service websocket":   {mesh.KindService, "shop", "web", `{"selector":{"app":"web"},"ports":[{"name":"ws","port":80,"appProtocol":"kubernetes.io/ws"},{"name":"wss","port":443,"appProtocol":"kubernetes.io/wss"}]}`, []string{"/spec/ports/1/appProtocol unsupported"}},
 		"service ports":       {mesh.KindService, "shop", "web", `{"selector":{"app":"web"},"ports":[{"port":80},{"port":80,"name":"a","protocol":"UDP","appProtocol":"htp"}]}`, []string{"/spec/ports/0/name required", "/spec/ports/1/port duplicate", "/spec/ports/1/protocol unsupported", "/spec/ports/1/appProtocol invalid"}},
 		"port too large":      {mesh.KindService, "shop", "web", `{"selector":{"app":"web"},"ports":[{"port":65536}]}`, []string{"/spec/ports/0/port out_of_range"}},
 		"no namespace":        {mesh.KindServiceExport, "", "web", ``, []string{"/metadata/namespace required"}},

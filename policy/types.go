@@ -105,8 +105,8 @@ type ServicePort struct {
 	TargetPort uint16 `json:"targetPort,omitempty"`
 	// Protocol is TCP (the only one now).
 	Protocol string `json:"protocol,omitempty"`
-	// AppProtocol chooses what the mesh understands of the traffic: "http" (HTTP/1.1 and HTTP/2),
-	// "kubernetes.io/h2c" or "http2", "grpc", "tcp". Default "tcp" as nothing is known.
+	// AppProtocol chooses what the mesh understands of the traffic: "http" or "kubernetes.io/ws" (HTTP/1.1
+	// and HTTP/2, WebSockets included), "kubernetes.io/h2c" or "http2", "grpc", "tcp". Default "tcp" as nothing is known.
 	AppProtocol string `json:"appProtocol,omitempty"`
 }
 

@@ -89,7 +89,11 @@ func validateService(r *report, _ mesh.Resource, s *Service) {
 		default:
 			r.oneOf(at+"/protocol", p.Protocol, "", "TCP")
 		}
-		r.oneOf(at+"/appProtocol", p.AppProtocol, "", "http", "http2", "kubernetes.io/h2c", "grpc", "tcp")
+		if p.AppProtocol == "kubernetes.io/wss" {
+			r.unsupported(at+"/appProtocol", p.AppProtocol, "the mesh can't look into the application's own TLS: serve kubernetes.io/ws, which the mesh encrypts, or say tcp")
+			continue
+		}
+		r.oneOf(at+"/appProtocol", p.AppProtocol, "", "http", "kubernetes.io/ws", "http2", "kubernetes.io/h2c", "grpc", "tcp")
 	}
 }
 

@@ -195,6 +195,10 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get(doReset) != "" {
 		panic(http.ErrAbortHandler)
 	}
+	if r.Header.Get("Upgrade") == "websocket" {
+		serveUpgrade(w, r, a.name)
+		return
+	}
 	w.Header().Set("X-App", a.name)
 	if load := a.reported(); load != "" {
 		w.Header().Set("Endpoint-Load-Metrics", load)

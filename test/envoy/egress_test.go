@@ -52,6 +52,10 @@ func startOutsider(t *testing.T, name, host string, port uint16, cert *tls.Certi
 		o.mu.Lock()
 		o.from, o.told = append(o.from, r.RemoteAddr), append(o.told, r)
 		o.mu.Unlock()
+		if r.Header.Get("Upgrade") == "websocket" {
+			serveUpgrade(w, r, name)
+			return
+		}
 		client := ""
 		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 			client = r.TLS.PeerCertificates[0].Subject.CommonName
@@ -593,6 +597,15 @@ spec: {targetRef: {group: mesh.comity.dev, kind: ExternalService, name: %s}, act
 		got.is(t, 2, signals.Requests, "reporter=gateway", "source_zone=one", "destination=bank", "destination_zone=none", "code_class=2xx")
 		got.is(t, 1, signals.TCPConnections, "reporter=gateway", "source=web", "destination=queue")
 		got.is(t, 14, signals.TCPBytes, "source=web", "destination=queue", "direction=received")
+	})
+	t.Run("a WebSocket", func(t *testing.T) {
+		u := upgrade(t, local(w.spec(t, "web").Spec.OutboundPort), "api.bank.example", "/", "websocket", nil)
+		if u.status != http.StatusSwitchingProtocols || u.app != "bank" {
+			t.Fatalf("%d by %q", u.status, u.app)
+		}
+		if err := u.echo("rates"); err != nil {
+			t.Error(err)
+		}
 	})
 
 	t.Run("who may", func(t *testing.T) {

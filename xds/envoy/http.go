@@ -66,6 +66,7 @@ func (b *messages) httpManager(h ir.HTTP) proto.Message {
 	if h.Edge != nil {
 		guardRequests(m, *h.Edge)
 	}
+	allowUpgrades(m)
 	m.HttpFilters = append(m.HttpFilters, b.filterPlace(beforeFilters))
 	if h.Authorize {
 		// Allow rules without policies refuse everything. The policies come with the routes, so that they

@@ -132,7 +132,7 @@ func (p Protocol) IsHTTP() bool { return p != TCP }
 
 func protocolOf(appProtocol string) (Protocol, bool) {
 	switch appProtocol {
-	case "http":
+	case "http", "kubernetes.io/ws":
 		return HTTP, true
 	case "http2", "kubernetes.io/h2c":
 		return HTTP2, true
