@@ -1,7 +1,6 @@
 package envoy
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 
@@ -42,8 +41,8 @@ const (
 	// statsLog counts what other logs write.
 	statsLog = "envoy.access_loggers.stats"
 
-	// maxListed bounds one expression; Envoy reads no longer ones than 100,000 characters.
-	maxListed = 256
+	// maxExpression bounds one expression in characters; Envoy reads no longer ones than 100,000.
+	maxExpression = 60_000
 	// maxDecisionCounters bounds what the policies that came and went leave behind.
 	maxDecisionCounters = 4096
 )
@@ -123,7 +122,7 @@ func (s *states) decide(callers []ir.Caller, policyKey, decisionKey string) {
 		exact[v] = append(exact[v], c.Identity)
 	}
 	for _, v := range order {
-		for some := range slices.Chunk(exact[v], maxListed) {
+		for _, some := range portions(exact[v]) {
 			say(isOf(some), v.policy, v.allow)
 		}
 	}
@@ -139,12 +138,28 @@ func (s *states) note(audits []ir.Audit) {
 		for _, c := range a.Callers {
 			of = append(of, c.Identity)
 		}
-		s.ask(auditState, isOf(of), a.Policy) // the first of them comes last
-		all = chosen(isOf(of), a.Policy+",") + all
+		for _, some := range portions(of) { // no caller is of two of them
+			s.ask(auditState, isOf(some), a.Policy) // the first of the audits comes last
+			all = chosen(isOf(some), a.Policy+",") + all
+		}
 	}
 	if all != "" {
 		s.text(auditsState, all)
 	}
+}
+
+// portions divides patterns among expressions of which none is too long.
+func portions(patterns []ir.Pattern) [][]ir.Pattern {
+	var out [][]ir.Pattern
+	room := 0
+	for _, p := range patterns {
+		long := len(p) + len(callerID) + len(`.startsWith("") || `)
+		if room -= long; room < 0 || out == nil {
+			out, room = append(out, nil), maxExpression-long
+		}
+		out[len(out)-1] = append(out[len(out)-1], p)
+	}
+	return out
 }
 
 // isOf is met by the callers of any of the patterns.
