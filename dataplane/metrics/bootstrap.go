@@ -78,7 +78,9 @@ func golden() []string {
 		`http\.(inbound|callers|plaintext|egress|outbound|gateway).*\.(downstream_rq_(total|active|[1-5]xx|time|too_large|rx_reset)|downstream_cx_(total|active|protocol_error)|no_route|no_cluster)`,
 		`tcp\..+\.downstream_cx_(total|no_route|rx_bytes_total|tx_bytes_total)`,
 		`.+\.rbac\..*(allowed|denied)`,
-		`local_rate_limit\..+\.rate_limited`,
+		// Who came too fast, and whose tokens are good.
+		`(.+\.)?[a-z_]*local_rate_limit\..*rate_limited`,
+		`filter_chain\.jwt_authn\..+`,
 		// What the zone's configuration has it note.
 		`comity\..+`,
 		// Configuration: connection to the zone, and refused updates (refused trust keeps the old trust).
