@@ -201,7 +201,8 @@ func (b *bench) measureFeatures(ctx context.Context) ([]cost, error) {
 			if err := b.mesh.apply(ctx, t.docs); err != nil {
 				return nil, fmt.Errorf("%s: %w", t.name, err)
 			}
-			s, err := b.slice(t.way, b.featureRequests)
+			var s slice
+			err := b.repeat(func() (err error) { s, err = b.slice(t.way, b.featureRequests); return err })
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", t.name, err)
 			}

@@ -90,6 +90,7 @@ type bench struct {
 	contestants map[string]map[string]way
 	stops       []func()
 	began       time.Time
+	repeated    int // slices that failed and were done again
 	// conditions of the run, for tables: the date and the load before it.
 	conditions string
 }

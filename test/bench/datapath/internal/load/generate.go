@@ -105,7 +105,7 @@ func (g *generator) do(o Order) (Result, error) {
 
 func (g *generator) open(o Order) error {
 	g.wrong, g.failed = nil, make(chan struct{})
-	for range o.Connections {
+	for i := range o.Connections {
 		l, err := o.dial()
 		if err != nil {
 			return err
@@ -123,9 +123,18 @@ func (g *generator) open(o Order) error {
 			})
 			g.fail(fmt.Errorf("connection: %w", err))
 		})
+		if i%together == together-1 {
+			if _, err := g.runOn(g.links[i+1-together:], together); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
+
+// together are the connections that are opened at a time: of all handshakes at once, some would take longer on a busy machine
+// than proxies wait for one.
+const together = 4
 
 func (g *generator) fail(err error) {
 	g.mu.Lock()
@@ -170,7 +179,9 @@ func (g *generator) onAnswer(f func(l link, tag int)) {
 }
 
 // run makes n requests with all connections busy.
-func (g *generator) run(n int) (Result, error) {
+func (g *generator) run(n int) (Result, error) { return g.runOn(g.links, n) }
+
+func (g *generator) runOn(links []link, n int) (Result, error) {
 	if n == 0 {
 		return Result{}, nil
 	}
@@ -193,7 +204,7 @@ func (g *generator) run(n int) (Result, error) {
 		begin(l)
 	})
 	at := time.Now()
-	for _, l := range g.links {
+	for _, l := range links {
 		for range l.streams() {
 			begin(l)
 		}
