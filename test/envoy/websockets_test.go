@@ -142,7 +142,8 @@ spec:
 			}
 		})
 	}
-	t.Run("from outside over HTTP/2", func(t *testing.T) { // as browsers do on a connection that offers it
+	// As browsers do on a connection that offers it.
+	t.Run("from outside over HTTP/2", func(t *testing.T) { //nolint:staticcheck // net/http itself sends no :protocol
 		h := &http2.Transport{DialTLSContext: func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
 			d := tls.Dialer{Config: &tls.Config{RootCAs: ca.pool(), ServerName: "chat.example.com", NextProtos: []string{"h2"}}}
 			return d.DialContext(ctx, network, net.JoinHostPort(at, strconv.Itoa(int(secure))))
