@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,7 +70,10 @@ how long that took.`,
 			if err := s.showApplied(res, dryRun, progressed(last, took)); err != nil {
 				return err
 			}
-			return r.rejected(cmd.Context(), last, res.Items)
+			if err := r.rejected(cmd.Context(), last, res.Items); err != nil {
+				return err
+			}
+			return s.sayNotes(cmd.Context(), r, res.Items)
 		},
 	}
 	documentFlags(cmd, &files, &recursive)
@@ -100,6 +104,38 @@ func (s *shell) sayAway(p client.Progress) {
 			s.say("zone %s is not connected; it gets the revision when it comes back", z.Zone)
 		}
 	}
+}
+
+// mostNotes bounds for how many resources it is asked what zones say of them.
+const mostNotes = 50
+
+// sayNotes tells what zones say of resources that they took: what of them can't take effect, and what overrides them. They are in force
+// as they are, so this is no failure.
+func (s *shell) sayNotes(ctx context.Context, r *remote, items []client.ApplyItem) error {
+	for _, it := range items[:min(len(items), mostNotes)] {
+		kind, ok := policy.Lookup(string(it.Kind))
+		if !ok || it.Kind == mesh.KindZone {
+			continue
+		}
+		o, err := r.Get(ctx, kind, it.Namespace, it.Name, "")
+		if err != nil {
+			return err
+		}
+		said, order := map[string][]string{}, []string{}
+		for _, z := range resourceStatuses(o) {
+			if z.Message == "" {
+				continue
+			}
+			if said[z.Message] == nil {
+				order = append(order, z.Message)
+			}
+			said[z.Message] = append(said[z.Message], z.Zone)
+		}
+		for _, message := range order {
+			s.say("note: %s: %s (%s)", clean(refName(it.Kind, it.Name)), clean(message), clean(strings.Join(said[message], ", ")))
+		}
+	}
+	return nil
 }
 
 // await follows a revision until all zones are done.

@@ -55,13 +55,13 @@ clusters, endpoints, secrets (whom to trust; there are no keys), routes and list
 statuses of the resources goes to standard error.
 
 What a mesh finds out by itself must be in the documents or is made up: Workloads (kind Workload, whose metadata.origin is the zone
-where it runs; the one zone if there is but one), of every Zone a trust domain (spec.trustDomain, else NAME.example) with a root
+where it runs; the one zone if there is but one), of every Zone a trust domain (spec.trustDomain, else status.trustDomain, else NAME.example) with a root
 certificate made for the purpose, and an ingress "gate" at ` + compiledIngress + `. Workloads count as ready.
 
 PROXY is NAMESPACE/WORKLOAD, or ingress/gate.`,
 		Example: `  comity compile -f shop/ --proxy shop/web-1
   comity compile -f shop/ --zone east --proxy ingress/gate -o json
-  comity get services,httproutes,workloads -A -o yaml | comity compile -f - --proxy shop/web-1 --ir`,
+  comity get zones,services,httproutes,authorizationpolicies,workloads -A -o yaml | comity compile -f - --proxy shop/web-1 --ir`,
 		Args: cobra.NoArgs,
 		RunE: func(_ *cobra.Command, _ []string) error {
 			docs, err := s.readDocuments(files, recursive)
@@ -120,7 +120,8 @@ func readCompiled(docs []byte) (*compiled, error) {
 			}
 			if z, err := policy.DecodeAs[policy.Zone](res); err == nil {
 				c.zones = append(c.zones, res.Name)
-				c.trust[res.Name] = cmp.Or(z.TrustDomain, mesh.TrustDomain(res.Name+".example"))
+				joined := decodeInto[struct{ TrustDomain mesh.TrustDomain }](o.Status) // as a live mesh says
+				c.trust[res.Name] = cmp.Or(z.TrustDomain, joined.TrustDomain, mesh.TrustDomain(res.Name+".example"))
 			}
 			c.resources = append(c.resources, res)
 		}

@@ -93,6 +93,7 @@ func (s *shell) runDemo(ctx context.Context, o demo.Options, check bool) error {
 	}
 	defer stopOrders()
 	console, tokenFile := d.Console()
+	caller, host := d.Example()
 	fmt.Fprintf(s.out, `
   Console  %s   sign in with the token in %s
 
@@ -101,10 +102,12 @@ func (s *shell) runDemo(ctx context.Context, o demo.Options, check bool) error {
     comity get zones; comity get proxies; comity get authorizationpolicies
     comity describe authorizationpolicy/cart-to-pay -n shop
     comity --context onprem get workloads  # a zone answers for itself
+    curl -H 'Host: %s' http://%s/balance   # as an application of gcp-west
+    comity tap ledger -n shop              # requests as they happen
     comity demo break onprem               # kill -9 of a whole zone; then: comity demo fix
     comity demo status -o json; comity demo down
 
-`, console, tokenFile, os.Args[0], demo.DirFlag(o.Dir))
+`, console, tokenFile, os.Args[0], demo.DirFlag(o.Dir), host, caller)
 	return s.liveLine(ctx, o.Dir)
 }
 

@@ -214,8 +214,8 @@ func describeZones(w io.Writer, zones []mesh.ResourceStatus) error {
 	t := table{columns: []string{"ZONE", "STATE", "WANTED", "APPLIED", "PROXIES", "MESSAGE"}}
 	for _, z := range zones {
 		message := z.Message
-		for _, k := range z.OverriddenBy {
-			message += " overridden by " + k.String()
+		if message == "" && len(z.OverriddenBy) > 0 { // of a release that said it only so
+			message = "overridden by " + z.OverriddenBy[0].String()
 		}
 		t.rows = append(t.rows, []string{z.Zone, string(z.State), fmt.Sprint(z.Wanted), fmt.Sprint(z.Applied), fmt.Sprintf("%d/%d", z.Acked, z.Total), message})
 	}

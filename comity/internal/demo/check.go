@@ -106,6 +106,9 @@ func (d *Demo) info(proc string) Info {
 	return d.infos[proc]
 }
 
+// Example is where an application of the shop reaches its sidecar, and a host that it may ask there.
+func (d *Demo) Example() (caller, host string) { return d.info(asker).Outbound, ledgerAnywhere }
+
 func (d *Demo) id(zone, account string) string {
 	return mesh.TrustDomain(zone+".demo.example").WorkloadID(namespace, account)
 }
