@@ -14,10 +14,14 @@ func (tr *Translator) edgeHost(p topology.EdgePort, e topology.EdgeListener, h t
 	end := out.Routes
 	out.Routes, out.Retry = nil, safeRetry(tr.settings.Retry)
 	var sources ir.Sources
+	demands := slices.ContainsFunc(h.Routes, func(m policy.RouteMatch) bool { return len(tr.edgeTokens(m)) > 0 })
 	for _, m := range h.Routes {
 		traffic := tr.t.EdgeTraffic(m.Route, m.RuleName)
 		routes := tr.treatOutbound(topology.Port{Protocol: topology.HTTP}, tr.ruleRoutes(m), ruled(traffic.Spec, m.Does))
-		before := append(tr.edgeTokens(m), tr.visitors(e)...)
+		tokens := tr.edgeTokens(m)
+		// Where a path is ambiguous it may be meant for a rule that demands a token.
+		free := len(tokens) == 0 || tr.t.EdgeAuthentication(m.Route, m.RuleName).Spec.JWT.Mode == policy.JWTOptional
+		before := append(tokens, tr.visitors(e, demands && free)...)
 		after := slices.Concat(tr.requestLimits(traffic.Spec.RateLimit, traffic.By("RateLimit")), tr.filtersOf(tr.t.EdgeExtensions(m.Route, m.RuleName)))
 		for i := range routes {
 			routes[i].Filters.Before = append(slices.Clip(routes[i].Filters.Before), before...)

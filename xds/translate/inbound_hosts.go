@@ -77,6 +77,9 @@ func (tr *Translator) findRouted() map[topology.ServicePort][]routed {
 			}
 			for _, m := range p.Routes {
 				for _, to := range tr.leadsTo(m) {
+					if to.Namespace != m.Route.Namespace {
+						continue // a grant lets a route lead here, and says nothing of what servers demand
+					}
 					list := out[to]
 					if n := len(list); n == 0 || list[n-1].service != s || list[n-1].port.Number != p.Number {
 						list = append(list, routed{service: s, port: p, byDefault: byDefault})

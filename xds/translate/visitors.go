@@ -2,6 +2,7 @@ package translate
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/ir"
@@ -10,7 +11,7 @@ import (
 
 // visitors decides who may come by a listener of a Gateway: what a Deny matches is refused, and where there is an Allow what none of
 // them matches. Where there is no policy everybody may, and the service decides about the ingress.
-func (tr *Translator) visitors(e topology.EdgeListener) []ir.Filter {
+func (tr *Translator) visitors(e topology.EdgeListener, guard bool) []ir.Filter {
 	policies := tr.t.Visitors(e.Gateway, e.Name)
 	out := &ir.Visitors{}
 	for _, a := range policies.All() {
@@ -22,7 +23,7 @@ func (tr *Translator) visitors(e topology.EdgeListener) []ir.Filter {
 			out.Decisions = append(out.Decisions, ir.Decision{Policy: name, Allow: !denies, Requests: visits(rule, denies)})
 		}
 	}
-	if len(out.Decisions) == 0 && len(policies.Allow) == 0 {
+	if len(out.Decisions) == 0 && len(policies.Allow) == 0 && !guard {
 		return nil
 	}
 	last := ir.Decision{Policy: DefaultAllowName, Allow: true}
@@ -30,6 +31,12 @@ func (tr *Translator) visitors(e topology.EdgeListener) []ir.Filter {
 		last = ir.Decision{Policy: DefaultDenyName}
 	}
 	out.Decisions = append(out.Decisions, last)
+	if guard || slices.ContainsFunc(out.Decisions, func(d ir.Decision) bool {
+		return slices.ContainsFunc(d.Requests, func(r ir.RequestMatch) bool { return len(r.Paths) > 0 })
+	}) {
+		ambiguous := ir.Decision{Policy: AmbiguousName, Requests: []ir.RequestMatch{{AmbiguousPath: true}}}
+		out.Decisions = append([]ir.Decision{ambiguous}, out.Decisions...)
+	}
 	return []ir.Filter{{Visitors: out}}
 }
 

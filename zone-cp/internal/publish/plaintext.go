@@ -38,9 +38,15 @@ func (p *Publisher) plaintextOf(t *topology.Topology) map[mesh.Key]mesh.Conditio
 		number             uint16
 	}
 	reports := map[port][]mesh.PlaintextPort{}
-	for _, a := range p.picture.Agents {
+	for id, a := range p.picture.Agents {
+		said := map[port]bool{}
 		for _, r := range a.Plaintext {
+			// A sidecar speaks of its own namespace, and once of a port: another's word could make an operator believe that nobody is left.
 			at := port{r.Namespace, r.Service, r.Port}
+			if id.Role != mesh.RoleSidecar || id.Namespace != r.Namespace || said[at] {
+				continue
+			}
+			said[at] = true
 			reports[at] = append(reports[at], r)
 		}
 	}
