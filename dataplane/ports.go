@@ -17,8 +17,12 @@ import (
 
 // reservation holds ports for Envoy from the moment they are chosen: bound, not listening, and with
 // SO_REUSEPORT, with which Envoy's listeners bind too. The kernel gives connections to listening
-// sockets only, and the ports to nobody else.
-type reservation struct{ held []int }
+// sockets only, and the ports to nobody else. Nobody but another agent, that is, which shares as well: so that two of them don't
+// hold one port, each has a name of the port first.
+type reservation struct {
+	held  []int
+	names []net.Listener
+}
 
 const (
 	lowestPick   = 20000
@@ -60,6 +64,12 @@ func (r *reservation) hold(hostPort, address string, port int) error {
 	if ip == nil {
 		return fmt.Errorf("%q is not an IP address", address)
 	}
+	// An abstract socket (unix(7)) ends with its process, whatever becomes of that.
+	name, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "@comity/port/" + hostPort})
+	if err != nil {
+		return fmt.Errorf("reserve %s: another agent has it: %w", hostPort, err)
+	}
+	r.names = append(r.names, name)
 	family := unix.AF_INET6
 	var sa unix.Sockaddr
 	if v4 := ip.To4(); v4 != nil {
@@ -84,7 +94,10 @@ func (r *reservation) Close() error {
 	for _, fd := range r.held {
 		errs = append(errs, unix.Close(fd))
 	}
-	r.held = nil
+	for _, n := range r.names {
+		errs = append(errs, n.Close())
+	}
+	r.held, r.names = nil, nil
 	return errors.Join(errs...)
 }
 
