@@ -60,6 +60,8 @@ type Demo struct {
 	// customers are the shoppers' processes, not started before the shop is open.
 	customers map[string][]string
 	infosMu   sync.Mutex
+	ports     map[int]bool // of 127.0.0.1, given to its workloads
+	portsMu   sync.Mutex
 	faults    faults
 }
 
@@ -77,7 +79,7 @@ type Info struct {
 // Up starts everything and returns when a request has crossed zones. On error it has stopped what it
 // started.
 func Up(ctx context.Context, o Options) (*Demo, error) {
-	d := &Demo{opts: o, wire: newWire(), begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}, customers: map[string][]string{}}
+	d := &Demo{opts: o, wire: newWire(), begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}, ports: map[int]bool{}, customers: map[string][]string{}}
 	if err := d.prepare(); err != nil {
 		return nil, err
 	}
@@ -342,11 +344,11 @@ func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) er
 	if err != nil {
 		return fmt.Errorf("enrolment token of %s: %w", w.name, err)
 	}
-	via, err := freePort()
+	via, err := d.freePort()
 	if err != nil {
 		return err
 	}
-	outbound, err := freePort()
+	outbound, err := d.freePort()
 	if err != nil {
 		return err
 	}
@@ -615,13 +617,20 @@ func (d *Demo) Down(ctx context.Context) {
 
 func addr(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
 
-// freePort finds a port of 127.0.0.1 that nobody has now. It is below those that the kernel gives to outgoing
-// connections: a sidecar that is killed must find its port free when it comes back.
-func freePort() (uint16, error) {
+// freePort finds a port of 127.0.0.1 that nobody has now, and that nobody else of this demo was given: two Envoys with one port
+// would share it. It is below those that the kernel gives to outgoing connections: a sidecar that is killed must find its port
+// free when it comes back.
+func (d *Demo) freePort() (uint16, error) {
+	d.portsMu.Lock()
+	defer d.portsMu.Unlock()
 	for range 100 {
 		port := 16384 + rand.IntN(16384) //nolint:gosec // a port to try, not a secret
+		if d.ports[port] {
+			continue
+		}
 		l, err := net.Listen("tcp", addr("127.0.0.1", port))
 		if err == nil {
+			d.ports[port] = true
 			return uint16(port), l.Close() //nolint:gosec // below 32768
 		}
 	}
