@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,14 @@ func TestCounts(t *testing.T) {
 			return fmt.Errorf("%+v", s)
 		}
 		return nil
+	})
+	// What global counts may be of before: the zone itself knows who has come back.
+	await(t, "pay is back", func() error {
+		list, err := east.Proxies(ctxOf(t), east.name)
+		if i := slices.IndexFunc(list, func(p mesh.ProxyStatus) bool { return p.Proxy.Name == "pay" }); err == nil && (i < 0 || !list[i].Connected || list[i].Since.Before(restarted)) {
+			err = fmt.Errorf("%+v", list)
+		}
+		return err
 	})
 	counts(service, 1, 1)
 	reaches("a change after a restart", global.apply(permit("web-calls-pay", "f")), 1)
