@@ -98,8 +98,14 @@ func TestTop(t *testing.T) {
 		}
 	}
 	sums := map[string]*mesh.Flow{}
-	for seen := uint64(0); seen < 2*asked; {
-		f := <-told
+	// Envoy's histograms come to the one who asks a moment after its counters.
+	for seen, durations := uint64(0), uint64(0); seen < 2*asked || durations < asked; {
+		var f mesh.Flows
+		select {
+		case f = <-told:
+		case err := <-ended:
+			t.Fatalf("%d requests and %d durations told, and then: %v", seen, durations, err)
+		}
 		for _, one := range f.Flows {
 			if one.Destination != "pay" || f.Milliseconds <= 0 {
 				t.Fatalf("%+v in %d ms", one, f.Milliseconds)
@@ -113,6 +119,11 @@ func TestTop(t *testing.T) {
 			sums[one.Reporter].Add(one)
 			for _, n := range one.Requests {
 				seen += n
+			}
+			if one.Reporter == signals.Client {
+				for _, n := range one.Durations {
+					durations += n
+				}
 			}
 		}
 	}
