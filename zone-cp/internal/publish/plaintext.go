@@ -9,11 +9,8 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-// callersOf names the workloads behind addresses. Of several at one address the first by name stands for them.
-func (p *Publisher) callersOf(ports []mesh.PlaintextPort) []mesh.PlaintextPort {
-	if len(ports) == 0 {
-		return nil
-	}
+// atAddresses names the workloads by their addresses. Of several at one address the first by name stands for them.
+func (p *Publisher) atAddresses() map[string]string {
 	at := map[string]string{}
 	for _, w := range p.picture.Workloads {
 		name := w.Namespace + "/" + w.Name
@@ -21,7 +18,15 @@ func (p *Publisher) callersOf(ports []mesh.PlaintextPort) []mesh.PlaintextPort {
 			at[w.Spec.Address] = name
 		}
 	}
-	out := slices.Clone(ports)
+	return at
+}
+
+// named gives the callers of ports the names of the workloads behind their addresses, which are looked up where there are ports.
+func named(ports []mesh.PlaintextPort, addresses func() map[string]string) []mesh.PlaintextPort {
+	if len(ports) == 0 {
+		return nil
+	}
+	at, out := addresses(), slices.Clone(ports)
 	for i := range out {
 		out[i].Callers = slices.Clone(out[i].Callers)
 		for j := range out[i].Callers {

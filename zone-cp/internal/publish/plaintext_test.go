@@ -51,8 +51,8 @@ func TestPlaintextCondition(t *testing.T) {
 	says("pay-2", began, legacy)
 	check("True", "2 callers, the last at 2026-01-01T11:00:00Z; 2 of 2")
 
-	named := p.callersOf(p.picture.Agents[mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "pay-1"}].Plaintext)[0].Callers
-	if named[0].Workload != "shop/pay-2" || named[1].Workload != "" || legacy.Workload != "" {
-		t.Errorf("%+v", named)
+	callers := named(p.picture.Agents[mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "pay-1"}].Plaintext, p.atAddresses)[0].Callers
+	if callers[0].Workload != "shop/pay-2" || callers[1].Workload != "" || legacy.Workload != "" {
+		t.Errorf("%+v", callers)
 	}
 }

@@ -126,6 +126,7 @@ func (p *Publisher) reportChanges() {
 	}
 	ids := slices.SortedFunc(maps.Keys(p.touched), func(a, b mesh.ProxyID) int { return strings.Compare(a.String(), b.String()) })
 	clear(p.touched)
+	addresses := sync.OnceValue(p.atAddresses)
 	for _, id := range ids {
 		agent, known := p.picture.Agents[id]
 		_, up := live[id]
@@ -138,7 +139,7 @@ func (p *Publisher) reportChanges() {
 		}
 		s := mesh.ProxyStatus{
 			Proxy: id, Zone: p.cfg.Zone, Connected: up, Identity: agent.Identity, Version: agent.EnvoyVersion, Healthy: agent.Healthy, Draining: agent.Draining, LastError: agent.Reason,
-			Unsevered: agent.Unsevered, Plaintext: p.callersOf(agent.Plaintext),
+			Unsevered: agent.Unsevered, Plaintext: named(agent.Plaintext, addresses),
 		}
 		if up {
 			x := list[acked[id]]
