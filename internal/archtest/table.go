@@ -17,7 +17,7 @@ var anyLib = []string{"*"}
 
 // leaves are what every program may use.
 var leaves = []string{
-	"internal/config", "internal/envoybin", "internal/fault", "internal/lifecycle", "internal/retry", "internal/signals", "internal/telemetry",
+	"internal/config", "internal/envoybin", "internal/fault", "internal/freeport", "internal/lifecycle", "internal/retry", "internal/signals", "internal/telemetry",
 	"internal/version",
 }
 
@@ -105,6 +105,8 @@ var rooms = []room{
 	{"internal/retry", nil, anyLib, "a leaf"},
 	{"internal/lifecycle", nil, []string{"golang.org/x/sync/errgroup"}, "a leaf: one library"},
 	{"internal/envoybin", []string{"internal/fault"}, nil, "a leaf"},
+	{"internal/freeport", nil, nil, "a leaf"},
+	{"internal/freeport/freeporttest", []string{"internal/freeport"}, nil, "used by tests only"},
 	{"internal/pgbin", []string{"internal/fault"}, nil, "a leaf: it runs Postgres, and does not speak with it"},
 	{"internal/openloop", nil, nil, "a leaf: the standard library is all that a schedule needs"},
 	{"internal/config", []string{"internal/fault"},
@@ -171,7 +173,7 @@ var doors = []door{
 	{"pgregory.net/rapid", []string{"store/storetest", "federation/fedtest"}, "for tests and the suites they share"},
 	{"github.com/rogpeppe/go-internal", []string{"comity"}, "for tests; comity diff shows differences with its package diff"},
 	{"github.com/google/go-cmp", []string{"store/storetest", "federation/fedtest", "xds/topology/topologytest", "internal/golden"}, "for tests and the suites they share"},
-	{"testing", []string{"store/storetest", "federation/fedtest", "xds/topology/topologytest", "internal/golden"},
+	{"testing", []string{"store/storetest", "federation/fedtest", "xds/topology/topologytest", "internal/freeport/freeporttest", "internal/golden"},
 		"a program that links `testing` has a test's flags and none of its honesty"},
 }
 

@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"sigs.k8s.io/yaml"
+
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 )
 
 // queries are what dashboards, alerts and recording rules ask of Prometheus, by where they stand.
@@ -114,7 +116,7 @@ spec: {selector: {app: gone}, ports: [{port: 8080, targetPort: 1, appProtocol: h
 	east.joins(global, "shop")
 	at := map[string]any{"metrics": map[string]any{"address": "127.0.0.1:0", "application": "http://" + broken.Addr().String() + "/metrics"}}
 	pay := east.workload("pay", at)
-	local := freePort(t)
+	local := int(freeporttest.Port(t))
 	web := east.workload("web", at, map[string]any{"upstreams": []map[string]any{{"service": "ledger", "namespace": "shop", "port": 5432, "localPort": local}}})
 	web.answers(payHost, 200)
 	await(t, "the service that nobody serves is known", func() error {

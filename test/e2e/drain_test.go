@@ -16,6 +16,7 @@ import (
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 	"github.com/comity-mesh/comity/internal/openloop"
 	"github.com/comity-mesh/comity/mesh"
 )
@@ -61,7 +62,7 @@ func (z *zone) replica(name, address string, port int) {
 // A workload, an ingress and a zone are drained under load, and a zone leaves: no request fails.
 func TestDrains(t *testing.T) {
 	global := startGlobal(t)
-	port := freePort(t)
+	port := int(freeporttest.Port(t))
 	global.apply(fmt.Sprintf(drainable, port, 50))
 	east, west := startZone(t, "east"), startZone(t, "west")
 	east.joins(global, "shop")

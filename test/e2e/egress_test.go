@@ -8,6 +8,7 @@ import (
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -37,7 +38,7 @@ spec:
 	web, other := z.workload("web"), z.workload("other")
 	web.answers(host, 503)
 	out := z.startProxy(nil, "ingress", "out", client.EnrolmentTokenRequest{Role: mesh.RoleEgress, Name: "out"}, map[string]any{
-		"role": "egress", "bindAddress": "127.0.0.1", "lanes": []int{freePort(t)},
+		"role": "egress", "bindAddress": "127.0.0.1", "lanes": []int{int(freeporttest.Port(t))},
 	})
 	if i, err := out.info(); err != nil || i.Identity != z.trustDomain.EgressID("out") {
 		t.Fatalf("%+v %v", i, err)
@@ -64,7 +65,7 @@ spec:
 		t.Errorf("the last egress: %v", err)
 	}
 	another := z.startProxy(nil, "ingress", second.Name, client.EnrolmentTokenRequest{Role: mesh.RoleEgress, Name: second.Name}, map[string]any{
-		"role": "egress", "bindAddress": "127.0.0.1", "lanes": []int{freePort(t)},
+		"role": "egress", "bindAddress": "127.0.0.1", "lanes": []int{int(freeporttest.Port(t))},
 	})
 	await(t, "the second egress is ready", func() error {
 		_, err := z.DrainProxy(ctxOf(t), first, client.ProxyDrainRequest{})

@@ -138,17 +138,6 @@ func (p *process) stop(s syscall.Signal) {
 // kill ends it like a power loss.
 func (p *process) kill() { p.stop(syscall.SIGKILL) }
 
-// freePort is free now; loopback tests share no port range with anybody.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func writeYAML(t testing.TB, path string, v any) string {
 	t.Helper()
 	text, err := yaml.Marshal(v)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 )
 
 // requireNetwork has tests that need namespaces fail instead of skipping.
@@ -183,7 +185,7 @@ func (h *host) address() string {
 // free is a port that nobody uses there.
 func (h *host) free(t testing.TB) int {
 	if h == nil {
-		return freePort(t)
+		return int(freeporttest.Port(t))
 	}
 	h.ports++
 	return 20000 + h.ports

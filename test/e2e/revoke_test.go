@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 )
 
 // talker serves, under HTTP and TCP, its name over and over until the connection ends.
@@ -91,7 +92,7 @@ metadata: {name: %[1]s, namespace: shop}
 	s.ingress("in1")
 	var upstreams []map[string]any
 	for _, svc := range append(others, "shared") {
-		s.ports[svc] = freePort(t)
+		s.ports[svc] = int(freeporttest.Port(t))
 		upstreams = append(upstreams, map[string]any{"service": svc, "port": 7, "localPort": s.ports[svc]})
 	}
 	s.all = s.workload("all", map[string]any{"upstreams": upstreams})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/comity-mesh/comity/dataplane/lrs"
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 )
 
 const ledgerTCP = `
@@ -92,7 +93,7 @@ func TestTraffic(t *testing.T) {
 	west.joins(global, "shop")
 	west.ingress("in1")
 	west.workload("pay")
-	local := freePort(t)
+	local := int(freeporttest.Port(t))
 	web := east.workload("web", map[string]any{"upstreams": []map[string]any{{"service": "ledger", "namespace": "shop", "port": 5432, "localPort": local}}})
 	web.answers(payHost, 200)
 

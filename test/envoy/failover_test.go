@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/envoy"
@@ -53,7 +54,7 @@ func newPayApp(t *testing.T, zone string) *payApp {
 // newThreeZones has so many of ten ready in zone one, and ten in each of the others.
 func newThreeZones(t *testing.T, ready float64) *threeZones {
 	t.Helper()
-	m := &threeZones{port: freePort(t), http: client(t, false)}
+	m := &threeZones{port: freeporttest.Port(t), http: client(t, false)}
 	m.in = topology.Input{Zone: "one", TrustDomain: "one.example", Roots: map[mesh.TrustDomain][]byte{}}
 	var zones []mesh.Resource
 	var authorities [3]authority
@@ -72,7 +73,7 @@ func newThreeZones(t *testing.T, ready float64) *threeZones {
 	}
 	for i, z := range zoneNames {
 		m.app[i] = newPayApp(t, z)
-		port := freePort(t)
+		port := freeporttest.Port(t)
 		in := topology.Input{Zone: z, TrustDomain: mesh.TrustDomain(z + ".example"), Roots: m.in.Roots}
 		in.Resources = append(slices.Clip(zones), resource(mesh.KindService, "shop", "pay",
 			fmt.Sprintf(`{"selector":{"app":"pay"},"ports":[{"port":8080,"targetPort":%d,"appProtocol":"http"}]}`, portOf(m.app[i].server.Listener.Addr()))))
@@ -91,7 +92,7 @@ func newThreeZones(t *testing.T, ready float64) *threeZones {
 			})
 			continue
 		}
-		web, dead := workload(z, "web", "web-1", freePort(t), 1), workload(z, "pay", "pay-2", freePort(t), 10-ready)
+		web, dead := workload(z, "web", "web-1", freeporttest.Port(t), 1), workload(z, "pay", "pay-2", freeporttest.Port(t), 10-ready)
 		web.Spec.OutboundPort, dead.Healthy = m.port, false
 		m.in.Resources = in.Resources
 		m.in.Workloads = []topology.Workload{web, in.Workloads[0], dead}

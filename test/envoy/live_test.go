@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/envoy"
 	"github.com/comity-mesh/comity/xds/ir"
@@ -113,7 +114,7 @@ func TestEndOfTrust(t *testing.T) {
 // TestFailover: local first, the other zone when the local one is gone, and back.
 func TestFailover(t *testing.T) {
 	m := newTwoZones(t)
-	dead := freePort(t)
+	dead := freeporttest.Port(t)
 	in := m.client
 	in.Resources = append(slices.Clone(in.Resources), resource(mesh.KindService, "shop", "pay",
 		`{"selector":{"app":"local-pay"},"ports":[{"name":"http","port":8080,"appProtocol":"http"}]}`))

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/envoy"
@@ -53,7 +54,7 @@ func newTwoZones(t *testing.T) *twoZones {
 	t.Helper()
 	m := &twoZones{
 		one: newAuthority(t, "one.example"), two: newAuthority(t, "two.example"), three: newAuthority(t, "three.example"),
-		webPort: freePort(t), webTCP: freePort(t), payPort: freePort(t), gateTLS: freePort(t),
+		webPort: freeporttest.Port(t), webTCP: freeporttest.Port(t), payPort: freeporttest.Port(t), gateTLS: freeporttest.Port(t),
 	}
 	roots := map[mesh.TrustDomain][]byte{"one.example": m.one.bundle(), "two.example": m.two.bundle(), "three.example": m.three.bundle()}
 	zones := []mesh.Resource{
@@ -90,7 +91,7 @@ func newTwoZones(t *testing.T) *twoZones {
 			Namespace: "shop", Name: "web-1", Labels: map[string]string{"app": "web"}, Healthy: true,
 			Identity: "spiffe://one.example/ns/shop/sa/web",
 			Spec: policy.Workload{
-				ServiceAccount: "web", Address: "127.0.0.1", InboundPort: freePort(t), OutboundPort: m.webPort,
+				ServiceAccount: "web", Address: "127.0.0.1", InboundPort: freeporttest.Port(t), OutboundPort: m.webPort,
 				Upstreams: []policy.Upstream{{Service: "pay", Port: 7070, LocalPort: m.webTCP}},
 			},
 		}},

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -194,21 +192,4 @@ func (p *process) update(t *testing.T, resources []envoy.Resource, counters ...s
 		}
 		return nil
 	})
-}
-
-// freePort finds a port that nobody has now. Envoys are told theirs, so that others can be told too. It is none of those that
-// the kernel gives to connections (from 32768 on): one of them could be taken before its Envoy listens.
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	for range 100 {
-		port := 10_000 + rand.N[uint16](22_000)
-		l, err := net.Listen("tcp", local(port))
-		if err != nil {
-			continue
-		}
-		defer l.Close()
-		return port
-	}
-	t.Fatal("no port is free")
-	return 0
 }

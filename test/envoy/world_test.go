@@ -33,6 +33,7 @@ import (
 	"github.com/comity-mesh/comity/dataplane/metrics"
 	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/dataplane/tap"
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/envoy"
@@ -55,7 +56,6 @@ type world struct {
 	ports   appPorts
 	net     string // 127.x.y.
 	hosts   int
-	taken   map[uint16]bool
 	keys    *keyCounts
 	names   *nameServer // that Envoys ask
 	secrets string      // folder of certificates on their machines
@@ -88,7 +88,6 @@ func newWorldOf(t *testing.T, golden bool) *world {
 	w := &world{
 		golden: golden,
 		t:      t, control: newControl(t), proxies: map[mesh.ProxyID]*proxy{}, apps: map[string]*app{}, keys: &keyCounts{n: map[string]int{}},
-		taken: map[uint16]bool{},
 		net:   fmt.Sprintf("127.%d.%d.", 1+rand.IntN(254), rand.IntN(256)), // several worlds on one machine don't meet
 		hosts: 1, names: startNameServer(t), secrets: t.TempDir(),
 	}
@@ -115,14 +114,10 @@ func newWorldOf(t *testing.T, golden bool) *world {
 	return w
 }
 
-// port finds a port that nobody has, and that no other of this world was told.
+// port is one that nobody else has while the world is there.
 func (w *world) port() uint16 {
-	for {
-		if p := freePort(w.t); !w.taken[p] {
-			w.taken[p] = true
-			return p
-		}
-	}
+	w.t.Helper()
+	return freeporttest.Port(w.t)
 }
 
 func (w *world) host() string {

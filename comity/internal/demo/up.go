@@ -24,6 +24,7 @@ import (
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/freeport"
 	"github.com/comity-mesh/comity/internal/pgbin"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
@@ -60,8 +61,7 @@ type Demo struct {
 	// customers are the shoppers' processes, not started before the shop is open.
 	customers map[string][]string
 	infosMu   sync.Mutex
-	ports     map[int]bool // of 127.0.0.1, given to its workloads
-	portsMu   sync.Mutex
+	claims    claims
 	faults    faults
 }
 
@@ -79,7 +79,7 @@ type Info struct {
 // Up starts everything and returns when a request has crossed zones. On error it has stopped what it
 // started.
 func Up(ctx context.Context, o Options) (*Demo, error) {
-	d := &Demo{opts: o, wire: newWire(), begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}, ports: map[int]bool{}, customers: map[string][]string{}}
+	d := &Demo{opts: o, wire: newWire(), begin: time.Now(), atZone: map[string]*client.Client{}, infos: map[string]Info{}, customers: map[string][]string{}}
 	if err := d.prepare(); err != nil {
 		return nil, err
 	}
@@ -108,7 +108,13 @@ func (d *Demo) prepare() error {
 	}
 	for range 20 {
 		n := 16 + rand.IntN(200) //nolint:gosec // an address to try, not a secret
-		l, err := net.Listen("tcp", net.JoinHostPort(globalHost(n), fmt.Sprint(portAPI)))
+		at := addr(globalHost(n), portAPI)
+		claim, err := freeport.Claim(at)
+		if err != nil {
+			continue // another demo's, which may not listen there yet
+		}
+		d.claims.add(claim)
+		l, err := net.Listen("tcp", at)
 		if err != nil {
 			continue
 		}
@@ -344,11 +350,11 @@ func (d *Demo) startWorkload(ctx context.Context, z zonePlan, w workloadPlan) er
 	if err != nil {
 		return fmt.Errorf("enrolment token of %s: %w", w.name, err)
 	}
-	via, err := d.freePort()
+	via, err := d.freePort(ctx)
 	if err != nil {
 		return err
 	}
-	outbound, err := d.freePort()
+	outbound, err := d.freePort(ctx)
 	if err != nil {
 		return err
 	}
@@ -593,6 +599,7 @@ func (d *Demo) Down(ctx context.Context) {
 	for _, z := range d.zones {
 		zone[z.name] = true
 	}
+	defer d.claims.closeAll()
 	defer d.wire.closeAll()
 	d.procs.stopAll(ctx, func(name string) int {
 		switch {
@@ -617,24 +624,36 @@ func (d *Demo) Down(ctx context.Context) {
 
 func addr(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
 
-// freePort finds a port of 127.0.0.1 that nobody has now, and that nobody else of this demo was given: two Envoys with one port
-// would share it. It is below those that the kernel gives to outgoing connections: a sidecar that is killed must find its port
-// free when it comes back.
-func (d *Demo) freePort() (uint16, error) {
-	d.portsMu.Lock()
-	defer d.portsMu.Unlock()
-	for range 100 {
-		port := 16384 + rand.IntN(16384) //nolint:gosec // a port to try, not a secret
-		if d.ports[port] {
-			continue
-		}
-		l, err := net.Listen("tcp", addr("127.0.0.1", port))
-		if err == nil {
-			d.ports[port] = true
-			return uint16(port), l.Close() //nolint:gosec // below 32768
-		}
+// freePort is a port of 127.0.0.1 that nobody else has: two Envoys with one port would share it.
+func (d *Demo) freePort(ctx context.Context) (uint16, error) {
+	port, claim, err := freeport.Find(ctx, "127.0.0.1")
+	if err != nil {
+		return 0, err
 	}
-	return 0, errors.New("no free port of 127.0.0.1 found in 100 tries")
+	d.claims.add(claim)
+	return port, nil
+}
+
+// claims are the ports that are the demo's.
+type claims struct {
+	mu   sync.Mutex
+	held []io.Closer
+}
+
+func (c *claims) add(claim io.Closer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = append(c.held, claim)
+}
+
+// closeAll gives them back.
+func (c *claims) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, claim := range c.held {
+		_ = claim.Close() // nothing is lost with it
+	}
+	c.held = nil
 }
 
 // Age is the time since the start.

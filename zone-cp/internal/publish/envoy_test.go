@@ -29,6 +29,7 @@ import (
 	"github.com/comity-mesh/comity/federation"
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/internal/envoybin"
+	"github.com/comity-mesh/comity/internal/freeport/freeporttest"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
@@ -78,16 +79,6 @@ func until(t *testing.T, what string, f func() error) {
 	}
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func newRunning(t *testing.T, spoil func([]envoy.Resource) []envoy.Resource) *running {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pub") // short: a socket's path has at most 108 bytes
@@ -95,7 +86,7 @@ func newRunning(t *testing.T, spoil func([]envoy.Resource) []envoy.Resource) *ru
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	r := &running{t: t, whole: t, id: mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "web"}, inbound: freePort(t), outbound: freePort(t), dir: dir, spoil: spoil}
+	r := &running{t: t, whole: t, id: mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "web"}, inbound: int(freeporttest.Port(t)), outbound: int(freeporttest.Port(t)), dir: dir, spoil: spoil}
 	if r.store, err = sqlitestore.Open(t.Context(), filepath.Join(dir, "zone.db"), sqlitestore.Options{}); err != nil {
 		t.Fatal(err)
 	}
