@@ -48,7 +48,7 @@ type SessionCookie struct {
 
 func (s *server) registerSession(op makeOp) {
 	cookie := func(ctx context.Context, value string, age int) *SessionCookie {
-		return &SessionCookie{http.Cookie{
+		return &SessionCookie{http.Cookie{ //nolint:gosec // Secure is where the API is on TLS; a browser would drop it elsewhere
 			Name: s.cookieName(), Value: value, MaxAge: age, Path: "/api/", HttpOnly: true, Secure: secure(ctx), SameSite: http.SameSiteStrictMode,
 		}}
 	}

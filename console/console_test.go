@@ -10,7 +10,7 @@ import (
 	"testing/fstest"
 )
 
-func get(t *testing.T, path, encoding string) *http.Response {
+func get(t *testing.T, path, encoding string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
 	if encoding != "" {
@@ -18,17 +18,17 @@ func get(t *testing.T, path, encoding string) *http.Response {
 	}
 	w := httptest.NewRecorder()
 	Handler().ServeHTTP(w, r)
-	return w.Result()
+	return w
 }
 
 func TestLeadsToThePage(t *testing.T) {
 	for _, path := range []string{"/", "/ui"} {
-		if res := get(t, path, ""); res.StatusCode != http.StatusFound || res.Header.Get("Location") != "ui/" {
-			t.Errorf("%s: %d to %q", path, res.StatusCode, res.Header.Get("Location"))
+		if res := get(t, path, ""); res.Code != http.StatusFound || res.Header().Get("Location") != "ui/" {
+			t.Errorf("%s: %d to %q", path, res.Code, res.Header().Get("Location"))
 		}
 	}
-	if res := get(t, "/ui/nothing.js", ""); res.StatusCode != http.StatusNotFound {
-		t.Errorf("what is not there: %d", res.StatusCode)
+	if res := get(t, "/ui/nothing.js", ""); res.Code != http.StatusNotFound {
+		t.Errorf("what is not there: %d", res.Code)
 	}
 }
 
@@ -36,10 +36,10 @@ func TestLeadsToThePage(t *testing.T) {
 func TestThePage(t *testing.T) {
 	res := get(t, "/ui/", "")
 	body, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(body), "Comity") {
-		t.Fatalf("%d %v: %s", res.StatusCode, err, body)
+	if err != nil || res.Code != http.StatusOK || !strings.Contains(string(body), "Comity") {
+		t.Fatalf("%d %v: %s", res.Code, err, body)
 	}
-	h := res.Header
+	h := res.Header()
 	if !strings.HasPrefix(h.Get("Content-Security-Policy"), "default-src 'none'") || h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" {
 		t.Errorf("headers: %v", h)
 	}

@@ -145,7 +145,7 @@ func (s *shop) http(t *testing.T, to string) *call {
 	s.all.answers(host, 200)
 	endless := *s.all.http
 	endless.Timeout = 0
-	r, err := endless.Get("http://" + host + "/talk")
+	r, err := endless.Get("http://" + host + "/talk") //nolint:bodyclose // whoever follows it closes it
 	if err != nil {
 		t.Fatal(err)
 	}

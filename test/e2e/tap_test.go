@@ -171,7 +171,7 @@ func TestTap(t *testing.T) {
 	x := startTap(t, global.Client, nil, ofPay, 1)
 	pay.stop(syscall.SIGTERM)
 	x.next("the proxy is not watched any more", func(e mesh.TapEvent) bool { return e.Watching != nil && len(e.Watching.Proxies) == 0 })
-	pay = west.workload("pay")
+	west.workload("pay")
 	x.next("the proxy that came back is watched", func(e mesh.TapEvent) bool { return e.Watching != nil && len(e.Watching.Proxies) == 1 })
 	web.answers(payHost, 200)
 	x.request("/")

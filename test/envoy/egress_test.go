@@ -175,6 +175,16 @@ func (w *world) proxied(t *testing.T, roots publicCA) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
+// tunnels is the error of a request by a tunnel through web's sidecar.
+func (w *world) tunnels(t *testing.T, roots publicCA, target string) error {
+	t.Helper()
+	resp, err := w.proxied(t, roots).Get(target)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 func fetch(t *testing.T, h *http.Client, target string) (int, string) {
 	t.Helper()
 	resp, err := h.Get(target)
@@ -319,7 +329,7 @@ spec:
 			t.Errorf("%d %s", status, body)
 		}
 		w.asks(t, fmt.Sprintf("api.bank.example:%d", tlsPort), want{status: http.StatusMisdirectedRequest, body: []string{"NOT-HTTP"}})
-		if _, err := w.proxied(t, ca).Get("https://undeclared.example/"); err == nil {
+		if err := w.tunnels(t, ca, "https://undeclared.example/"); err == nil {
 			t.Error("a connection to a host that nobody declared")
 		}
 	})
@@ -429,7 +439,7 @@ func TestUndeclaredHosts(t *testing.T) {
 				t.Errorf("%s: %v", to, err)
 			}
 		}
-		if _, err := w.proxied(t, ca).Get("https://" + port("secure.example", secure)); err == nil || !strings.Contains(err.Error(), "Forbidden") {
+		if err := w.tunnels(t, ca, "https://"+port("secure.example", secure)); err == nil || !strings.Contains(err.Error(), "Forbidden") {
 			t.Errorf("a tunnel: %v", err)
 		}
 		if names, addresses := refused("undeclared_name"), refused("undeclared_address"); names != 2 || addresses != 2 {
@@ -480,7 +490,7 @@ spec: {egress: {namespaces: {shop: Allow}, privateAddresses: `+private+`}}
 		if r := w.call(t, call{to: port("plain.example", plain)}); strings.Contains(r.body, "inside") {
 			t.Error(r.body)
 		}
-		if _, err := w.proxied(t, ca).Get("https://" + port(inside.host, inside)); err == nil || !strings.Contains(err.Error(), "Service Unavailable") {
+		if err := w.tunnels(t, ca, "https://"+port(inside.host, inside)); err == nil || !strings.Contains(err.Error(), "Service Unavailable") {
 			t.Errorf("a tunnel to the machine: %v", err)
 		}
 		if who := inside.callers(); len(who) != 0 {

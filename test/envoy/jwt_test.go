@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -58,9 +59,7 @@ func (i issuer) jwks(t *testing.T) string {
 func (i issuer) token(t *testing.T, alg string, claims object) string {
 	t.Helper()
 	full := object{"iss": i.name, "sub": "ann", "aud": "shop", "exp": time.Now().Add(time.Hour).Unix()}
-	for k, v := range claims {
-		full[k] = v
-	}
+	maps.Copy(full, claims)
 	head, err := json.Marshal(object{"alg": alg, "kid": i.kid, "typ": "JWT"})
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ func (w *world) counted(t *testing.T, counter string) int {
 	t.Helper()
 	n := 0
 	for _, name := range []string{"echo-1", "echo-2"} {
-		n += int(w.sidecar(t, name).stat(t, counter))
+		n += w.sidecar(t, name).stat(t, counter)
 	}
 	return n
 }

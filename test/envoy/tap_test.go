@@ -120,7 +120,7 @@ spec: {targetRef: {kind: Service, name: echo}, action: Deny, rules: [{to: [{meth
 			t.Errorf("the server tells of %+v -> %+v", server.Source, server.Destination)
 		}
 		for _, r := range bySide {
-			if r.Method != "GET" || r.Path != "/x" || r.Status != 200 || r.TraceID != "4bf92f3577b34da6a3ce929d0e0e4736" || r.DurationMS <= 0 {
+			if r.Method != http.MethodGet || r.Path != "/x" || r.Status != 200 || r.TraceID != "4bf92f3577b34da6a3ce929d0e0e4736" || r.DurationMS <= 0 {
 				t.Errorf("%s: %+v", r.Side, r)
 			}
 		}

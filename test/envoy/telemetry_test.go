@@ -210,8 +210,11 @@ spec:
 		}
 		for _, line := range lines {
 			var l map[string]any
-			if err := json.Unmarshal([]byte(line), &l); err != nil || l["path"] != "/bad" || l["status"] != 500.0 || l["destinationZone"] != "two" {
-				return fmt.Errorf("%v: %s", err, line)
+			if err := json.Unmarshal([]byte(line), &l); err != nil {
+				return fmt.Errorf("%w: %s", err, line)
+			}
+			if l["path"] != "/bad" || l["status"] != 500.0 || l["destinationZone"] != "two" {
+				return fmt.Errorf("it does not tell of the request: %s", line)
 			}
 		}
 		return nil

@@ -143,23 +143,11 @@ spec:
 		})
 	}
 	// As browsers do on a connection that offers it.
-	t.Run("from outside over HTTP/2", func(t *testing.T) { //nolint:staticcheck // net/http itself sends no :protocol
-		h := &http2.Transport{DialTLSContext: func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
-			d := tls.Dialer{Config: &tls.Config{RootCAs: ca.pool(), ServerName: "chat.example.com", NextProtos: []string{"h2"}}}
-			return d.DialContext(ctx, network, net.JoinHostPort(at, strconv.Itoa(int(secure))))
-		}}
-		t.Cleanup(h.CloseIdleConnections)
+	t.Run("from outside over HTTP/2", func(t *testing.T) {
 		from, to := io.Pipe()
 		defer to.Close()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodConnect, fmt.Sprintf("https://chat.example.com:%d/", secure), from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header = http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}
-		resp, err := h.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
+		address := net.JoinHostPort(at, strconv.Itoa(int(secure)))
+		resp := overHTTP2(t, &tls.Config{RootCAs: ca.pool(), ServerName: "chat.example.com", NextProtos: []string{"h2"}}, address, fmt.Sprintf("https://chat.example.com:%d/", secure), from)
 		defer resp.Body.Close()
 		go func() { _, _ = io.WriteString(to, "bytes\n") }()
 		answer := bufio.NewReader(resp.Body)
@@ -234,4 +222,26 @@ spec: {targetRef: {group: "", kind: Service, name: pay}, timeouts: {backendReque
 			}
 		}
 	})
+}
+
+// overHTTP2 asks for a WebSocket on a connection of HTTP/2 (RFC 8441).
+//
+//nolint:staticcheck // net/http itself sends no :protocol
+func overHTTP2(t *testing.T, config *tls.Config, address, target string, from io.Reader) *http.Response {
+	t.Helper()
+	h := &http2.Transport{DialTLSContext: func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
+		d := tls.Dialer{Config: config}
+		return d.DialContext(ctx, network, address)
+	}}
+	t.Cleanup(h.CloseIdleConnections)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodConnect, target, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}
+	resp, err := h.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
 }

@@ -78,11 +78,11 @@ func (tr *Translator) retriesOutside(p topology.Port, r ir.Route, t policy.Traff
 
 // perTry is how long a try of a request that may be done twice takes at most: what a policy says of retries, else of any try, else
 // what is so in the mesh.
-func perTry(s policy.RetrySettings, said *policy.Retry, any time.Duration) ir.Millis {
-	if orNone(said).PerTryTimeout != "" || any == 0 {
+func perTry(s policy.RetrySettings, said *policy.Retry, anyTry time.Duration) ir.Millis {
+	if orNone(said).PerTryTimeout != "" || anyTry == 0 {
 		return millis(s.PerTryTimeout)
 	}
-	return millis(any)
+	return millis(anyTry)
 }
 
 // splitRetries gives a route the retries for requests that may be done twice, and those for the others.

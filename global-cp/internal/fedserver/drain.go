@@ -31,7 +31,7 @@ const leaveAfter = 5 * time.Second
 // Drain moves traffic away from a zone, and with leave removes it afterwards. Repeated, it changes no more than
 // what is different. ErrNoZone, ErrRevoked, *CapacityError, *policy.InvalidError.
 func (s *Server) Drain(ctx context.Context, zone string, r client.DrainRequest, leave bool, by By) (client.Drain, error) {
-	_, err := s.editZone(ctx, zone, by, func(z *policy.Zone) error {
+	err := s.editZone(ctx, zone, by, func(z *policy.Zone) error {
 		if z.Revoked != nil {
 			return fmt.Errorf("zone %s: %w", zone, ErrRevoked)
 		}
@@ -55,7 +55,7 @@ func (s *Server) Drain(ctx context.Context, zone string, r client.DrainRequest, 
 
 // Undrain takes a drain back, and the leaving that it was for. ErrNoZone.
 func (s *Server) Undrain(ctx context.Context, zone string, by By) (client.Drain, error) {
-	_, err := s.editZone(ctx, zone, by, func(z *policy.Zone) error {
+	err := s.editZone(ctx, zone, by, func(z *policy.Zone) error {
 		z.Drain = nil
 		return nil
 	})

@@ -40,7 +40,7 @@ type confirmation struct {
 // Revoke ends all trust in a zone, for good: it marks the Zone, which every other zone heeds, and ends what
 // the zone has at global before it returns. Of a zone that is revoked it reports. ErrNoZone.
 func (s *Server) Revoke(ctx context.Context, zone string, by By) (client.Revocation, error) {
-	_, err := s.editZone(ctx, zone, by, func(z *policy.Zone) error {
+	err := s.editZone(ctx, zone, by, func(z *policy.Zone) error {
 		if z.Revoked == nil {
 			z.Revoked = &policy.Revocation{Reason: by.Reason}
 			z.Drain = nil // there is nothing left to move with care
@@ -56,28 +56,28 @@ func (s *Server) Revoke(ctx context.Context, zone string, by By) (client.Revocat
 	return s.Revocation(ctx, zone)
 }
 
-// editZone changes the spec of a Zone by compare-and-set until nobody came between, and returns the Zone as
-// it then is. A change that changes nothing takes no revision.
-func (s *Server) editZone(ctx context.Context, zone string, by By, change func(*policy.Zone) error) (zoneResource, error) {
+// editZone changes the spec of a Zone by compare-and-set until nobody came between. A change that changes
+// nothing takes no revision.
+func (s *Server) editZone(ctx context.Context, zone string, by By, change func(*policy.Zone) error) error {
 	for {
 		z, err := s.zone(ctx, zone)
 		if err != nil {
-			return zoneResource{}, err
+			return err
 		}
 		if err := change(&z.Zone); err != nil {
-			return zoneResource{}, err
+			return err
 		}
 		next := z.resource
 		if next.Spec, err = json.Marshal(z.Zone); err != nil {
-			return zoneResource{}, fmt.Errorf("zone %s: %w", zone, err)
+			return fmt.Errorf("zone %s: %w", zone, err)
 		}
 		if next.Spec, err = policy.Canonical(next.Spec); err != nil {
-			return zoneResource{}, fmt.Errorf("zone %s: %w", zone, err)
+			return fmt.Errorf("zone %s: %w", zone, err)
 		}
 		if fields := policy.Validate(next); len(fields) > 0 {
-			return zoneResource{}, &policy.InvalidError{Fields: fields}
+			return &policy.InvalidError{Fields: fields}
 		}
-		r, err := s.cfg.Store.Apply(ctx, store.Batch{
+		_, err = s.cfg.Store.Apply(ctx, store.Batch{
 			Writes: []store.Write{{Resource: next, IfRevision: &z.resource.Revision}},
 			Actor:  by.Actor, Source: by.Source, Reason: by.Reason,
 		})
@@ -85,9 +85,9 @@ func (s *Server) editZone(ctx context.Context, zone string, by By, change func(*
 			continue
 		}
 		if err != nil {
-			return zoneResource{}, fmt.Errorf("change zone %s: %w", zone, err)
+			return fmt.Errorf("change zone %s: %w", zone, err)
 		}
-		return readZone(r.Items[0].Resource)
+		return nil
 	}
 }
 
@@ -148,7 +148,7 @@ func (s *Server) revokedAgain(ctx context.Context, zone string, spec zoneResourc
 	if err != nil || !found || id.Revoked == nil || spec.lapsed(id) {
 		return err
 	}
-	_, err = s.editZone(ctx, zone, By{Actor: "system:global", Source: "federation", Reason: "a revocation stays"}, func(z *policy.Zone) error {
+	err = s.editZone(ctx, zone, By{Actor: "system:global", Source: "federation", Reason: "a revocation stays"}, func(z *policy.Zone) error {
 		z.Revoked = &policy.Revocation{Reason: id.Revoked.Reason}
 		return nil
 	})
