@@ -264,7 +264,7 @@ func (z *zone) openFederation(ctx context.Context) error {
 	z.fed = fedclient.New(fedclient.Config{
 		Zone: z.Zone, TrustDomain: z.TrustDomain, Incarnation: z.Incarnation, Endpoints: z.cfg.Global.Endpoints,
 		Store: z.store, Book: z.book, Statuses: statuses, Refused: z.publisher.Refused, Log: z.part("federation"),
-		Ask: z.ask, Follow: z.follow, Statements: z.ledger.All, BundleStatement: z.bundleStatement, Heard: func() { z.lease.Heard(time.Now()) },
+		Ask: z.ask, Follow: z.follow, Statements: z.ledger.All, BundleStatement: z.bundleStatement, Turned: z.turned,
 	}, cred)
 	z.xds, err = ads.NewServer(ads.Config{
 		Authorize: publish.Authorize(z.ca.Lookup), Observer: z.publisher.Observer(), Log: z.part("xds"), Metrics: z.metrics,
@@ -283,6 +283,13 @@ func (z *zone) openFederation(ctx context.Context) error {
 	})
 	z.health.Require("store", z.store.Check)
 	return nil
+}
+
+// turned is called after a session with global began, and after it ended.
+func (z *zone) turned() {
+	z.lease.Heard(time.Now())
+	z.peers.Turned()
+	z.publisher.Turned()
 }
 
 // bundleStatement is the zone's newest word about its authorities; the first build makes it.

@@ -194,3 +194,38 @@ func (z *zone) capacity(service string, want float64) {
 		return nil
 	})
 }
+
+// TestTrustLease: without word from global the other zone is believed for as long as the mesh says and no longer; a
+// global that comes back with nothing new to say is enough to believe it again.
+func TestTrustLease(t *testing.T) {
+	global := startGlobal(t)
+	east, west := startZone(t, "east"), startZone(t, "west")
+	global.apply(payService(app(t, "pay")) + "---" + exportPay + "---" + allowAll + `---
+apiVersion: mesh.comity.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: default}
+spec: {trust: {lease: 1m}} # the shortest there is
+`)
+	east.joins(global, "shop")
+	west.joins(global, "shop")
+	east.ingress("in1")
+	west.ingress("in1")
+	west.workload("pay")
+	web := east.workload("web")
+	web.answers(payHost, 200)
+	east.sees("west", "in touch", current)
+
+	global.kill()
+	var left time.Duration
+	east.sees("west", "believed for a minute more", func(l mesh.LinkStatus) bool {
+		left = time.Until(l.TrustUntil)
+		return !l.TrustUntil.IsZero() && left <= time.Minute
+	})
+	web.answers(payHost, 200)
+	<-time.After(left)
+	web.answers(payHost, 503)
+
+	global.run()
+	web.answers(payHost, 200)
+	east.sees("west", "believed for as long as global is there", func(l mesh.LinkStatus) bool { return l.TrustUntil.IsZero() })
+}

@@ -44,8 +44,8 @@ type Config struct {
 	// Follow answers a question whose answer goes on, until there is no more, ctx ends or emit fails: what is "tap" or "top", subject
 	// JSON, and what is emitted will be.
 	Follow func(ctx context.Context, what, subject string, emit func(any) error) error
-	// Heard is called when global has answered, and at the end of a session.
-	Heard func()
+	// Turned is called after a session with global began, and after it ended.
+	Turned func()
 	// Refused is told of copies that were not taken, or are passed over.
 	Refused func(federation.Refusal)
 	Log     *slog.Logger
@@ -199,13 +199,14 @@ func (r retries) after(lasted time.Duration) time.Duration {
 func (c *Client) fail(ctx context.Context, err error, established bool) {
 	c.mu.Lock()
 	known := c.state.LastError == err.Error() && !established
-	if c.state.Connected {
-		c.cfg.Heard()
-	}
+	ended := c.state.Connected
 	c.state.Connected, c.state.Since, c.state.LastError = false, time.Time{}, err.Error()
 	c.state.Refused = cmp.Or(refusal(err), c.state.Refused)
 	c.advance()
 	c.mu.Unlock()
+	if ended {
+		c.cfg.Turned()
+	}
 	if !known { // an outage is one line, not one per attempt
 		c.cfg.Log.WarnContext(ctx, "no session with global; the zone goes on without it", "error", err)
 	}

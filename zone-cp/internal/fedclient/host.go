@@ -99,12 +99,12 @@ func (h *host) Handle(ctx context.Context, e federation.Effect) error {
 	switch e := e.(type) {
 	case federation.Started:
 		h.started.Store(true)
-		h.client.cfg.Heard()
 		h.client.mu.Lock()
 		h.client.state.Connected, h.client.state.Since, h.client.state.Epoch, h.client.state.LastError = true, time.Now().UTC(), e.Epoch, ""
 		h.client.state.Refused = ""
 		h.client.advance()
 		h.client.mu.Unlock()
+		h.client.cfg.Turned()
 		log.InfoContext(ctx, "session with global", "epoch", e.Epoch, "protocol", e.Protocol)
 	case federation.Refused:
 		log.WarnContext(ctx, "global did not take a resource of this zone", "key", e.Refusal.Key.String(), "code", e.Refusal.Code, "reason", e.Refusal.Reason)

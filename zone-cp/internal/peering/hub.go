@@ -95,6 +95,9 @@ func Open(ctx context.Context, cfg Config) (*Hub, error) {
 // Changed signals (coalesced, capacity 1) after a verdict became another.
 func (h *Hub) Changed() <-chan struct{} { return h.changed }
 
+// Turned is told that a session with global began or ended: statuses say how long the other zones are believed without one.
+func (h *Hub) Turned() { signal(h.dirty) }
+
 // Know takes over who the other zones are, as the newest topology believes them, and tells the zone's ingresses.
 func (h *Hub) Know(t *topology.Topology) {
 	probe := t.Config.DetectionSettings().Probe

@@ -204,6 +204,12 @@ func (p *Publisher) Refused(r federation.Refusal) {
 	})
 }
 
+// Turned is told that a session with global began or ended: how long the other zones are believed is another then, even
+// if global has nothing else to say.
+func (p *Publisher) Turned() {
+	p.inbox.put(func() { p.stale = true })
+}
+
 // Run publishes until ctx ends.
 func (p *Publisher) Run(ctx context.Context) error {
 	var wg sync.WaitGroup

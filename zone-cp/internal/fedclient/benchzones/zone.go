@@ -184,8 +184,8 @@ func (z *zone) client(address string) *fedclient.Client {
 		endpoints = []string{address}
 	}
 	return fedclient.New(fedclient.Config{
-		Heard: func() {},
-		Zone:  z.name, TrustDomain: z.trustDomain, Incarnation: z.incarnation, Endpoints: endpoints, Store: z.store, Book: z.book, Statuses: z.statuses,
+		Turned: func() {},
+		Zone:   z.name, TrustDomain: z.trustDomain, Incarnation: z.incarnation, Endpoints: endpoints, Store: z.store, Book: z.book, Statuses: z.statuses,
 		Statements: z.ledger.All, BundleStatement: z.bundle, Refused: func(federation.Refusal) {}, Log: z.log,
 	}, z.credential)
 }
