@@ -10,6 +10,7 @@ import (
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/nearest"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -48,7 +49,7 @@ func parseRefs(args []string, sel selection) ([]ref, error) {
 			}
 			known = append(known, proxiesWord)
 			return k, &fault.Error{Code: "CLI-KIND", What: fmt.Sprintf("there is no kind %q", word), Exit: fault.ExitUsage,
-				Cause: firstOf(didYouMean(word, known), "this program knows "+strings.Join(known, ", ")), Try: "comity get zones", Docs: "comity get --help"}
+				Cause: firstOf(nearest.Question(word, known), "this program knows "+strings.Join(known, ", ")), Try: "comity get zones", Docs: "comity get --help"}
 		}
 		return k, nil
 	}

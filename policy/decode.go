@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/comity-mesh/comity/internal/nearest"
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -303,7 +304,7 @@ func checkObject(r *report, at string, t reflect.Type, obj map[string]any) {
 			continue
 		}
 		f := FieldError{Pointer: ptr(at, name), Code: CodeUnknownField, Message: fmt.Sprintf("there is no field %q here", clip(name)), Choices: sortedKeys(known)}
-		if near := nearest(name, f.Choices); near != "" {
+		if near := nearest.Word(name, f.Choices); near != "" {
 			f.Hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		r.add(f)
@@ -355,42 +356,4 @@ func clip(s string) string {
 		return strings.ToValidUTF8(s[:64], "") + "..."
 	}
 	return s
-}
-
-// nearest returns the choice that is at most two edits away, or differs only in case.
-func nearest(s string, choices []string) string {
-	best, dist := "", 3
-	for _, c := range choices {
-		if strings.EqualFold(s, c) {
-			return c
-		}
-		if d := distance(s, c); d < dist && d < len(c) {
-			best, dist = c, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's, 3 when it is certainly more.
-func distance(a, b string) int {
-	if len(a) > 64 || len(a)-len(b) > 2 || len(b)-len(a) > 2 {
-		return 3
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost++
-			}
-			diag = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

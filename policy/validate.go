@@ -11,6 +11,7 @@ import (
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/comity-mesh/comity/internal/nearest"
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -33,7 +34,7 @@ func Validate(res mesh.Resource) []FieldError {
 	info, ok := exactKind(res.Kind)
 	if !ok {
 		f := FieldError{Pointer: "/kind", Code: CodeUnknownKind, Message: fmt.Sprintf("there is no kind %q", clip(string(res.Kind))), Choices: kindNames()}
-		if near := nearest(string(res.Kind), f.Choices); near != "" {
+		if near := nearest.Word(string(res.Kind), f.Choices); near != "" {
 			f.Hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		return []FieldError{f}
@@ -274,7 +275,7 @@ func (r *report) oneOf(at, value string, choices ...string) {
 		return
 	}
 	f := FieldError{Pointer: at, Code: CodeInvalid, Message: fmt.Sprintf("%q is not one of %s", clip(value), strings.Join(named, ", ")), Choices: named}
-	if near := nearest(value, named); near != "" {
+	if near := nearest.Word(value, named); near != "" {
 		f.Hint = fmt.Sprintf("did you mean %q?", near)
 	}
 	r.add(f)

@@ -17,7 +17,8 @@ var anyLib = []string{"*"}
 
 // leaves are what every program may use.
 var leaves = []string{
-	"internal/config", "internal/envoybin", "internal/fault", "internal/freeport", "internal/lifecycle", "internal/retry", "internal/signals", "internal/telemetry",
+	"internal/config", "internal/envoybin", "internal/fault", "internal/freeport", "internal/lifecycle", "internal/nearest", "internal/retry", "internal/signals",
+	"internal/telemetry",
 	"internal/version",
 }
 
@@ -26,7 +27,7 @@ var rooms = []room{
 	// The ground floor and the pure rooms: what can be read, tested and trusted without running anything.
 	{"mesh", nil, nil,
 		"everything stands on mesh, so it stands on nothing: ids, keys and revisions from the standard library alone"},
-	{"policy/...", []string{"mesh", "policy/lua"}, []string{"sigs.k8s.io/gateway-api/apis", "sigs.k8s.io/yaml", "sigs.k8s.io/json", "k8s.io/apimachinery/pkg/apis/meta"},
+	{"policy/...", []string{"mesh", "policy/lua", "internal/nearest"}, []string{"sigs.k8s.io/gateway-api/apis", "sigs.k8s.io/yaml", "sigs.k8s.io/json", "k8s.io/apimachinery/pkg/apis/meta"},
 		"policy is pure specs and their meaning; it must work the same in global, in a zone and in the CLI"},
 	{"policy/lua", nil, []string{"github.com/yuin/gopher-lua/ast", "github.com/yuin/gopher-lua/parse"},
 		"a script is read as Lua at the door; nothing here runs one"},
@@ -103,13 +104,14 @@ var rooms = []room{
 	{"internal/fault", nil, nil, "everybody may fail; so the error for people depends on nobody"},
 	{"internal/version", nil, nil, "a leaf"},
 	{"internal/retry", nil, anyLib, "a leaf"},
+	{"internal/nearest", nil, []string{"github.com/agext/levenshtein"}, "a leaf: edits are counted by one library, and what is near means the same everywhere"},
 	{"internal/lifecycle", nil, []string{"golang.org/x/sync/errgroup"}, "a leaf: one library"},
 	{"internal/envoybin", []string{"internal/fault"}, nil, "a leaf"},
 	{"internal/freeport", nil, nil, "a leaf"},
 	{"internal/freeport/freeporttest", []string{"internal/freeport"}, nil, "used by tests only"},
 	{"internal/pgbin", []string{"internal/fault"}, nil, "a leaf: it runs Postgres, and does not speak with it"},
 	{"internal/openloop", nil, nil, "a leaf: the standard library is all that a schedule needs"},
-	{"internal/config", []string{"internal/fault"},
+	{"internal/config", []string{"internal/fault", "internal/nearest"},
 		[]string{"github.com/knadh/koanf", "github.com/go-viper/mapstructure/v2", "github.com/spf13/pflag"}, "a leaf: koanf and what it brings"},
 	{"internal/telemetry", []string{"internal/version"}, []string{"github.com/prometheus/client_golang"}, "a leaf: one library"},
 	{"internal/signals", nil, nil, "names that agents write and tools read"},

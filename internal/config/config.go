@@ -48,6 +48,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/nearest"
 )
 
 // maxFile bounds a configuration file, in bytes.
@@ -254,8 +255,8 @@ func (l *loader) unknown(key, source string, known []string) error {
 		Cause: "it is set in " + source, Try: "remove it; " + l.options.Program + " --help lists the settings",
 		Docs: docs, Exit: fault.ExitUsage,
 	}
-	if near := nearest(key, known); near != "" {
-		f.Try = "did you mean " + near + "?"
+	if question := nearest.Question(key, known); question != "" {
+		f.Try = question
 	}
 	return f
 }
