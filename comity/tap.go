@@ -63,7 +63,12 @@ token, or one with the permission: comity token create NAME --may tap. Who tappe
 	fl.StringVar(&f.filter.To, "to", "", "only to the service [NAMESPACE/]NAME[@ZONE]")
 	fl.StringToStringVar(&f.filter.Headers, "header", nil, "only with this header, as x-canary=yes; of those that a tap knows")
 	must(cmd.RegisterFlagCompletionFunc("namespace", s.completeNamespace))
-	must(cmd.RegisterFlagCompletionFunc("zone", s.completeZone))
+	must(cmd.RegisterFlagCompletionFunc("zone", s.completeZones))
+	must(cmd.RegisterFlagCompletionFunc("from", s.completeEnds(true)))
+	must(cmd.RegisterFlagCompletionFunc("to", s.completeEnds(false)))
+	must(cmd.RegisterFlagCompletionFunc("method", cobra.FixedCompletions([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("status", cobra.FixedCompletions([]string{"2xx", "3xx", "4xx", "403", "404", "429", "5xx", "503", "504"}, cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("header", completeTapHeader))
 	must(cmd.RegisterFlagCompletionFunc("at", cobra.FixedCompletions([]string{"server", "client"}, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }
@@ -80,7 +85,17 @@ func (s *shell) completeTap(cmd *cobra.Command, args []string, typed string) ([]
 		}
 		return offer(typed, out)
 	}
-	return offer(typed, append(s.names(cmd, "services"), s.names(cmd, proxiesWord)...))
+	return offer(typed, append(s.serviceNames(cmd), s.names(cmd, proxiesWord)...))
+}
+
+// completeTapHeader completes the names of the headers that a tap may look at.
+func completeTapHeader(_ *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var out []candidate
+	for _, name := range mesh.TapHeaders() {
+		out = append(out, candidate{value: name + "="})
+	}
+	list, directive := offer(typed, out)
+	return list, directive | cobra.ShellCompDirectiveNoSpace
 }
 
 // errEnough ends a tap that has shown as many as were asked for.
@@ -288,7 +303,7 @@ func tapWhy(r mesh.TapRequest, wide bool) string {
 	add("flags", r.Flags)
 	add("route", r.Route)
 	switch {
-	case r.Policy != "" && (r.Status == http.StatusForbidden || r.Method == ""):
+	case r.Policy != "" && (r.Status == http.StatusForbidden || r.Denied):
 		add("refused-by", r.Policy)
 	case r.Policy != "":
 		add("policy", r.Policy)

@@ -90,11 +90,13 @@ type TapRequest struct {
 	Details     string    `json:"details,omitempty"` // why, in Envoy's words
 	Route       string    `json:"route,omitempty"`
 	Policy      string    `json:"policy,omitempty"` // that decided
-	Attempts    uint32    `json:"attempts,omitempty"`
-	BytesIn     uint64    `json:"bytesIn"`
-	BytesOut    uint64    `json:"bytesOut"`
-	TraceID     string    `json:"traceId,omitempty"`
-	RequestID   string    `json:"requestId,omitempty"`
+	// Denied: it refused a connection. Of a request Status says so.
+	Denied    bool   `json:"denied,omitempty"`
+	Attempts  uint32 `json:"attempts,omitempty"`
+	BytesIn   uint64 `json:"bytesIn"`
+	BytesOut  uint64 `json:"bytesOut"`
+	TraceID   string `json:"traceId,omitempty"`
+	RequestID string `json:"requestId,omitempty"`
 }
 
 // TapEnds is one end of a request, as far as it is known: a workload, a service account or a service.

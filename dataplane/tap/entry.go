@@ -19,6 +19,10 @@ const (
 	tagZone        = "zone"
 	tagTrace       = "traceparent"
 	tagB3          = "b3"
+	tagDecision    = "decision"
+	tagPolicy      = "policy"
+
+	decisionDenied = "denied"
 )
 
 // request reads an entry about a request.
@@ -53,7 +57,12 @@ func (s Self) connection(log string, e *datav3.TCPAccessLogEntry) (mesh.TapReque
 	r.Protocol, r.Open = "TCP", c.GetAccessLogType() == datav3.AccessLogType_TcpUpstreamConnected
 	r.BytesIn, r.BytesOut = e.GetConnectionProperties().GetReceivedBytes(), e.GetConnectionProperties().GetSentBytes()
 	r.Details = firstOf(c.GetDownstreamTransportFailureReason(), c.GetConnectionTerminationDetails(), c.GetUpstreamTransportFailureReason())
-	r.Policy = decidedBy(r.Details, c.GetMetadata())
+	tags := c.GetCustomTags()
+	if r.Policy = decidedBy(r.Details, c.GetMetadata()); r.Policy != "" {
+		r.Denied = true // Envoy says nothing of a connection that it lets in
+	} else if r.Policy = dashless(tags[tagPolicy]); r.Policy != "" {
+		r.Denied = tags[tagDecision] == decisionDenied
+	}
 	if log == logConnections && c.GetDownstreamTransportFailureReason() == "" && r.Flags != "NR" {
 		return r, nil, false
 	}

@@ -217,6 +217,36 @@ spec: {targetRef: {kind: Service, name: echo}, action: Deny, rules: [{to: [{meth
 		}
 	})
 
+	t.Run("a connection that is refused", func(t *testing.T) {
+		seen := w.watch(t, mesh.Tap{}, "pay-1")
+		if c, _, err := w.dialTCP(t, "web", "pay"); err != nil {
+			t.Fatal(err)
+		} else {
+			_ = c.Close()
+		}
+		ended := func() mesh.TapRequest {
+			for {
+				if r := tapRequest(t, seen); !r.Open {
+					return r
+				}
+			}
+		}
+		if r := ended(); r.Policy != "global/shop/everybody-may" || r.Denied {
+			t.Errorf("let in: %+v", r)
+		}
+		w.apply(t, `
+kind: AuthorizationPolicy
+metadata: {name: no-web, namespace: shop}
+spec: {targetRef: {kind: Service, name: pay, sectionName: raw}, action: Deny, rules: [{from: [{namespaces: [shop], serviceAccounts: [web]}]}]}
+`)
+		if c, _, err := w.dialTCP(t, "web", "pay"); err == nil {
+			_ = c.Close()
+		}
+		if r := ended(); r.Policy != "global/shop/no-web" || !r.Denied || r.Protocol != "TCP" || r.Destination.Name != "pay" {
+			t.Errorf("refused: %+v", r)
+		}
+	})
+
 	// More than may be shown: every request is either shown or counted, and no more are shown than may be.
 	t.Run("bounded", func(t *testing.T) {
 		const sent, rate = 400, 5

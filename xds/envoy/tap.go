@@ -34,9 +34,11 @@ func tapTags(requests bool) map[string]string {
 		"chain": "%FILTER_CHAIN_NAME%", "flags": "%RESPONSE_FLAGS%", "server": "%UPSTREAM_PEER_URI_SAN%",
 		"zone": "%UPSTREAM_METADATA(" + matchNamespace + ":" + zoneLabel + ")%",
 	}
-	if requests {
-		tags["b3"], tags["traceparent"] = "%REQ(X-B3-TRACEID)%", "%REQ(TRACEPARENT)%"
+	if !requests { // what an admission found out; of requests their metadata say it
+		tags["decision"], tags["policy"] = stateOf(decisionState), stateOf(policyState)
+		return tags
 	}
+	tags["b3"], tags["traceparent"] = "%REQ(X-B3-TRACEID)%", "%REQ(TRACEPARENT)%"
 	return tags
 }
 
