@@ -23,7 +23,7 @@ type settings struct {
 	Lanes       []uint16            `json:"lanes" usage:"ports on which to listen; several, because HTTP/2 through passthrough ties a connection to one server; 0: any free one"`
 	Advertise   advertise           `json:"advertise"`
 	Gateways    []string            `json:"gateways" usage:"Gateways to serve, as namespace/name; empty: every one of the zone"`
-	Locality    mesh.Locality       `json:"locality"`
+	Locality    program.Locality    `json:"locality"`
 	DataDir     string              `json:"dataDir" usage:"folder that keeps the instance key over a restart; empty: memory only"`
 	RunDir      string              `json:"runDir" usage:"folder for sockets while running, this ingress's alone"`
 	SecretsDir  string              `json:"secretsDir" usage:"folder of certificates that stay on this machine, as <namespace>/<name>/{tls.crt,tls.key,ca.crt}; empty: none"`
@@ -55,7 +55,7 @@ func common(s settings) program.Common {
 		TokenFile: s.TokenFile, Log: s.Log, Envoy: s.Envoy, Metrics: s.Metrics,
 		Proxy: dataplane.Config{
 			Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir, SecretsDir: s.SecretsDir,
-			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
+			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: mesh.Locality(s.Locality),
 			Ingress: &dataplane.IngressSpec{
 				Role: mesh.Role(s.Role), BindAddress: s.BindAddress, BindPorts: s.Lanes, Gateways: s.Gateways,
 				Advertised: mesh.Ingress{ID: s.Advertise.ID, Network: s.Advertise.Network, Host: s.Advertise.Host, Ports: s.Advertise.Ports},

@@ -31,7 +31,7 @@ type settings struct {
 	DNS          dnsSettings          `json:"dns"`
 	HealthCheck  healthCheck          `json:"healthCheck"`
 	Capacity     float64              `json:"capacity" usage:"capacity in endpoint-equivalents; 0 means 1"`
-	Locality     mesh.Locality        `json:"locality"`
+	Locality     program.Locality     `json:"locality"`
 	DataDir      string               `json:"dataDir" usage:"folder that keeps the instance key over a restart; empty: memory only"`
 	RunDir       string               `json:"runDir" usage:"folder for sockets while running, this sidecar's alone"`
 	SecretsDir   string               `json:"secretsDir" usage:"folder of certificates that stay on this machine, as <namespace>/<name>/{tls.crt,tls.key,ca.crt}; empty: none"`
@@ -81,7 +81,7 @@ func main() {
 func common(s settings) program.Common {
 	w := dataplane.Workload{
 		Address: s.Address, InboundPort: s.InboundPort, AppAddress: s.AppAddress, Upstreams: s.Upstreams,
-		Capacity: s.Capacity, Locality: s.Locality,
+		Capacity: s.Capacity, Locality: mesh.Locality(s.Locality),
 	}
 	if s.OutboundPort > 0 {
 		w.OutboundPort = uint16(s.OutboundPort) //nolint:gosec // Validate bounds it
@@ -97,7 +97,7 @@ func common(s settings) program.Common {
 		TokenFile: s.TokenFile, Log: s.Log, Envoy: s.Envoy, Metrics: s.Metrics,
 		Proxy: dataplane.Config{
 			Namespace: s.Namespace, Name: s.Name, ZoneAddresses: s.ZoneAddress, DataDir: s.DataDir, RunDir: s.RunDir, SecretsDir: s.SecretsDir,
-			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: s.Locality,
+			InfoFile: s.WriteInfo, DrainTime: s.DrainTime, Locality: mesh.Locality(s.Locality),
 			Sidecar: &dataplane.Sidecar{Labels: s.Labels, Workload: w, NoOutbound: s.OutboundPort < 0, DNS: dns, Proxyless: s.Proxyless},
 		},
 	}

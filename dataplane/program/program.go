@@ -45,6 +45,13 @@ type Metrics struct {
 	Application string `json:"application" usage:"http URL of the application's own metrics, which /metrics then has too; empty: none"`
 }
 
+// Locality is the section `locality` of both programs' configuration: a mesh.Locality with what people are told of it.
+type Locality struct {
+	Cloud  string `json:"cloud,omitempty" usage:"cloud or site where this machine is, as aws; default: the zone's"`
+	Region string `json:"region,omitempty" usage:"region of the cloud, as us-east-1; default: the zone's"`
+	Zone   string `json:"zone,omitempty" usage:"availability zone of the region, as us-east-1a; it is no zone of the mesh, which the token says"`
+}
+
 // Common is a program's configuration in the form that both share.
 type Common struct {
 	TokenFile string
