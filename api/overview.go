@@ -74,7 +74,7 @@ func (s *server) overview(ctx context.Context) (o client.Overview, next time.Tim
 		About: client.About{Mode: string(s.cfg.Mode), Zone: s.cfg.ZoneName, Version: s.cfg.Version},
 		Links: []mesh.LinkStatus{}, Traffic: []mesh.TrafficStatus{}, Failover: []mesh.FailoverStatus{}, Refused: []client.Refusal{},
 	}
-	f := facts{policies: policies{}, written: map[string]time.Time{}, unconfirmed: map[string][]string{}, leafTTL: cmp.Or(s.cfg.LeafTTL, identity.LeafTTL)}
+	f := facts{policies: policies{}, unconfirmed: map[string][]string{}, leafTTL: cmp.Or(s.cfg.LeafTTL, identity.LeafTTL)}
 	head, err := s.cfg.Store.Head(ctx)
 	if err != nil {
 		return o, next, err
@@ -87,6 +87,10 @@ func (s *server) overview(ctx context.Context) (o client.Overview, next time.Tim
 		err = s.overviewHere(ctx, &o, &f)
 	} else {
 		for _, z := range o.Zones {
+			if z.Unheard != nil {
+				o.ProxiesUnknown += z.Status.Proxies
+				continue
+			}
 			o.Proxies, o.ProxiesConnected = o.Proxies+z.Status.Proxies, o.ProxiesConnected+z.Status.ProxiesConnected
 		}
 	}
@@ -159,6 +163,7 @@ func (s *server) overviewZones(ctx context.Context, f *facts) ([]client.ZoneOver
 		return nil, err
 	}
 	status := make(map[string]mesh.ZoneStatus, len(lines))
+	f.written = make(map[string]time.Time, len(lines))
 	for _, rec := range lines {
 		var zs mesh.ZoneStatus
 		if err := json.Unmarshal(rec.Value, &zs); err != nil {
@@ -177,6 +182,7 @@ func (s *server) overviewZones(ctx context.Context, f *facts) ([]client.ZoneOver
 			z := client.ZoneOverview{Name: r.Name, Status: status[r.Name], Revision: r.Changed}
 			// A spec of a newer global may have fields that are not known here; what is known of it is shown.
 			_ = json.Unmarshal(r.Spec, &z.Spec)
+			z.Unheard = unheard(s.cfg.Mode, z)
 			out = append(out, z)
 		}
 		if q.Continue = page.Continue; q.Continue == "" {
@@ -226,7 +232,7 @@ func (s *server) overviewOf(ctx context.Context, z client.ZoneOverview, o *clien
 			obeys[k.Name] = w
 		}
 		if ofTraffic(k.Kind) {
-			f.policies.add(z.Name, k, w)
+			f.policies.add(z, k, w)
 		}
 		if w.State == mesh.StateRejected || len(w.Rejections) > 0 {
 			o.Refused = append(o.Refused, client.Refusal{Zone: z.Name, Key: k, Message: why(w), Proxies: len(w.Rejections), At: earlier(w.ObservedAt, rec.UpdatedAt)})
@@ -256,7 +262,7 @@ func (s *server) overviewOf(ctx context.Context, z client.ZoneOverview, o *clien
 		return err
 	}
 	return eachRecord(ctx, s.cfg.Store, bucketFailover+z.Name, func(_ store.Record, w mesh.FailoverStatus) {
-		w.Zone = z.Name
+		w.Zone, w.Unheard = z.Name, z.Unheard
 		o.Failover = append(o.Failover, w)
 	})
 }

@@ -44,7 +44,7 @@ type heed struct {
 func attention(o *client.Overview, f facts, now time.Time) (list []client.Attention, next time.Time) {
 	h := &heed{o: o, f: f, now: now, list: []client.Attention{}, heard: map[string]bool{}}
 	for _, z := range o.Zones {
-		h.heard[z.Name] = h.global() && z.Status.Connected || z.Name == o.Zone
+		h.heard[z.Name] = z.Unheard == nil && (h.global() || z.Name == o.Zone)
 		h.f.draining = h.f.draining || z.Spec.Drain != nil
 		h.out = h.out || !h.global() && z.Name == o.Zone && (z.Spec.Revoked != nil || z.Status.Refused != "")
 	}

@@ -194,6 +194,9 @@ func TestAttention(t *testing.T) {
 			if x.change != nil {
 				x.change(o, &f)
 			}
+			for i, z := range o.Zones {
+				o.Zones[i].Unheard = unheard(Mode(o.Mode), z)
+			}
 			list, next := attention(o, f, now)
 			var got []string
 			text := ""

@@ -21,11 +21,18 @@ func ofTraffic(k mesh.Kind) bool {
 // policies gathers what zones say of each resource about traffic.
 type policies map[mesh.Key]*client.PolicyOverview
 
-func (p policies) add(zone string, k mesh.Key, w mesh.ResourceStatus) {
+// add takes what a zone says. Of one that is not heard only its name is kept: its last word would look like one of now.
+func (p policies) add(zone client.ZoneOverview, k mesh.Key, w mesh.ResourceStatus) {
 	o := p[k]
 	if o == nil {
 		o = &client.PolicyOverview{Key: k}
 		p[k] = o
+	}
+	if zone.Unheard != nil {
+		if zone.Unheard.Reason == mesh.UnheardAway {
+			o.Unheard = append(o.Unheard, zone.Name)
+		}
+		return
 	}
 	o.Zones++
 	o.Acked, o.Total = o.Acked+w.Acked, o.Total+w.Total
@@ -40,7 +47,7 @@ func (p policies) add(zone string, k mesh.Key, w mesh.ResourceStatus) {
 	if i < 0 {
 		i, o.Notes = len(o.Notes), append(o.Notes, note)
 	}
-	o.Notes[i].Zones = append(o.Notes[i].Zones, zone)
+	o.Notes[i].Zones = append(o.Notes[i].Zones, zone.Name)
 }
 
 // list is in the order of the keys.

@@ -19,7 +19,7 @@ func (s *server) registerPlaintext(op makeOp) {
 		Service   string `query:"service" maxLength:"63"`
 		Zone      string `query:"zone" doc:"That serves; at a zone only its own are known."`
 	}) (*huma.StreamResponse, error) {
-		proxies, err := zonesWords[mesh.ProxyStatus](ctx, s, "proxies", in.Zone, "")
+		proxies, err := s.proxiesOf(ctx, in.Zone)
 		if err != nil {
 			return nil, err
 		}
@@ -43,7 +43,7 @@ func sumPlaintext(proxies []mesh.ProxyStatus) []mesh.PlaintextStatus {
 		for _, said := range p.Plaintext {
 			k := key{p.Zone, said.Namespace, said.Service, said.Port}
 			if sums[k] == nil {
-				sums[k] = &mesh.PlaintextStatus{Zone: p.Zone, PlaintextPort: mesh.PlaintextPort{Namespace: k.namespace, Service: k.service, Port: k.port}}
+				sums[k] = &mesh.PlaintextStatus{Zone: p.Zone, Unheard: p.Unheard, PlaintextPort: mesh.PlaintextPort{Namespace: k.namespace, Service: k.service, Port: k.port}}
 			}
 			addPlaintext(sums[k], said)
 		}

@@ -223,11 +223,16 @@ func (s *server) history(ctx context.Context, kind policy.KindInfo, namespace, n
 
 // proxies answers the proxies of one zone or of all.
 func (s *server) proxies(ctx context.Context, zone string) (*huma.StreamResponse, error) {
-	list, err := zonesWords[mesh.ProxyStatus](ctx, s, "proxies", zone, "")
+	list, err := s.proxiesOf(ctx, zone)
 	if err != nil {
 		return nil, err
 	}
 	return reply(http.StatusOK, nil, client.ProxyList{Items: list})
+}
+
+// proxiesOf reads what one zone, or all, say of their proxies.
+func (s *server) proxiesOf(ctx context.Context, zone string) ([]mesh.ProxyStatus, error) {
+	return zonesWords(ctx, s, "proxies", zone, "", func(p *mesh.ProxyStatus, z heardZone) { p.Zone, p.Unheard = z.name, z.unheard })
 }
 
 // failover answers where the traffic of services goes.
@@ -236,7 +241,7 @@ func (s *server) failover(ctx context.Context, in client.FailoverQuery) (*huma.S
 	if in.Namespace != "" {
 		prefix = in.Namespace + "/"
 	}
-	list, err := zonesWords[mesh.FailoverStatus](ctx, s, "failover", in.Zone, prefix)
+	list, err := zonesWords(ctx, s, "failover", in.Zone, prefix, func(st *mesh.FailoverStatus, z heardZone) { st.Zone, st.Unheard = z.name, z.unheard })
 	if err != nil {
 		return nil, err
 	}
@@ -245,29 +250,31 @@ func (s *server) failover(ctx context.Context, in client.FailoverQuery) (*huma.S
 }
 
 // zonesWords reads what one zone, or all, say of things: the values of a bucket whose keys begin with prefix, zone by
-// zone in the order of keys. A zone that is not known is an error.
-func zonesWords[T any](ctx context.Context, s *server, bucket, zone, prefix string) ([]T, error) {
-	zones, err := s.zones(ctx)
+// zone in the order of keys. mark says of each whose word it is, which the word itself is not believed. A zone that is not known is an error.
+func zonesWords[T any](ctx context.Context, s *server, bucket, zone, prefix string, mark func(*T, heardZone)) ([]T, error) {
+	zones, err := s.heardZones(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if zone != "" {
-		if !slices.Contains(zones, zone) {
+		i := slices.IndexFunc(zones, func(z heardZone) bool { return z.name == zone })
+		if i < 0 {
 			return nil, notFound(mesh.KindZone, "", zone)
 		}
-		zones = []string{zone}
+		zones = zones[i : i+1]
 	}
 	out := []T{}
 	for _, z := range zones {
-		list, _, err := s.cfg.Store.ListRecords(ctx, bucket+"/"+z, prefix)
+		list, _, err := s.cfg.Store.ListRecords(ctx, bucket+"/"+z.name, prefix)
 		if err != nil {
 			return nil, err
 		}
 		for _, rec := range list {
 			var v T
 			if err := json.Unmarshal(rec.Value, &v); err != nil {
-				return nil, fmt.Errorf("%s of zone %s, %s: %w", bucket, z, rec.Key, err)
+				return nil, fmt.Errorf("%s of zone %s, %s: %w", bucket, z.name, rec.Key, err)
 			}
+			mark(&v, z)
 			out = append(out, v)
 		}
 	}

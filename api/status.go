@@ -61,17 +61,21 @@ func (s *server) zones(ctx context.Context) ([]string, error) {
 func scope(r mesh.Resource, zones []string) []string {
 	var out []string
 	for _, z := range zones {
-		if r.Origin == mesh.OriginGlobal && r.InScope(z) || r.Origin == mesh.Origin(z) {
+		if isFor(r, z) {
 			out = append(out, z)
 		}
 	}
 	return out
 }
 
+func isFor(r mesh.Resource, zone string) bool {
+	return r.Origin == mesh.OriginGlobal && r.InScope(zone) || r.Origin == mesh.Origin(zone)
+}
+
 // withStatus composes the statuses of a page: one read per zone and prefix, not per resource.
 func (s *server) withStatus(ctx context.Context, items []mesh.Resource) ([]client.Object, error) {
 	out := make([]client.Object, 0, len(items))
-	zones, err := s.zones(ctx)
+	zones, err := s.heardZones(ctx)
 	if err != nil || len(items) == 0 {
 		return out, err
 	}
@@ -87,7 +91,7 @@ func (s *server) withStatus(ctx context.Context, items []mesh.Resource) ([]clien
 				return nil, err
 			}
 		} else {
-			status = composed(r, scope(r, zones), words[r.Key])
+			status = composed(r, zones, words[r.Key])
 		}
 		if o.Status, err = json.Marshal(status); err != nil {
 			return nil, err
@@ -98,7 +102,7 @@ func (s *server) withStatus(ctx context.Context, items []mesh.Resource) ([]clien
 }
 
 // words are what each zone says of each resource.
-func (s *server) words(ctx context.Context, items []mesh.Resource, zones []string) (map[mesh.Key]map[string]mesh.ResourceStatus, error) {
+func (s *server) words(ctx context.Context, items []mesh.Resource, zones []heardZone) (map[mesh.Key]map[string]mesh.ResourceStatus, error) {
 	out := map[mesh.Key]map[string]mesh.ResourceStatus{}
 	prefixes := map[string]bool{}
 	for _, r := range items {
@@ -111,7 +115,7 @@ func (s *server) words(ctx context.Context, items []mesh.Resource, zones []strin
 	}
 	for _, z := range zones {
 		for p := range prefixes {
-			list, _, err := s.cfg.Store.ListRecords(ctx, bucketStatus+z, p)
+			list, _, err := s.cfg.Store.ListRecords(ctx, bucketStatus+z.name, p)
 			if err != nil {
 				return nil, err
 			}
@@ -122,33 +126,48 @@ func (s *server) words(ctx context.Context, items []mesh.Resource, zones []strin
 				}
 				var rs mesh.ResourceStatus
 				if err := json.Unmarshal(rec.Value, &rs); err != nil {
-					return nil, fmt.Errorf("status of %s in %s: %w", rec.Key, z, err)
+					return nil, fmt.Errorf("status of %s in %s: %w", rec.Key, z.name, err)
 				}
-				rs.Zone = z
-				out[k][z] = rs
+				rs.Zone = z.name
+				out[k][z.name] = rs
 			}
 		}
 	}
 	return out, nil
 }
 
-// composed makes one status of what the zones in scope say. A zone that says nothing is pending.
-func composed(r mesh.Resource, zones []string, words map[string]mesh.ResourceStatus) client.ResourceObjectStatus {
+// composed makes one status of what the zones in scope say. A zone that says nothing is pending. One that is not heard is shown with its last
+// word and not counted as in force; one that is no member (it never joined, or is revoked) is not waited for either.
+func composed(r mesh.Resource, zones []heardZone, words map[string]mesh.ResourceStatus) client.ResourceObjectStatus {
 	out := client.ResourceObjectStatus{}
-	accepted, programmed := 0, 0
+	members, accepted, programmed := 0, 0, 0
+	var away []heardZone
 	var rejected *mesh.ResourceStatus
 	var newest time.Time
 	for _, z := range zones {
-		w, ok := words[z]
-		if !ok {
-			w = mesh.ResourceStatus{Zone: z, Wanted: r.Changed, State: mesh.StatePending}
+		if !isFor(r, z.name) {
+			continue
 		}
-		w.Wanted = max(w.Wanted, r.Changed)
+		w, ok := words[z.name]
+		if !ok {
+			w = mesh.ResourceStatus{Zone: z.name, Wanted: r.Changed, State: mesh.StatePending}
+		}
+		w.Wanted, w.Unheard = max(w.Wanted, r.Changed), z.unheard
 		if w.Applied < r.Changed && w.State == mesh.StateApplied {
 			// It speaks of an older edit.
 			w.State, w.Acked = mesh.StatePending, 0
 		}
 		out.Zones = append(out.Zones, w)
+		if w.ObservedAt.After(newest) {
+			newest = w.ObservedAt
+		}
+		if z.unheard != nil {
+			if z.unheard.Reason == mesh.UnheardAway {
+				away = append(away, z)
+			}
+			continue
+		}
+		members++
 		out.Acked, out.Total = out.Acked+w.Acked, out.Total+w.Total
 		switch w.State {
 		case mesh.StateRejected:
@@ -160,32 +179,48 @@ func composed(r mesh.Resource, zones []string, words map[string]mesh.ResourceSta
 			}
 		case mesh.StatePending:
 		}
-		if w.ObservedAt.After(newest) {
-			newest = w.ObservedAt
-		}
 	}
+	all := members + len(away)
 	condition := func(name string, n int) client.Condition {
-		c := client.Condition{Type: name, Status: "True", Reason: name, LastTransitionTime: newest, Message: fmt.Sprintf("%d of %d zones", n, len(zones))}
+		c := client.Condition{Type: name, Status: "True", Reason: name, LastTransitionTime: newest, Message: fmt.Sprintf("%d of %d zones", n, all)}
 		switch {
 		case rejected != nil:
 			c.Status, c.Reason, c.Message = "False", "Rejected", "zone "+rejected.Zone+": "+why(*rejected)
-		case n < len(zones) && name == "Programmed":
+		case n < members && name == "Programmed":
 			c.Status, c.Reason = "False", "Pending"
-			c.Message = fmt.Sprintf("%d of %d zones, %d of %d proxies", n, len(zones), out.Acked, out.Total)
-		case n < len(zones):
+			c.Message = fmt.Sprintf("%d of %d zones, %d of %d proxies", n, all, out.Acked, out.Total)
+		case n < members:
 			c.Status, c.Reason = "Unknown", "Pending"
-		case len(zones) == 0:
-			c.Reason, c.Message = "NoZone", "no zone is in its scope"
+		case len(away) > 0:
+			c.Status, c.Reason = "Unknown", "ZoneNotHeard"
+			c.Message = fmt.Sprintf("%d of %d zones; %s", n, all, notHeard(away))
+		case all == 0:
+			c.Reason, c.Message = "NoZone", "no zone in its scope is a member of the mesh"
 		}
 		return c
 	}
 	out.Conditions = []client.Condition{condition("Accepted", accepted), condition("Programmed", programmed)}
 	for _, w := range out.Zones {
+		if w.Unheard != nil {
+			continue
+		}
 		for _, c := range w.Conditions {
 			out.Conditions = noteCondition(out.Conditions, w.Zone, c, newest)
 		}
 	}
 	return out
+}
+
+// notHeard says which zones are not heard, and of the first since when.
+func notHeard(away []heardZone) string {
+	s := "zone " + away[0].name + " is not connected"
+	if since := away[0].unheard.Since; !since.IsZero() {
+		s = "zone " + away[0].name + " was heard of last at " + since.UTC().Format(time.RFC3339)
+	}
+	if more := len(away) - 1; more > 0 {
+		s += fmt.Sprintf(", and %d more %s not", more, plural(more, "is", "are"))
+	}
+	return s
 }
 
 // noteCondition adds a zone's word on a route: what is False in one zone is False.
@@ -220,6 +255,9 @@ func (s *server) zoneStatus(ctx context.Context, r mesh.Resource) (client.ZoneOb
 		return out, err
 	}
 	out.ZoneStatus = zs
+	word := client.ZoneOverview{Name: r.Name, Status: zs}
+	_ = json.Unmarshal(r.Spec, &word.Spec) // as in overviewZones
+	out.Unheard = unheard(s.cfg.Mode, word)
 	condition := func(name string, is bool, otherwise, message string) client.Condition {
 		c := client.Condition{Type: name, Status: "True", Reason: name, LastTransitionTime: at}
 		if !is {

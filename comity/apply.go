@@ -271,7 +271,7 @@ use comity zone leave.
 With --wait it stays until every connected proxy whose configuration that changes has let go of them.`,
 		Example:           "  comity delete authorizationpolicy/cart-to-pay -n shop --wait\n  comity delete -f shop.yaml",
 		ValidArgsFunction: s.completeRefs,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if (len(files) > 0) == (len(args) > 0) {
 				return usage("delete takes either TYPE NAME or -f FILE")
 			}
@@ -279,7 +279,7 @@ With --wait it stays until every connected proxy whose configuration that change
 			if err != nil {
 				return err
 			}
-			var refs []ref
+			refs := []ref{}
 			if len(files) > 0 {
 				docs, err := s.readDocuments(files, false)
 				if err != nil {
@@ -301,6 +301,13 @@ With --wait it stays until every connected proxy whose configuration that change
 					return err
 				}
 			}
+			done := []deletion{}
+			defer func() {
+				// What was deleted is said even if another one could not be.
+				if _, failed := writeValue(s.out, s.output, map[string]any{"items": done}); err == nil {
+					err = failed
+				}
+			}()
 			for _, one := range refs {
 				if one.kind.Namespaced && one.namespace == "" {
 					one.namespace = "default"
@@ -313,6 +320,7 @@ With --wait it stays until every connected proxy whose configuration that change
 				if err != nil {
 					return err
 				}
+				done = append(done, deletion{Kind: one.kind.Kind, Namespace: one.namespace, Name: one.name, Outcome: "deleted", Revision: revision})
 				tail := ""
 				if wait {
 					ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
@@ -324,7 +332,13 @@ With --wait it stays until every connected proxy whose configuration that change
 					s.sayAway(last)
 					tail = fmt.Sprintf(" (rev %d%s)", revision, progressed(last, time.Since(begin)))
 				}
-				fmt.Fprintf(s.out, "%s/%s deleted%s\n", one.kind.Singular, one.name, tail)
+				switch s.output {
+				case formatJSON, formatYAML:
+				case formatName:
+					fmt.Fprintln(s.out, one.kind.Singular+"/"+one.name)
+				default:
+					fmt.Fprintf(s.out, "%s/%s deleted%s\n", one.kind.Singular, one.name, tail)
+				}
 			}
 			return nil
 		},
@@ -337,6 +351,15 @@ With --wait it stays until every connected proxy whose configuration that change
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until every proxy that it concerns has acknowledged")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "with --wait: how long for each")
 	return cmd
+}
+
+// deletion is what became of one resource that was to be deleted.
+type deletion struct {
+	Kind      mesh.Kind     `json:"kind"`
+	Namespace string        `json:"namespace,omitempty"`
+	Name      string        `json:"name"`
+	Outcome   string        `json:"outcome"` // deleted
+	Revision  mesh.Revision `json:"revision"`
 }
 
 // confirmZones asks before zones that are members are removed, one question each, before anything is deleted.

@@ -112,7 +112,7 @@ func (r *remote) check(ctx context.Context) ([]finding, error) {
 	atZone := o.Mode == "zone"
 	heard := map[string]bool{} // zones whose words are of now
 	for _, z := range o.Zones {
-		heard[z.Name] = z.Name == o.Zone || z.Status.Connected && z.Spec.Revoked == nil
+		heard[z.Name] = z.Unheard == nil && (!atZone || z.Name == o.Zone)
 	}
 	for _, k := range policy.Kinds() {
 		if k.Kind == mesh.KindZone && atZone {

@@ -180,6 +180,80 @@ func (s *shell) completeZone(cmd *cobra.Command, args []string, typed string) ([
 	return offer(typed, s.names(cmd, "zones"))
 }
 
+// completeZones completes a flag that takes zones.
+func (s *shell) completeZones(cmd *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return offer(typed, s.names(cmd, "zones"))
+}
+
+// completeService completes a command's only argument, or a flag, that takes a service's name: also one that only other zones have.
+func (s *shell) completeService(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return offer(typed, s.serviceNames(cmd))
+}
+
+// completeServiceFlag completes a flag that takes a service's name.
+func (s *shell) completeServiceFlag(cmd *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return s.completeService(cmd, nil, typed)
+}
+
+func (s *shell) serviceNames(cmd *cobra.Command) []candidate {
+	var out []candidate
+	namespace := flagOf(cmd, "namespace")
+	s.ask(cmd, func(ctx context.Context, r *remote) error {
+		list, err := r.services(ctx)
+		for _, svc := range list {
+			if namespace == "" || svc.Namespace == namespace {
+				out = append(out, candidate{svc.Name, svc.Namespace})
+			}
+		}
+		return err
+	})
+	return out
+}
+
+// completeProxy completes a command's only argument, the name of a proxy as the column PROXY shows it.
+func (s *shell) completeProxy(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []candidate
+	s.ask(cmd, func(ctx context.Context, r *remote) error {
+		list, err := r.Proxies(ctx, flagOf(cmd, "zone"))
+		for _, p := range list {
+			out = append(out, candidate{proxyName(p.Proxy), p.Zone})
+		}
+		return err
+	})
+	return offer(typed, out)
+}
+
+// completeEnds completes the ends of requests in the filters of a tap: [NAMESPACE/]NAME[@ZONE]. Ends to which requests go are services,
+// others also workloads, and the service accounts that servers see.
+func (s *shell) completeEnds(callers bool) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if name, zone, ok := strings.Cut(typed, "@"); ok {
+			var out []candidate
+			for _, z := range s.names(cmd, "zones") {
+				out = append(out, candidate{name + "@" + z.value, z.description})
+			}
+			return offer(name+"@"+zone, out)
+		}
+		if !callers {
+			return offer(typed, s.serviceNames(cmd))
+		}
+		var out []candidate
+		for _, o := range s.objects(cmd, "workloads", "") {
+			out = append(out, candidate{o.Metadata.Name, "workload in " + string(o.Metadata.Origin)})
+			if account := decodeInto[mesh.Workload](o.Spec).ServiceAccount; account != "" {
+				out = append(out, candidate{account, "service account of " + o.Metadata.Namespace})
+			}
+		}
+		return offer(typed, out)
+	}
+}
+
 // completeNamespace completes a namespace of what there is: of the kind on the command line, else of services.
 func (s *shell) completeNamespace(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	word := "services"

@@ -197,6 +197,9 @@ func (s *shell) demoDown(o *demo.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if done, err := writeValue(s.out, s.output, map[string]any{"dir": o.Dir, "ended": was}); done {
+				return err
+			}
 			if !was {
 				fmt.Fprintln(s.out, "no demo runs in "+o.Dir)
 				return nil

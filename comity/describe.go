@@ -92,6 +92,13 @@ func (s *shell) describe(ctx context.Context, r *remote, o client.Object) error 
 			field(m.name, "%s", text)
 		}
 	}
+	if o.Kind == mesh.KindWorkload {
+		states, err := r.workloadStates(ctx)
+		if err != nil {
+			return err
+		}
+		field("Status", "%s", states.of(o))
+	}
 	spec, err := yaml.JSONToYAML(o.Spec)
 	if err != nil {
 		return fmt.Errorf("spec: %w", err)
@@ -133,7 +140,11 @@ func describeZone(field fieldWriter, o client.Object) {
 	field("Trust domain", "%s (bundle sequence %d)", z.TrustDomain, z.BundleSequence)
 	field("Certificate", "expires in %s", until(z.CertificateExpires))
 	field("Configuration", "revision %d wanted, %d applied, %d bytes sent in this session", z.Wanted, z.Acked, z.SentBytes)
-	field("Proxies", "%d of %d connected", z.ProxiesConnected, z.Proxies)
+	if why := notHeard(o.Metadata.Name, z.Unheard); why != "" {
+		field("Proxies", "%d when it was heard of last; %s", z.Proxies, why)
+	} else {
+		field("Proxies", "%d of %d connected", z.ProxiesConnected, z.Proxies)
+	}
 	field("Software", "%s, protocol %d", z.Version, z.Protocol)
 	for _, in := range z.Ingresses {
 		field("Ingress", "%s at %s, ports %v", in.ID, in.Host, in.Ports)
@@ -217,7 +228,12 @@ func describeZones(w io.Writer, zones []mesh.ResourceStatus) error {
 		if message == "" && len(z.OverriddenBy) > 0 { // of a release that said it only so
 			message = "overridden by " + z.OverriddenBy[0].String()
 		}
-		t.rows = append(t.rows, []string{z.Zone, string(z.State), fmt.Sprint(z.Wanted), fmt.Sprint(z.Applied), fmt.Sprintf("%d/%d", z.Acked, z.Total), message})
+		state, proxies := string(z.State), fmt.Sprintf("%d/%d", z.Acked, z.Total)
+		if why := notHeard(z.Zone, z.Unheard); why != "" {
+			state, proxies = "Unknown", unknown
+			message = strings.TrimPrefix(message+"; "+why+", and had said "+string(z.State), "; ")
+		}
+		t.rows = append(t.rows, []string{z.Zone, state, fmt.Sprint(z.Wanted), fmt.Sprint(z.Applied), proxies, message})
 	}
 	fmt.Fprintln(w, "Zones:")
 	if err := t.write(w, formatTable, true); err != nil {
@@ -241,7 +257,7 @@ func describeZones(w io.Writer, zones []mesh.ResourceStatus) error {
 func describeRoutes(w io.Writer, zones []mesh.ResourceStatus) error {
 	t := table{columns: []string{"ZONE", "CONDITIONS"}}
 	for _, z := range zones {
-		if len(z.Conditions) == 0 {
+		if len(z.Conditions) == 0 || z.Unheard != nil {
 			continue
 		}
 		programmed := mesh.Condition{Type: "Programmed", Status: "True"}
@@ -276,6 +292,9 @@ func conditionWords(list []mesh.Condition) string {
 func describeListeners(w io.Writer, zones []mesh.ResourceStatus) error {
 	t := table{columns: []string{"ZONE", "LISTENER", "ROUTES", "CONDITIONS"}}
 	for _, z := range zones {
+		if z.Unheard != nil {
+			continue
+		}
 		for _, l := range z.Listeners {
 			t.rows = append(t.rows, []string{z.Zone, l.Name, fmt.Sprint(l.AttachedRoutes), conditionWords(l.Conditions)})
 		}

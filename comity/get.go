@@ -42,6 +42,9 @@ type ref struct {
 func parseRefs(args []string, sel selection) ([]ref, error) {
 	kindOf := func(word string) (policy.KindInfo, error) {
 		k, ok := policy.Lookup(word)
+		if !ok && isProxies(word) {
+			return k, usage("proxies are looked at by themselves or beside whole kinds: comity get proxy/NAME, or comity get workloads,proxies")
+		}
 		if !ok {
 			var known []string
 			for _, k := range policy.Kinds() {
@@ -106,6 +109,7 @@ func (s *shell) getCommand() *cobra.Command {
   comity get service/pay -n shop -o yaml
   comity get workloads -l app=web
   comity get services,authorizationpolicies -n shop
+  comity get workloads,proxies -n shop
   comity get proxies -n shop -o wide`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: s.completeRefs,
@@ -117,12 +121,15 @@ func (s *shell) getCommand() *cobra.Command {
 			if isProxies(args[0]) {
 				return s.getProxies(cmd.Context(), r, args, sel, !noHeaders)
 			}
+			if kinds := strings.Split(args[0], ","); len(args) == 1 && slices.ContainsFunc(kinds, isProxies) {
+				return s.getWithProxies(cmd.Context(), r, kinds, sel, !noHeaders)
+			}
 			objects, single, err := r.fetch(cmd.Context(), args, sel)
 			if err != nil {
 				return err
 			}
 			if strings.Contains(args[0], ",") {
-				return s.show(objects, single, !noHeaders)
+				return s.showKinds(cmd.Context(), r, objects, !noHeaders)
 			}
 			return s.showIn(cmd.Context(), r, objects, single, !noHeaders)
 		},
@@ -132,6 +139,53 @@ func (s *shell) getCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&sel.all, "all-namespaces", "A", false, "all namespaces (the default when listing)")
 	cmd.Flags().BoolVar(&noHeaders, "no-headers", false, "no column names")
 	return cmd
+}
+
+// getWithProxies lists whole kinds and then the proxies, which are no resources: in JSON and YAML they have a list of their own.
+func (s *shell) getWithProxies(ctx context.Context, r *remote, kinds []string, sel selection, headers bool) error {
+	kinds = slices.DeleteFunc(kinds, isProxies)
+	if len(kinds) == 0 {
+		return s.getProxies(ctx, r, []string{proxiesWord}, sel, headers)
+	}
+	objects, _, err := r.fetch(ctx, []string{strings.Join(kinds, ",")}, sel)
+	if err != nil {
+		return err
+	}
+	proxies, _, err := r.proxiesOf(ctx, []string{proxiesWord}, sel)
+	if err != nil {
+		return err
+	}
+	if done, err := writeValue(s.out, s.output, map[string]any{"items": objects, "proxies": proxies}); done {
+		return err
+	}
+	if err := s.showKinds(ctx, r, objects, headers); err != nil {
+		return err
+	}
+	if s.output != formatName && len(objects) > 0 {
+		fmt.Fprintln(s.out)
+	}
+	return s.showProxies(proxies, false, headers)
+}
+
+// showKinds shows objects of several kinds, each kind with what is known of it as if it were alone.
+func (s *shell) showKinds(ctx context.Context, r *remote, objects []client.Object, headers bool) error {
+	if s.output != formatTable && s.output != formatWide {
+		return s.show(objects, false, headers)
+	}
+	for begin := 0; begin < len(objects); {
+		end := begin
+		for end < len(objects) && objects[end].Kind == objects[begin].Kind {
+			end++
+		}
+		if begin > 0 {
+			fmt.Fprintln(s.out)
+		}
+		if err := s.showIn(ctx, r, objects[begin:end], false, headers); err != nil {
+			return err
+		}
+		begin = end
+	}
+	return nil
 }
 
 // showIn shows objects of one kind, in tables with what the control plane knows of them beside.
@@ -163,29 +217,31 @@ func (s *shell) showNeighbours(objects []client.Object, headers bool) error {
 	return t.write(s.out, s.output, headers)
 }
 
-// showWorkloads lists workloads with what their zones say of their sidecars: a workload is as healthy as it
-// looks from there.
-func (s *shell) showWorkloads(ctx context.Context, r *remote, objects []client.Object, headers bool) error {
+// workloadStates are what zones say of the sidecars of workloads: a workload is as healthy as it looks from there.
+type workloadStates map[mesh.Key]string
+
+func (r *remote) workloadStates(ctx context.Context) (workloadStates, error) {
 	proxies, err := r.Proxies(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	out := workloadStates{}
+	for _, p := range proxies {
+		out[mesh.Key{Origin: mesh.Origin(p.Zone), Kind: mesh.KindWorkload, Namespace: p.Proxy.Namespace, Name: p.Proxy.Name}] = proxyState(p)
+	}
+	return out, nil
+}
+
+func (w workloadStates) of(o client.Object) string {
+	return firstOf(w[mesh.Key{Origin: o.Metadata.Origin, Kind: o.Kind, Namespace: o.Metadata.Namespace, Name: o.Metadata.Name}], "Unknown (its zone has not spoken of it)")
+}
+
+func (s *shell) showWorkloads(ctx context.Context, r *remote, objects []client.Object, headers bool) error {
+	states, err := r.workloadStates(ctx)
 	if err != nil {
 		return err
 	}
-	type at struct{ zone, namespace, name string }
-	health := map[at]string{}
-	for _, p := range proxies {
-		word := "HEALTHY"
-		switch {
-		case !p.Connected:
-			word = "DISCONNECTED"
-		case !p.Healthy:
-			word = "UNHEALTHY"
-		}
-		if p.Draining {
-			word += ",DRAINING"
-		}
-		health[at{p.Zone, p.Proxy.Namespace, p.Proxy.Name}] = word
-	}
-	t := table{columns: []string{"NAMESPACE", "NAME", "ZONE", "HEALTH", "SERVICE ACCOUNT", "AGE", "ADDRESS", "LABELS"}, wide: 2}
+	t := table{columns: []string{"NAMESPACE", "NAME", "ZONE", "STATUS", "SERVICE ACCOUNT", "AGE", "ADDRESS", "LABELS"}, wide: 2}
 	for _, o := range objects {
 		spec := decodeInto[mesh.Workload](o.Spec)
 		var labels []string
@@ -193,8 +249,7 @@ func (s *shell) showWorkloads(ctx context.Context, r *remote, objects []client.O
 			labels = append(labels, k+"="+v)
 		}
 		slices.Sort(labels)
-		zone := string(o.Metadata.Origin)
-		t.rows = append(t.rows, []string{o.Metadata.Namespace, o.Metadata.Name, zone, firstOf(health[at{zone, o.Metadata.Namespace, o.Metadata.Name}], "UNKNOWN"),
+		t.rows = append(t.rows, []string{o.Metadata.Namespace, o.Metadata.Name, string(o.Metadata.Origin), states.of(o),
 			spec.ServiceAccount, age(o.Metadata.CreationTimestamp), addressOf(spec), strings.Join(labels, ",")})
 	}
 	return t.write(s.out, s.output, headers)
@@ -255,7 +310,7 @@ func tableOf(kind mesh.Kind, objects []client.Object) table {
 		t := table{columns: []string{"NAME", "STATE", "PROXIES", "LAG", "CERT", "INGRESSES", "AGE", "TRUST DOMAIN", "VERSION", "INCARNATION"}, wide: 3}
 		for _, o := range objects {
 			z := zoneStatus(o)
-			t.rows = append(t.rows, []string{o.Metadata.Name, zoneState(o), fmt.Sprintf("%d/%d", z.ProxiesConnected, z.Proxies), lag(z), until(z.CertificateExpires),
+			t.rows = append(t.rows, []string{o.Metadata.Name, zoneState(o), proxiesOfZone(z), lag(z), until(z.CertificateExpires),
 				fmt.Sprint(len(z.Ingresses)), age(o.Metadata.CreationTimestamp), string(z.TrustDomain), z.Version, string(z.Incarnation)})
 		}
 		return t
@@ -267,7 +322,7 @@ func tableOf(kind mesh.Kind, objects []client.Object) table {
 	}
 	for _, o := range objects {
 		sum := summarise(resourceStatuses(o))
-		row := []string{o.Metadata.Name, fmt.Sprintf("%d/%d", sum.zonesApplied, sum.zones), fmt.Sprintf("%d/%d", sum.acked, sum.total), sum.state,
+		row := []string{o.Metadata.Name, fmt.Sprintf("%d/%d", sum.zonesApplied, sum.zones), fmt.Sprintf("%d/%d", sum.acked, sum.total), inForce(sum.state, sum.away),
 			age(o.Metadata.CreationTimestamp), string(o.Metadata.Origin), o.Metadata.ResourceVersion, sum.message}
 		if info.Namespaced {
 			row = append([]string{o.Metadata.Namespace}, row...)
@@ -277,15 +332,32 @@ func tableOf(kind mesh.Kind, objects []client.Object) table {
 	return t
 }
 
+// proxiesOfZone counts a zone's proxies; how many are connected only it knows.
+func proxiesOfZone(z client.ZoneObjectStatus) string {
+	return fmt.Sprintf("%s/%d", knownOr(z.Unheard, fmt.Sprint(z.ProxiesConnected)), z.Proxies)
+}
+
 // summary is what a table row says of all zones at once.
 type summary struct {
 	zones, zonesApplied, acked, total int
 	state, message                    string
+	// away are the zones that are not heard, in words; what they said last counts for nothing but zones.
+	away []string
 }
 
 func summarise(statuses []mesh.ResourceStatus) summary {
-	sum := summary{zones: len(statuses), state: "-"}
+	sum := summary{state: "-"}
+	var heard []mesh.ResourceStatus
 	for _, st := range statuses {
+		switch {
+		case st.Unheard == nil:
+			heard = append(heard, st)
+		case st.Unheard.Reason == mesh.UnheardAway:
+			sum.away = append(sum.away, notHeard(st.Zone, st.Unheard))
+		}
+	}
+	sum.zones = len(heard) + len(sum.away)
+	for _, st := range heard {
 		if st.State == mesh.StateApplied && st.Applied >= st.Wanted {
 			sum.zonesApplied++
 		}
@@ -299,10 +371,12 @@ func summarise(statuses []mesh.ResourceStatus) summary {
 		}
 	}
 	switch {
-	case len(statuses) == 0:
-	case slices.ContainsFunc(statuses, func(st mesh.ResourceStatus) bool { return st.State == mesh.StateRejected || len(st.Rejections) > 0 }):
+	case sum.zones == 0:
+	case slices.ContainsFunc(heard, func(st mesh.ResourceStatus) bool { return st.State == mesh.StateRejected || len(st.Rejections) > 0 }):
 		sum.state = "Rejected"
-	case sum.zonesApplied < sum.zones || sum.acked < sum.total:
+	case len(heard) == 0:
+		sum.state = "Unknown"
+	case sum.zonesApplied < len(heard) || sum.acked < sum.total:
 		sum.state = "Pending"
 	default:
 		sum.state = "Programmed"

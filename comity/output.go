@@ -104,6 +104,18 @@ func writeValue(w io.Writer, f format, v any) (bool, error) {
 	}
 }
 
+// showDone says that something was done with a thing, or prints v where a program reads.
+func (s *shell) showDone(ref, what string, v any) error {
+	if done, err := writeValue(s.out, s.output, v); done {
+		return err
+	}
+	if s.output != formatName {
+		ref += " " + what
+	}
+	_, err := fmt.Fprintln(s.out, clean(ref))
+	return err
+}
+
 // age is how long ago t was, as kubectl writes it.
 func age(t time.Time) string {
 	if t.IsZero() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/comity-mesh/comity/mesh"
 )
@@ -39,10 +40,11 @@ func (r *remote) proxiesOf(ctx context.Context, args []string, sel selection) (l
 	if err != nil {
 		return nil, false, err
 	}
+	known := knownProxies(list)
 	list = filterProxies(list, names, sel.namespaceFilter())
 	for _, name := range names {
 		if !slices.ContainsFunc(list, func(p mesh.ProxyStatus) bool { return isNamed(p, name) }) {
-			return nil, false, notFound("there is no proxy %q", name)
+			return nil, false, missing("proxy", name, known, "comity get proxies")
 		}
 	}
 	return list, len(names) == 1 && len(list) == 1, nil
@@ -54,6 +56,15 @@ func filterProxies(list []mesh.ProxyStatus, names []string, namespace string) []
 		return namespace != "" && p.Proxy.Namespace != namespace ||
 			len(names) > 0 && !slices.ContainsFunc(names, func(name string) bool { return isNamed(p, name) })
 	})
+}
+
+// knownProxies are the names by which proxies may be called.
+func knownProxies(list []mesh.ProxyStatus) []string {
+	var out []string
+	for _, p := range list {
+		out = append(out, p.Proxy.Name, proxyName(p.Proxy))
+	}
+	return out
 }
 
 func isNamed(p mesh.ProxyStatus, name string) bool {
@@ -73,16 +84,20 @@ func (s *shell) getProxies(ctx context.Context, r *remote, args []string, sel se
 	if err != nil {
 		return err
 	}
+	return s.showProxies(list, single, headers)
+}
+
+func (s *shell) showProxies(list []mesh.ProxyStatus, single, headers bool) error {
 	if done, err := s.writeProxies(list, single); done {
 		return err
 	}
-	t := table{columns: []string{"ZONE", "PROXY", "CONNECTED", "HEALTHY", "REVISION", "NACKS", "CERT"}}
+	t := table{columns: []string{"ZONE", "PROXY", "STATUS", "ACKED", "NACKS", "CERT"}}
 	if s.output == formatWide {
 		t.columns = append(t.columns, "IDENTITY", "ENVOY")
 	}
 	t.columns = append(t.columns, "LAST ERROR")
 	for _, p := range list {
-		row := []string{p.Zone, proxyName(p.Proxy), yesNo(p.Connected), proxyHealth(p), fmt.Sprint(p.Applied), fmt.Sprint(p.Nacks), until(p.CertExpires)}
+		row := []string{p.Zone, proxyName(p.Proxy), proxyState(p), ackedBy(p), knownOr(p.Unheard, fmt.Sprint(p.Nacks)), knownOr(p.Unheard, until(p.CertExpires))}
 		if s.output == formatWide {
 			row = append(row, p.Identity, p.Version, p.LastError)
 		} else {
@@ -93,12 +108,13 @@ func (s *shell) getProxies(ctx context.Context, r *remote, args []string, sel se
 	return t.write(s.out, s.output, headers)
 }
 
-// proxyHealth says whether a proxy may get requests.
-func proxyHealth(p mesh.ProxyStatus) string {
-	if p.Draining {
-		return yesNo(p.Healthy) + ",Draining"
+// ackedBy is the newest revision of its zone's store that a proxy has acknowledged in full. It is not known of one that has
+// acknowledged nothing yet, nor of a zone that is away.
+func ackedBy(p mesh.ProxyStatus) string {
+	if p.Applied == 0 {
+		return unknown
 	}
-	return yesNo(p.Healthy)
+	return knownOr(p.Unheard, fmt.Sprint(p.Applied))
 }
 
 // writeProxies prints proxies in the formats that are no table; it reports false for the others.
@@ -140,17 +156,24 @@ func describeProxy(field fieldWriter, p mesh.ProxyStatus) {
 	field("Role", "%s", p.Proxy.Role)
 	field("Zone", "%s", p.Zone)
 	field("Node", "%s", p.Proxy)
+	why := notHeard(p.Zone, p.Unheard)
+	field("Status", "%s", proxyState(p))
 	switch {
+	case why != "":
+		field("Known", "what follows is what the zone said last, at %s", p.ObservedAt.Local().Format(time.DateTime))
 	case p.Connected:
-		field("State", "connected for %s", age(p.Since))
+		field("Connected", "for %s", age(p.Since))
 	default:
-		field("State", "not connected to its zone; it goes on with what it has")
+		field("Connected", "no; it goes on with what it has")
 	}
-	field("Healthy", "%s", proxyHealth(p))
 	field("Identity", "%s", p.Identity)
 	field("Certificate", "ends in %s", until(p.CertExpires))
 	field("Envoy", "%s", p.Version)
-	field("Configuration", "revision %d of the zone acknowledged in full, %d refusals in this connection", p.Applied, p.Nacks)
+	if p.Applied == 0 {
+		field("Configuration", "nothing acknowledged in full yet, %d refusals in this connection", p.Nacks)
+	} else {
+		field("Configuration", "revision %d of its zone's store acknowledged in full, %d refusals in this connection", p.Applied, p.Nacks)
+	}
 	if p.LastError != "" {
 		field("Last error", "%s", p.LastError)
 	}

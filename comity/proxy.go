@@ -36,7 +36,7 @@ NAME is that of a workload or ingress, as in the column PROXY of comity get prox
 func (s *shell) inspectCommand(what, short, long string) *cobra.Command {
 	var zone, filter string
 	cmd := &cobra.Command{
-		Use: what + " NAME", Short: short, Long: long, Args: cobra.ExactArgs(1),
+		Use: what + " NAME", Short: short, Long: long, Args: cobra.ExactArgs(1), ValidArgsFunction: s.completeProxy,
 		Example: "  comity proxy " + what + " shop/web-1\n  comity proxy " + what + " ingress/gate --zone east",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := s.remote()
@@ -48,10 +48,11 @@ func (s *shell) inspectCommand(what, short, long string) *cobra.Command {
 				return err
 			}
 			name := strings.TrimPrefix(args[0], "proxy/")
+			all := slices.Clone(list)
 			list = filterProxies(list, []string{name}, "")
 			switch {
 			case len(list) == 0:
-				return notFound("there is no proxy %q", name)
+				return missing("proxy", name, knownProxies(all), "comity get proxies")
 			case len(list) > 1:
 				return severalProxies(name, list)
 			}
@@ -63,6 +64,7 @@ func (s *shell) inspectCommand(what, short, long string) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&zone, "zone", "", "zone of the proxy")
+	must(cmd.RegisterFlagCompletionFunc("zone", s.completeZones))
 	if what == "stats" {
 		cmd.Flags().StringVar(&filter, "filter", "", "only counters whose name contains this")
 	}

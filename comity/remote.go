@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
+	"github.com/comity-mesh/comity/internal/nearest"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
@@ -83,6 +85,68 @@ func (r *remote) find(ctx context.Context, one ref, origin string) (client.Objec
 
 func notFound(format string, args ...any) error {
 	return &fault.Error{Code: "CLI-NOT-FOUND", What: fmt.Sprintf(format, args...), Exit: fault.ExitNotFound, Try: "comity get with the kind alone lists what there is"}
+}
+
+// missing is the complaint about a name that nobody has, with the one that was probably meant.
+func missing(what, name string, known []string, list string) error {
+	return &fault.Error{Code: "CLI-NOT-FOUND", What: fmt.Sprintf("there is no %s %q", what, name), Exit: fault.ExitNotFound,
+		Cause: nearest.Question(name, known), Try: list + " lists what there is", Docs: "docs/cli.md"}
+}
+
+// services are those that somebody has a Service for or that zones offer, as namespace and name.
+func (r *remote) services(ctx context.Context) ([]policy.ServiceRef, error) {
+	kind, _ := policy.Lookup(string(mesh.KindService))
+	objects, err := r.ListAll(ctx, kind, client.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	told, err := r.Failover(ctx, client.FailoverQuery{})
+	if err != nil {
+		return nil, err
+	}
+	var out []policy.ServiceRef
+	for _, o := range objects {
+		out = append(out, policy.ServiceRef{Namespace: o.Metadata.Namespace, Name: o.Metadata.Name})
+	}
+	for _, f := range told {
+		out = append(out, policy.ServiceRef{Namespace: f.Namespace, Name: f.Service})
+	}
+	slices.SortFunc(out, func(a, b policy.ServiceRef) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return slices.Compact(out), nil
+}
+
+// service finds a service by [NAMESPACE/]NAME, with service/ before it or not, and the namespace of -n; without one the name must be in one
+// namespace only.
+func (r *remote) service(ctx context.Context, namespace, name string) (ns, service string, err error) {
+	for _, word := range []string{"service/", "services/", "svc/"} {
+		name = strings.TrimPrefix(name, word)
+	}
+	if before, after, ok := strings.Cut(name, "/"); ok {
+		namespace, name = before, after
+	}
+	all, err := r.services(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	var namespaces, names []string
+	for _, s := range all {
+		if namespace != "" && s.Namespace != namespace {
+			continue
+		}
+		names = append(names, s.Name)
+		if s.Name == name {
+			namespaces = append(namespaces, s.Namespace)
+		}
+	}
+	switch len(namespaces) {
+	case 0:
+		return "", "", missing("service", name, names, "comity get services")
+	case 1:
+		return namespaces[0], name, nil
+	}
+	return "", "", usage("service %q is in several namespaces: say -n with one of %s", name, strings.Join(namespaces, ", "))
 }
 
 // atZone reports whether the control plane is a zone's.

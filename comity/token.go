@@ -234,8 +234,7 @@ revoke ends that.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(s.out, "token/%s revoked\n", clean(args[0]))
-			return nil
+			return s.showDone("token/"+args[0], "revoked", map[string]any{"token": args[0], "revoked": true})
 		},
 	}
 	s.tokenSort(cmd, &zone, &enrol)

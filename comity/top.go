@@ -74,7 +74,8 @@ that don't answer are named on standard error.`,
 	fl.StringVar(&f.sort, "sort", "requests", "requests, failed, p99 or name")
 	fl.IntVar(&f.limit, "limit", 0, "at most so many rows (default: all; on a terminal what fits)")
 	must(cmd.RegisterFlagCompletionFunc("namespace", s.completeNamespace))
-	must(cmd.RegisterFlagCompletionFunc("zone", s.completeZone))
+	must(cmd.RegisterFlagCompletionFunc("zone", s.completeZones))
+	must(cmd.RegisterFlagCompletionFunc("service", s.completeServiceFlag))
 	must(cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(slices.Sorted(maps.Keys(topOrders())), cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }

@@ -76,7 +76,11 @@ func (s *shell) describeTraffic(ctx context.Context, r *remote, statuses []mesh.
 		if f.Policy != nil {
 			by = fmt.Sprintf("%s/%s of %s", strings.ToLower(string(f.Policy.Kind)), f.Policy.Name, f.Policy.Origin)
 		}
-		fmt.Fprintln(s.out, clean(fmt.Sprintf("Traffic from %s: %s for %s, by %s (%s)", f.Zone, f.State, age(f.Since), by, f.Mode)))
+		line := fmt.Sprintf("Traffic from %s: %s for %s, by %s (%s)", f.Zone, f.State, age(f.Since), by, f.Mode)
+		if why := notHeard(f.Zone, f.Unheard); why != "" {
+			line = fmt.Sprintf("Traffic from %s: unknown (%s); it said last: %s, by %s (%s)", f.Zone, why, f.State, by, f.Mode)
+		}
+		fmt.Fprintln(s.out, clean(line))
 		if f.Reason != "" {
 			fmt.Fprintln(s.out, "  "+clean(f.Reason))
 		}

@@ -26,6 +26,8 @@ type FailoverStatus struct {
 	// Targets are all zones that offer the service, in the order of tiers, then by name.
 	Targets    []FailoverTarget `json:"targets"`
 	ObservedAt time.Time        `json:"observedAt"`
+	// Unheard: the zone is not heard at present, and everything above is what it said last.
+	Unheard *Unheard `json:"unheard,omitempty"`
 }
 
 // FailoverState is how the traffic of a service stands to its policy.

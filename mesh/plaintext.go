@@ -38,4 +38,6 @@ type PlaintextStatus struct {
 	PlaintextPort
 	// Proxies that watch the port.
 	Proxies int `json:"proxies"`
+	// Unheard: the zone is not heard at present, and everything above is what it said last.
+	Unheard *Unheard `json:"unheard,omitempty"`
 }

@@ -19,6 +19,24 @@ const (
 	StateUnknown  ResourceState = "Unknown"  // stored and passed over: a kind this zone does not know
 )
 
+// Unheard says of a zone's word that it is not of now: it was its last one. It may hold still, or not. Who answers for several zones marks what
+// they said so; no zone says it of itself.
+type Unheard struct {
+	Reason UnheardReason `json:"reason"`
+	// Since is when the zone was heard of last; zero if it never was.
+	Since time.Time `json:"since,omitzero"`
+}
+
+// UnheardReason is why a zone's words are not of now.
+type UnheardReason string
+
+// The reasons why a zone is not heard.
+const (
+	UnheardAway      UnheardReason = "NotConnected" // it has no session with global: it may be dead, or only cut off
+	UnheardNotJoined UnheardReason = "NotJoined"    // no control plane has joined under its name
+	UnheardRevoked   UnheardReason = "Revoked"      // it is no member any more
+)
+
 // ResourceStatus is one zone's word about one resource. Bucket "status/<zone>", keyed by Key.String.
 type ResourceStatus struct {
 	Zone string `json:"zone"`
@@ -42,6 +60,8 @@ type ResourceStatus struct {
 	// Listeners of a Gateway.
 	Listeners  []ListenerStatus `json:"listeners,omitempty"`
 	ObservedAt time.Time        `json:"observedAt"`
+	// Unheard: the zone is not heard at present, and everything above is what it said last.
+	Unheard *Unheard `json:"unheard,omitempty"`
 }
 
 // ListenerStatus is how a listener of a Gateway does in the zone (Gateway API, ListenerStatus).
@@ -124,6 +144,8 @@ type ProxyStatus struct {
 	// Plaintext are its ports that take plaintext, and who speaks it.
 	Plaintext  []PlaintextPort `json:"plaintext,omitempty"`
 	ObservedAt time.Time       `json:"observedAt"`
+	// Unheard: the zone is not heard at present, and everything above is what it said last.
+	Unheard *Unheard `json:"unheard,omitempty"`
 }
 
 // RevisionSlots is how many revisions of one origin a zone remembers the progress of.

@@ -29,9 +29,11 @@ type About struct {
 	Zone     string        `json:"zone,omitempty"` // the zone that answers
 	Version  string        `json:"version,omitempty"`
 	Revision mesh.Revision `json:"revision"` // of the answering store
-	// Proxies of all zones; at a zone, of this one.
+	// Proxies of all zones that are heard; at a zone, of this one.
 	Proxies          int `json:"proxies"`
 	ProxiesConnected int `json:"proxiesConnected"`
+	// ProxiesUnknown are those that the other zones had when they were heard of last.
+	ProxiesUnknown int `json:"proxiesUnknown,omitempty"`
 	// LeftOut counts what the bounds of the lists left out, by list.
 	LeftOut map[string]int `json:"leftOut,omitempty"`
 }
@@ -44,6 +46,8 @@ type ZoneOverview struct {
 	Status mesh.ZoneStatus `json:"status"`
 	// Revision is the origin's revision that last changed Spec, 0 for a zone that no Zone describes.
 	Revision mesh.Revision `json:"revision"`
+	// Unheard: what the zone said is not of now.
+	Unheard *mesh.Unheard `json:"unheard,omitempty"`
 }
 
 // Refusal is a resource that a zone, or proxies in it, did not take; the last good one stays in force there.
@@ -59,8 +63,10 @@ type Refusal struct {
 // PolicyOverview is how far a resource about traffic is in force.
 type PolicyOverview struct {
 	Key mesh.Key `json:"key"`
-	// Zones that have said something of it.
+	// Zones that have said something of it, and are heard.
 	Zones int `json:"zones"`
+	// Unheard are the zones that had said something of it; how it is there now is not known.
+	Unheard []string `json:"unheard,omitempty"`
 	// Acked of Total: of the proxies whose configuration it shapes, those that run it as it is wanted.
 	Acked int `json:"acked"`
 	Total int `json:"total"`

@@ -45,6 +45,8 @@ type ResourceObjectStatus struct {
 type ZoneObjectStatus struct {
 	Conditions []Condition `json:"conditions,omitempty"`
 	mesh.ZoneStatus
+	// Unheard: what the zone said of itself, as of its proxies, is not of now.
+	Unheard *mesh.Unheard `json:"unheard,omitempty"`
 }
 
 // Condition is one named fact about a resource, as in Kubernetes.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	bin = dir
-	build := exec.Command("go", "build", "-o", bin, "../../comity", "../../global-cp", "../../zone-cp")
+	build := exec.Command("go", "build", "-o", bin, "../../comity", "../../global-cp", "../../zone-cp", "../../ingress", "../../sidecar")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build the programs:", err)
@@ -50,17 +51,22 @@ func TestScripts(t *testing.T) {
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("NO_COLOR", "1")
+			e.Values[running{}] = map[string]func(){}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"global": startGlobal,
 			"zone":   startZone,
 			"exits":  exits,
+			"stop":   stopZone,
 
 			"eventually": eventually,
 		},
 	})
 }
+
+// running is the key of what ends the programs that run, by name.
+type running struct{}
 
 // exits CODE PROGRAM ARGS... runs a program and wants that exit code; its output can be asked for with
 // stdout and stderr as after exec.
@@ -107,7 +113,7 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 func startGlobal(ts *testscript.TestScript, _ bool, _ []string) {
 	api, federation := freeAddress(ts), freeAddress(ts)
 	token := ts.MkAbs("global.token")
-	serve(ts, api, "global-cp", "serve", "--data-dir", ts.MkAbs("global"), "--trust-domain", "global.test.example",
+	serve(ts, "global", api, "global-cp", "serve", "--data-dir", ts.MkAbs("global"), "--trust-domain", "global.test.example",
 		"--listen-api", api, "--listen-federation", federation, "--admin-token-file", token)
 	ts.Setenv("COMITY_SERVER", "http://"+api)
 	ts.Setenv("COMITY_TOKEN_FILE", token)
@@ -123,14 +129,26 @@ func startZone(ts *testscript.TestScript, _ bool, args []string) {
 	name := args[0]
 	api, proxies := freeAddress(ts), freeAddress(ts)
 	token := ts.MkAbs(name + ".admin")
-	serve(ts, api, "zone-cp", "serve", "--zone", name, "--trust-domain", name+".test.example", "--data-dir", ts.MkAbs(name),
+	serve(ts, name, api, "zone-cp", "serve", "--zone", name, "--trust-domain", name+".test.example", "--data-dir", ts.MkAbs(name),
 		"--listen-api", api, "--listen-proxies", proxies, "--admin-token-file", token)
 	ts.Setenv(name, "http://"+api)
 	ts.Setenv(name+"_TOKEN", token)
 }
 
-// serve runs a program until the script ends, and returns when it is ready.
-func serve(ts *testscript.TestScript, api, program string, args ...string) {
+// stop NAME ends a zone's control plane.
+func stopZone(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: stop NAME")
+	}
+	end, ok := ts.Value(running{}).(map[string]func())[args[0]]
+	if !ok {
+		ts.Fatalf("no zone %s runs", args[0])
+	}
+	end()
+}
+
+// serve runs a program until the script ends or stops it, and returns when it is ready.
+func serve(ts *testscript.TestScript, name, api, program string, args ...string) {
 	var out bytes.Buffer
 	cmd := exec.Command(filepath.Join(bin, program), args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -138,7 +156,7 @@ func serve(ts *testscript.TestScript, api, program string, args ...string) {
 	ts.Check(cmd.Start())
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	ts.Defer(func() {
+	end := sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-done:
@@ -147,6 +165,8 @@ func serve(ts *testscript.TestScript, api, program string, args ...string) {
 			<-done
 		}
 	})
+	ts.Value(running{}).(map[string]func())[name] = end
+	ts.Defer(end)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -232,8 +232,11 @@ func (st *Status) ask(ctx context.Context, c *client.Client) error {
 		if err := json.Unmarshal(o.Status, &z); err != nil {
 			return err
 		}
-		st.Zones = append(st.Zones, ZoneLine{Zone: o.Metadata.Name, Connected: z.Connected, Wanted: z.Wanted, Acked: z.Acked, Proxies: z.ProxiesConnected})
 		st.Proxies += z.Proxies
+		if z.Unheard != nil {
+			z.ProxiesConnected = 0 // nobody knows
+		}
+		st.Zones = append(st.Zones, ZoneLine{Zone: o.Metadata.Name, Connected: z.Connected, Wanted: z.Wanted, Acked: z.Acked, Proxies: z.ProxiesConnected})
 		st.ProxiesConnected += z.ProxiesConnected
 	}
 	slices.SortFunc(st.Zones, func(a, b ZoneLine) int { return strings.Compare(a.Zone, b.Zone) })

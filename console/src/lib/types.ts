@@ -38,6 +38,8 @@ export interface Zone {
     refused?: string;
   };
   revision: number;
+  /** What the zone said is not of now. */
+  unheard?: { reason: "NotConnected" | "NotJoined" | "Revoked"; since?: string };
 }
 
 export interface Link {
@@ -102,6 +104,8 @@ export interface Key {
 export interface Policy {
   key: Key;
   zones: number;
+  /** Zones that had said something of it, and are not heard at present. */
+  unheard?: string[];
   acked: number;
   total: number;
   notes?: { zones: string[]; state: "Pending" | "Applied" | "Rejected" | "Unknown"; message?: string }[];

@@ -12,7 +12,7 @@ export interface Standing {
 
 /** Whether what a zone says is of now. What it said before it went away is shown, and shown as old. */
 export function isHeard(zone: Zone, about: About): boolean {
-  return about.mode === "zone" ? zone.name === about.zone : zone.status.joined && zone.status.connected;
+  return !zone.unheard && (about.mode === "global" || zone.name === about.zone);
 }
 
 /** How a zone stands, the worst first. */
@@ -165,6 +165,7 @@ export function policyStanding(p: Policy): Standing {
   if (p.acked < p.total || notes.some((n) => n.state === "Pending")) return { word: "On its way", tone: "calm", note: `${p.acked} of ${p.total} proxies run it` };
   if (notes.some((n) => n.message?.startsWith("risk:"))) return { word: "Risk", tone: "warn", note: "it is in force, and nothing of Comity checks it" };
   if (notes.length > 0) return { word: "In part", tone: "warn", note: "some of it can't take effect" };
+  if (p.unheard) return { word: "Unknown", tone: "warn", note: `how it is in ${p.unheard.join(", ")} is not known: not heard of at present` };
   if (p.total === 0) return { word: "Nobody", tone: "quiet", note: "it shapes no connected proxy" };
   return { word: "In force", tone: "good", note: `all of ${p.total} proxies run it` };
 }
