@@ -25,8 +25,8 @@ const (
 	RoundRobin   Algorithm = "RoundRobin"
 	LeastRequest Algorithm = "LeastRequest" // of two chosen at random the one with less under way
 	Random       Algorithm = "Random"
-	RingHash     Algorithm = "RingHash" // like requests to one endpoint; when another comes, few move
-	Maglev       Algorithm = "Maglev"   // the same, quicker to ask, and moving a few more
+	RingHash     Algorithm = "RingHash" // like requests to one endpoint; when one comes or goes, nearly twice its share of them moves
+	Maglev       Algorithm = "Maglev"   // the same, quicker to ask, and hardly more than its share moves
 	// ReportedLoad gives by turns to each endpoint in inverse proportion to the load that it says it has, in the header
 	// endpoint-load-metrics of its answers (ORCA, gRFC A51 and A58): requests a second divided by utilization.
 	ReportedLoad Algorithm = "ReportedLoad"

@@ -34,6 +34,7 @@ const (
 	doBody   = "X-Do-Body"  // how many bytes the answer has
 	doWork   = "X-Do-Work"  // how long the answer takes of one of the app's four workers, for whom requests wait in order
 	doReset  = "X-Do-Reset" // the connection ends instead of an answer
+	doHold   = "X-Do-Hold"  // the answer waits until the app is told to go on (release), unless it is doStatus
 )
 
 // app is the application beside a sidecar: HTTP/1.1 and HTTP/2 on one port, gRPC on another, and an echo of
@@ -50,7 +51,9 @@ type app struct {
 	seen   []echoed
 	sick   string // a path that is answered with sickAs
 	sickAs int
-	load   string // what it says of its load in each answer, if anything
+	load   string        // what it says of its load in each answer, if anything
+	slow   time.Duration // what every answer takes longer
+	held   chan struct{} // closed when those that wait may go on
 	close  func()
 	// decide, if set, answers as an external authorization instead (its gRPC only).
 	decide func(*authv3.CheckRequest) *authv3.CheckResponse
@@ -67,6 +70,8 @@ type echoed struct {
 	Proto  string      `json:"proto"`
 	Header http.Header `json:"header"`
 	Body   string      `json:"body"`
+
+	at time.Time // when it came, by the app's clock
 }
 
 type keyCounts struct {
@@ -86,7 +91,7 @@ type appPorts struct{ http, grpc, tcp uint16 }
 
 func startApp(t *testing.T, name, address string, ports appPorts, keys *keyCounts) *app {
 	t.Helper()
-	a := &app{name: name, keys: keys, workers: make(chan struct{}, 4)}
+	a := &app{name: name, keys: keys, workers: make(chan struct{}, 4), held: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	listen := func(port uint16) net.Listener {
 		l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(int(port))))
@@ -147,6 +152,38 @@ func (a *app) reported() string {
 	return a.load
 }
 
+// delays makes every answer take longer.
+func (a *app) delays(by time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.slow = by
+}
+
+func (a *app) delay() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.slow
+}
+
+// hold waits until the app is told to go on.
+func (a *app) hold(ctx context.Context) {
+	a.mu.Lock()
+	held := a.held
+	a.mu.Unlock()
+	select {
+	case <-held:
+	case <-ctx.Done():
+	}
+}
+
+// release lets the answers go that wait.
+func (a *app) release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.held)
+	a.held = make(chan struct{})
+}
+
 // forget drops what was kept.
 func (a *app) forget() {
 	a.mu.Lock()
@@ -184,9 +221,10 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the caller is gone
 	}
-	e := echoed{App: a.name, Method: r.Method, Host: r.Host, Path: r.URL.RequestURI(), Proto: r.Proto, Header: r.Header, Body: string(body)}
+	e := echoed{App: a.name, Method: r.Method, Host: r.Host, Path: r.URL.RequestURI(), Proto: r.Proto, Header: r.Header, Body: string(body), at: time.Now()}
 	a.note(e)
 	pause(r.Context(), r.Header.Get(doDelay))
+	pause(r.Context(), a.delay().String())
 	if of := r.Header.Get(doWork); of != "" {
 		a.workers <- struct{}{}
 		pause(context.WithoutCancel(r.Context()), of) // a worker does not notice that nobody waits for it any more
@@ -212,6 +250,8 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(code)
 	} else if code, yes := a.illness(r.URL.Path); yes {
 		w.WriteHeader(code)
+	} else if r.Header.Get(doHold) != "" {
+		a.hold(r.Context())
 	}
 	_ = json.NewEncoder(w).Encode(e) // the caller may be gone
 }

@@ -28,7 +28,22 @@ func TestBackends(t *testing.T) {
 		name:   "in a zone that has it not",
 		yaml:   to(`{group: mesh.comity.dev, kind: ZoneService, name: echo.two, port: 80}`),
 		expect: []expectation{{want: want{status: 500, body: []string{"NO-BACKEND"}}}},
+	}, {
+		name: "pinned to a zone by what the caller says",
+		yaml: route(`
+    - {matches: [{headers: [{name: x-zone, value: two}]}], backendRefs: [{group: mesh.comity.dev, kind: ZoneService, name: pay.two, port: 80}]}
+    - {backendRefs: [{group: mesh.comity.dev, kind: ZoneService, name: pay.one, port: 80}]}`),
+		expect: []expectation{
+			{call{header: with("X-Zone", "two")}, want{app: "pay-1"}},
+			{call{header: with("X-Zone", "one")}, want{app: "echo-1"}},
+			{want: want{app: "echo-1"}},
+		},
 	}})
+	w.apply(t, to(`{group: mesh.comity.dev, kind: ZoneService, name: pay.one, port: 80, weight: 70}, {group: mesh.comity.dev, kind: ZoneService, name: pay.two, port: 80, weight: 30}`))
+	const n = 3000 // 5 sigma are 125
+	if got := byApp(w.burst(t, n, 10, same(call{}))); got["echo-1"]+got["pay-1"] != n || got["echo-1"] < n*7/10-125 || got["echo-1"] > n*7/10+125 {
+		t.Errorf("%v of 70 to 30 between zones", got)
+	}
 	const other = `
 ---
 kind: Service

@@ -153,7 +153,7 @@ func (c *control) publish(t *testing.T, node string, resources []envoy.Resource)
 // settled waits until a proxy has acknowledged all of its configuration, and returns what it refused of it.
 func (c *control) settled(t *testing.T, node string) []string {
 	t.Helper()
-	limit := time.NewTimer(30 * time.Second)
+	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	for {
 		c.mu.Lock()

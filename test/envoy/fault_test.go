@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -20,19 +21,17 @@ spec:
   fault:
     match: {headers: [{name: x-test, value: "yes"}], path: {value: /pay}}
     abort: {percent: 10, status: 503}
-    delay: {percent: 20, for: 30ms}
+    delay: {percent: 20, for: 500ms}
 `)
 	spoiled := call{path: "/pay/now?x=y", header: map[string]string{"x-test": "yes"}, method: "POST"} // a POST is not tried again
-	h := client(t, false)
-	aborted := 0
 	const n = 600
-	for range n {
-		r, err := w.tryWith(t, h, spoiled)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.status == 503 {
+	aborted, late := 0, 0
+	for _, r := range w.burst(t, n, 30, same(spoiled)) {
+		if r.status == http.StatusServiceUnavailable {
 			aborted++
+		}
+		if r.took >= 450*time.Millisecond {
+			late++
 		}
 	}
 	web := w.sidecar(t, "web")
@@ -40,6 +39,10 @@ spec:
 	// Five standard deviations of 600 tries around 10 % and 20 %.
 	if aborted != aborts || aborted < 23 || aborted > 97 || delayed < 71 || delayed > 169 {
 		t.Errorf("of %d requests %d were aborted (%d counted) and %d delayed", n, aborted, aborts, delayed)
+	}
+	// A busy machine makes others late, too, but not many by half a second.
+	if late < delayed || late > delayed+n/20 {
+		t.Errorf("%d requests were delayed, and the caller waited for %d", delayed, late)
 	}
 	for _, c := range []call{{path: "/pay"}, {path: "/payment", header: spoiled.header}} {
 		if got := w.tally(t, 100, c); got["echo-1"]+got["echo-2"] != 100 {

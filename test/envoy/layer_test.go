@@ -2,14 +2,10 @@ package envoy
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/comity-mesh/comity/internal/openloop"
 )
 
 // layered is the steps of a change between layers in order: both ways are served while one is said.
@@ -33,62 +29,19 @@ func TestLayerSwitch(t *testing.T) {
 	w := newWorld(t)
 	for _, service := range []string{"echo", "pay"} {
 		t.Run(service, func(t *testing.T) {
-			h := client(t, false)
 			host := service + ".shop.svc.clusterset.local"
-			port := w.spec(t, "web").Spec.OutboundPort
-			load := openloop.Start(t.Context(), 200, func(ctx context.Context, n int) (string, error) {
-				ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-				defer cancel()
-				method := http.MethodGet
-				if n%2 == 1 {
-					method = http.MethodPost // is not tried again once it may have been seen
-				}
-				req, err := http.NewRequestWithContext(ctx, method, "http://"+local(port)+"/", nil)
-				if err != nil {
-					return "", err
-				}
-				req.Host = host
-				resp, err := h.Do(req)
-				if err != nil {
-					return "", err
-				}
-				defer resp.Body.Close()
-				if resp.StatusCode != http.StatusOK {
-					return "", fmt.Errorf("%s %d", method, resp.StatusCode)
-				}
-				return resp.Header.Get("X-App"), nil
-			})
-			understood := 0
+			load := w.load(t, 200, host)
 			for _, layer := range []string{"l7", "l4", "l7", "l4", "l7", ""} {
 				w.apply(t, layered(service, layer))
-				seen := load.SoFar()
-				eventually(t, "a hundred requests more", func() error {
-					if n := len(load.SoFar()) - len(seen); n < 100 {
-						return fmt.Errorf("%d", n)
-					}
-					return nil
-				})
+				load.more(t, 100)
 				// What says that the bytes are not understood: the sidecar adds the caller's name to requests alone.
 				r := w.call(t, call{to: host})
 				told := r.echoed.Header.Get("X-Forwarded-Client-Cert") != ""
 				if told != (layer != "l4") {
 					t.Errorf("layer %q: the app is told who calls: %v", layer, told)
 				}
-				if told {
-					understood++
-				}
 			}
-			failed := map[string]int{}
-			all := load.Stop()
-			for _, r := range all {
-				if r.Err != nil {
-					failed[r.Err.Error()]++
-				}
-			}
-			t.Logf("%d requests", len(all))
-			if len(failed) > 0 {
-				t.Errorf("of %d requests failed: %v", len(all), failed)
-			}
+			load.unharmed(t)
 		})
 	}
 }

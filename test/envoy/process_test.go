@@ -84,7 +84,8 @@ func (p *process) run(t *testing.T, dir string, bootstrap []byte) {
 		t.Fatal(err)
 	}
 	p.cmd = exec.Command(envoyPath(t), "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "warning",
-		"--admin-address-path", adminFile, "--drain-time-s", strconv.Itoa(drainSeconds), "--drain-strategy", "immediate", "--parent-shutdown-time-s", "2")
+		"--admin-address-path", adminFile, "--drain-time-s", strconv.Itoa(drainSeconds), "--drain-strategy", "immediate", "--parent-shutdown-time-s", "2",
+		"--file-flush-interval-msec", "100") // instead of 10 s, for tests that read logs
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
@@ -117,10 +118,10 @@ func (p *process) kill() {
 	<-p.exit
 }
 
-// wait polls until f has no error, the process ends, or half a minute has passed.
+// wait polls until f has no error, the process ends, or patience does.
 func (p *process) wait(t *testing.T, what string, f func() error) {
 	t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

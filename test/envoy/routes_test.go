@@ -1,8 +1,11 @@
 package envoy
 
 import (
+	"fmt"
 	"net/http"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // route is an HTTPRoute of echo with rules.
@@ -71,22 +74,31 @@ func TestRouteMatches(t *testing.T) {
 	}})
 }
 
-// TestRouteWeights: 10,000 requests at 90/10 are within 1 %, and a flip fails none.
+// TestRouteWeights: of 20,000 requests at 90 to 10 each gets its share within 1 % of all, and shares change under load without a failed
+// request.
 func TestRouteWeights(t *testing.T) {
 	w := newWorld(t)
-	weights := func(a, b string) string {
-		return route(`[{backendRefs: [{name: echo-v1, port: 80, weight: ` + a + `}, {name: echo-v2, port: 80, weight: ` + b + `}]}]`)
+	weights := func(a, b int) string {
+		return route(fmt.Sprintf(`[{backendRefs: [{name: echo-v1, port: 80, weight: %d}, {name: echo-v2, port: 80, weight: %d}]}]`, a, b))
 	}
-	w.apply(t, weights("90", "10"))
-	const n = 10_000
-	got := w.tally(t, n, call{})
-	if got["echo-1"]+got["echo-2"] != n || got["echo-2"] < 800 || got["echo-2"] > 1200 {
-		t.Errorf("%v of 90/10", got) // 4 sigma are 120
+	w.apply(t, weights(90, 10))
+	const n = 20_000
+	got := byApp(w.burst(t, n, 16, same(call{}))) // 1 % are 4.7 sigma
+	if got["echo-1"]+got["echo-2"] != n || got["echo-2"] < n*9/100 || got["echo-2"] > n*11/100 {
+		t.Errorf("%v of 90 to 10", got)
 	}
-	w.apply(t, weights("0", "1"))
-	if got := w.tally(t, 200, call{}); got["echo-2"] != 200 {
-		t.Errorf("%v of 0/1", got)
+	load := w.load(t, 200, echoHost)
+	for _, c := range []struct {
+		a, b int
+		only string // who then answers
+	}{{0, 100, "echo-2"}, {100, 0, "echo-1"}, {50, 50, ""}, {0, 1, "echo-2"}} {
+		w.apply(t, weights(c.a, c.b))
+		if got := w.tally(t, 50, call{}); c.only != "" && got[c.only] != 50 {
+			t.Errorf("%v of %d to %d", got, c.a, c.b)
+		}
+		load.more(t, 50)
 	}
+	load.unharmed(t)
 }
 
 // TestRouteFilters: redirects, rewrites, headers, CORS.
@@ -145,27 +157,48 @@ func TestRouteFilters(t *testing.T) {
 	}})
 }
 
-// TestRouteMirror: the shadow gets its share of copies, and the caller does not notice it, be it dead.
+// TestRouteMirror: the shadow gets its share of copies, and the caller does not notice it, be it frozen or dead.
 func TestRouteMirror(t *testing.T) {
 	w := newWorld(t)
 	mirror := func(share string) string {
 		return route(`[{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: echo-v2, port: 80}, ` + share + `}}], ` + toV1 + `}]`)
 	}
-	w.apply(t, mirror("fraction: {numerator: 1, denominator: 2}"))
-	const n = 400
-	if got := w.tally(t, n, call{path: "/copy"}); got["echo-1"] != n {
-		t.Errorf("%v", got)
-	}
-	eventually(t, "the shadow gets about half", func() error {
-		if got := len(w.apps["echo-2"].requests()); got < n/2-60 || got > n/2+60 {
-			return errStatus(answer{body: http.StatusText(got)})
+	const n = 1000
+	for _, c := range []struct {
+		share       string
+		least, most int // 5 sigma
+	}{{"percent: 10", 52, 148}, {"fraction: {numerator: 1, denominator: 2}", 421, 579}, {"percent: 100", n, n}} {
+		w.apply(t, mirror(c.share))
+		w.forget()
+		if got := byApp(w.burst(t, n, 10, same(call{path: "/copy"}))); got["echo-1"] != n {
+			t.Errorf("%s: %v", c.share, got)
 		}
-		return nil
-	})
-	w.apply(t, mirror("percent: 100"))
-	w.apps["echo-2"].close()
-	if got := w.tally(t, 50, call{}); got["echo-1"] != 50 {
-		t.Errorf("with a dead shadow: %v", got)
+		eventually(t, "the shadow gets its share, "+c.share, func() error {
+			if got := len(w.apps["echo-2"].requests()); got < c.least || got > c.most {
+				return fmt.Errorf("%d of %d", got, n)
+			}
+			return nil
+		})
+	}
+	shadow := w.sidecar(t, "echo-2")
+	for _, c := range []struct {
+		name string
+		ill  syscall.Signal
+	}{{"frozen", syscall.SIGSTOP}, {"dead", syscall.SIGKILL}} {
+		if err := shadow.cmd.Process.Signal(c.ill); err != nil {
+			t.Fatal(err)
+		}
+		var took []time.Duration
+		for range 50 {
+			r := w.call(t, call{})
+			if r.app != "echo-1" {
+				t.Fatalf("with a shadow that is %s: %d", c.name, r.status)
+			}
+			took = append(took, r.took)
+		}
+		if m := median(took); m > 200*time.Millisecond { // less than a connection may take, 250 ms
+			t.Errorf("with a shadow that is %s requests take %s", c.name, m)
+		}
 	}
 }
 

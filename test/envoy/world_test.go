@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -499,6 +501,49 @@ func (w *world) tally(t *testing.T, n int, c call) map[string]int {
 	return out
 }
 
+// burst makes n requests, so many at a time over one connection, and returns their answers.
+func (w *world) burst(t *testing.T, n, atATime int, of func(i int) call) []reply {
+	t.Helper()
+	out, h := make([]reply, n), client(t, true)
+	var all sync.WaitGroup
+	var next atomic.Int64
+	for range atATime {
+		all.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				r, err := w.tryWith(t, h, of(i))
+				if err != nil {
+					t.Errorf("request %d: %v", i, err)
+				}
+				out[i] = r
+			}
+		})
+	}
+	all.Wait()
+	return out
+}
+
+// same is a burst of one request.
+func same(c call) func(int) call { return func(int) call { return c } }
+
+// byApp counts answers by who gave them; those that no app gave, or not with 200, by their status.
+func byApp(replies []reply) map[string]int {
+	out := map[string]int{}
+	for _, r := range replies {
+		if r.app != "" && r.status == http.StatusOK {
+			out[r.app]++
+		} else {
+			out[strconv.Itoa(r.status)]++
+		}
+	}
+	return out
+}
+
+// median of what answers took.
+func median(of []time.Duration) time.Duration {
+	of = slices.Sorted(slices.Values(of))
+	return of[len(of)/2]
+}
+
 // callGRPC calls a method with an empty message, and returns who answered.
 func (w *world) callGRPC(t *testing.T, from, to, method string, header map[string]string) (app string, err error) {
 	t.Helper()
@@ -531,10 +576,13 @@ func (w *world) dialTCP(t *testing.T, from, service string) (net.Conn, string, e
 	return nil, "", nil
 }
 
+// patience is how long a fact may take to come true, on a machine that is busy with others.
+const patience = time.Minute
+
 // eventually tries until f has no objection; for what Envoys do by themselves.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
-	limit, again := time.NewTimer(30*time.Second), time.NewTicker(10*time.Millisecond)
+	limit, again := time.NewTimer(patience), time.NewTicker(10*time.Millisecond)
 	defer limit.Stop()
 	defer again.Stop()
 	for {
