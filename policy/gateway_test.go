@@ -98,7 +98,7 @@ func TestStreamRoutes(t *testing.T) {
 		route(mesh.KindTLSRoute, `{parentRefs: [{name: edge}], hostnames: ["*.example.com"], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
 		route(mesh.KindTCPRoute, `{parentRefs: [{name: edge, sectionName: tcp}], rules: [{backendRefs: [{name: pay, port: 7070, weight: 3}, {name: echo, port: 7070}]}]}`),
 		route(mesh.KindTCPRoute, `{parentRefs: [{group: "", kind: Service, name: pay, namespace: bank, port: 7070}], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
-		route(mesh.KindTLSRoute, `{parentRefs: [{group: "", kind: Service, name: pay}], hostnames: [a.example.com], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
+		route(mesh.KindTLSRoute, `{parentRefs: [{group: "", kind: Service, name: pay}], hostnames: [a.example.com], rules: [{backendRefs: [{name: pay, port: 7070, weight: 0}]}]}`),
 	} {
 		if wrong := policy.Validate(res); wrong != nil {
 			t.Errorf("%s: %+v", res.Kind, wrong)
@@ -108,7 +108,7 @@ func TestStreamRoutes(t *testing.T) {
 		"/spec/hostnames":                  route(mesh.KindTLSRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 7070}]}]}`),
 		"/spec/rules":                      route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 1}]}, {backendRefs: [{name: pay, port: 2}]}]}`),
 		"/spec/parentRefs/0/kind":          route(mesh.KindTCPRoute, `{parentRefs: [{group: "", kind: Pod, name: pay}], rules: [{backendRefs: [{name: pay, port: 1}]}]}`),
-		"/spec/rules/0/backendRefs":        route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay, port: 1, weight: 0}]}]}`),
+		"/spec/rules/0/backendRefs":        route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: []}]}`),
 		"/spec/rules/0/backendRefs/0/port": route(mesh.KindTCPRoute, `{parentRefs: [{name: edge}], rules: [{backendRefs: [{name: pay}]}]}`),
 	} {
 		if wrong := policy.Validate(res); !slices.ContainsFunc(wrong, func(f policy.FieldError) bool { return f.Pointer == at }) {

@@ -98,7 +98,7 @@ func validateGRPCRoute(r *report, res mesh.Resource, g *GRPCRoute) {
 		}
 	}
 	if len(g.Rules) == 0 {
-		r.add(FieldError{Pointer: "/spec/rules", Code: CodeRequired, Message: "is required", Hint: "a route needs a rule with backendRefs"})
+		r.add(FieldError{Pointer: "/spec/rules", Code: CodeRequired, Message: "is required", Hint: "a route needs a rule"})
 		return
 	}
 	if len(r.fields) == 0 { // a method that is none would be told twice

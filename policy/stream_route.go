@@ -60,12 +60,8 @@ func validateStreamRules(r *report, rules [][]gatewayv1.BackendRef) {
 			r.required(at)
 		}
 		r.atMost(at, len(refs), maxBackends)
-		total := int64(0)
 		for j, ref := range refs {
-			total += validateBackend(r, ptr(at, j), gatewayv1.HTTPBackendRef{BackendRef: ref})
-		}
-		if total == 0 && len(refs) > 0 {
-			r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: "all weights are 0: no connection could be sent anywhere", Hint: "give one of them a weight"})
+			validateBackend(r, ptr(at, j), ref)
 		}
 	}
 }

@@ -36,7 +36,7 @@ func validateHTTPRoute(r *report, res mesh.Resource, h *HTTPRoute) {
 	}
 	validateCallers(r, res, h.ParentRefs)
 	if len(h.Rules) == 0 {
-		r.add(FieldError{Pointer: "/spec/rules", Code: CodeRequired, Message: "is required", Hint: "a route needs a rule with backendRefs"})
+		r.add(FieldError{Pointer: "/spec/rules", Code: CodeRequired, Message: "is required", Hint: "a route needs a rule"})
 	}
 	r.atMost("/spec/rules", len(h.Rules), maxRouteRules)
 	names := map[gatewayv1.SectionName]bool{}
@@ -74,23 +74,15 @@ func validateRule(r *report, at string, rule gatewayv1.HTTPRouteRule) {
 	if answers {
 		return
 	}
-	if len(rule.BackendRefs) == 0 {
-		r.required(at + "/backendRefs")
-		return
-	}
+	// Without backends, or with all weights 0, the rule answers 500 itself (Gateway API, HTTPRouteRule.BackendRefs).
 	r.atMost(at+"/backendRefs", len(rule.BackendRefs), maxBackends)
-	total := int64(0)
 	for i, b := range rule.BackendRefs {
-		total += validateBackend(r, ptr(at+"/backendRefs", i), b)
+		validateBackend(r, ptr(at+"/backendRefs", i), b.BackendRef)
 		validateFilters(r, ptr(at+"/backendRefs", i)+"/filters", rule, b.Filters, true)
-	}
-	if total == 0 {
-		r.add(FieldError{Pointer: at + "/backendRefs", Code: CodeInvalid, Message: "all weights are 0: no request could be sent anywhere", Hint: "give one of them a weight, or deny the requests with an AuthorizationPolicy"})
 	}
 }
 
-// validateBackend returns the weight of the backend.
-func validateBackend(r *report, at string, b gatewayv1.HTTPBackendRef) int64 {
+func validateBackend(r *report, at string, b gatewayv1.BackendRef) {
 	validateBackendRef(r, at, b.BackendObjectReference)
 	switch {
 	case b.Port == nil:
@@ -98,14 +90,9 @@ func validateBackend(r *report, at string, b gatewayv1.HTTPBackendRef) int64 {
 	case *b.Port < 1 || *b.Port > 65535:
 		r.add(FieldError{Pointer: at + "/port", Code: CodeOutOfRange, Message: "must be a port from 1 to 65535"})
 	}
-	if b.Weight == nil {
-		return 1
-	}
-	if *b.Weight < 0 || *b.Weight > maxRouteWeight {
+	if b.Weight != nil && (*b.Weight < 0 || *b.Weight > maxRouteWeight) {
 		r.add(FieldError{Pointer: at + "/weight", Code: CodeOutOfRange, Message: fmt.Sprintf("must be from 0 to %d", maxRouteWeight)})
-		return 1
 	}
-	return int64(*b.Weight)
 }
 
 func validateMatch(r *report, at string, m gatewayv1.HTTPRouteMatch) {

@@ -32,9 +32,8 @@ func validateFilters(r *report, at string, rule gatewayv1.HTTPRouteRule, filters
 		if !filterFits(r, fat, f) {
 			continue
 		}
-		edits := f.Type == gatewayv1.HTTPRouteFilterRequestHeaderModifier || f.Type == gatewayv1.HTTPRouteFilterResponseHeaderModifier
-		if ofBackend && !edits {
-			r.unsupported(fat+"/type", string(f.Type)+" of a single backend", "put it on the rule")
+		if ofBackend && f.Type == gatewayv1.HTTPRouteFilterCORS { // a preflight request comes before a backend is chosen
+			r.unsupported(fat+"/type", "CORS of a single backend", "put it on the rule")
 			continue
 		}
 		switch f.Type {
@@ -45,6 +44,9 @@ func validateFilters(r *report, at string, rule gatewayv1.HTTPRouteRule, filters
 		case gatewayv1.HTTPRouteFilterRequestRedirect:
 			answers = true
 			validateRedirect(r, fat+"/requestRedirect", rule, *f.RequestRedirect)
+			if !ofBackend && len(rule.BackendRefs) > 0 {
+				r.invalid(fat+"/requestRedirect", "a rule that redirects has no backendRefs")
+			}
 		case gatewayv1.HTTPRouteFilterURLRewrite:
 			validateRewrite(r, fat+"/urlRewrite", rule, *f.URLRewrite)
 		case gatewayv1.HTTPRouteFilterRequestMirror:
@@ -152,9 +154,6 @@ func validateRedirect(r *report, at string, rule gatewayv1.HTTPRouteRule, f gate
 	if f.Path != nil {
 		validatePathEdit(r, at+"/path", rule, *f.Path)
 	}
-	if len(rule.BackendRefs) > 0 {
-		r.invalid(at, "a rule that redirects has no backendRefs")
-	}
 }
 
 func validateRewrite(r *report, at string, rule gatewayv1.HTTPRouteRule, f gatewayv1.HTTPURLRewriteFilter) {
@@ -194,7 +193,7 @@ func validatePathEdit(r *report, at string, rule gatewayv1.HTTPRouteRule, p gate
 }
 
 func validateMirror(r *report, at string, f gatewayv1.HTTPRequestMirrorFilter) {
-	validateBackend(r, at+"/backendRef", gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.BackendRef}})
+	validateBackend(r, at+"/backendRef", gatewayv1.BackendRef{BackendObjectReference: f.BackendRef})
 	switch {
 	case f.Percent != nil && f.Fraction != nil:
 		r.invalid(at, "gives percent or fraction, not both")

@@ -16,7 +16,11 @@ import (
 )
 
 func lua(l ir.Lua) proto.Message {
-	return &luav3.Lua{DefaultSourceCode: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: l.Script}}}
+	m := &luav3.Lua{DefaultSourceCode: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: l.Script}}}
+	if l.KeepRoute {
+		m.ClearRouteCache = no()
+	}
+	return m
 }
 
 func (b *messages) externalAuthorization(e ir.ExternalAuthorization) proto.Message {

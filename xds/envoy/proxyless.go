@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"errors"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -95,9 +96,11 @@ func proxylessRoutesMessage(b *messages, t ir.RouteTable) (proto.Message, error)
 		v := &routev3.VirtualHost{
 			Name: h.Name, Domains: h.Domains, RetryPolicy: proxylessRetry(h.Retry), TypedPerFilterConfig: b.proxylessFilters(h.Filters),
 		}
+		var before ir.Match
 		for _, r := range h.Routes {
 			if match, met := ofCalls(r.Match); met {
-				r.Match = match
+				r.Match = drawnAnew(match, before)
+				before = match
 				v.Routes = append(v.Routes, b.proxylessRoute(r))
 			}
 		}
@@ -114,6 +117,16 @@ func ofCalls(m ir.Match) (_ ir.Match, met bool) {
 	}
 	m.Methods = nil
 	return m, true
+}
+
+// drawnAnew is a match for clients who draw a number at each route: what is left of its share after the match before it.
+func drawnAnew(m, before ir.Match) ir.Match {
+	same := before
+	same.PerMillion = m.PerMillion
+	if taken := before.PerMillion; m.PerMillion > taken && taken > 0 && reflect.DeepEqual(m, same) {
+		m.PerMillion = uint32(uint64(m.PerMillion-taken) * 1_000_000 / uint64(1_000_000-taken)) //nolint:gosec // less than a million
+	}
+	return m
 }
 
 func (b *messages) proxylessRoute(r ir.Route) *routev3.Route {

@@ -5,6 +5,8 @@ import "encoding/json"
 // Lua runs a script with each request and answer.
 type Lua struct {
 	Script string `json:"script"`
+	// KeepRoute leaves the choice of the route as it is when the script edits the request.
+	KeepRoute bool `json:"keepRoute,omitempty"`
 }
 
 // ExternalAuthorization asks somebody about each request.

@@ -62,7 +62,8 @@ type Match struct {
 	NotHost string `json:"notHost,omitempty"`
 	// Connect takes CONNECT, which has no path, and makes a connection to the backend.
 	Connect bool `json:"connect,omitempty"`
-	// PerMillion of the requests that match otherwise, chosen at random; 0 means all.
+	// PerMillion takes of the requests that match otherwise those whose number is less; 0 means all. Each request draws its number once,
+	// for all routes: after a route with 300,000 the same match with 500,000 gets 20 %.
 	PerMillion uint32 `json:"perMillion,omitempty"`
 }
 

@@ -17,11 +17,17 @@ type Backend struct {
 	External bool
 }
 
-// notGrantedError is the error of a reference into a namespace that does not allow it (Gateway API, RefNotPermitted).
-type notGrantedError struct{ what string }
+// backendError is the error of a backend that is there, or could be, and that a route can't have, with the reason of the Gateway API's
+// condition ResolvedRefs.
+type backendError struct {
+	reason gatewayv1.RouteConditionReason
+	why    string
+}
 
-func (e *notGrantedError) Error() string {
-	return "backend " + e.what + " is in another namespace, of which no ReferenceGrant allows it"
+func (e *backendError) Error() string { return "backend" + e.why }
+
+func notBackend(reason gatewayv1.RouteConditionReason, format string, a ...any) error {
+	return &backendError{reason, fmt.Sprintf(format, a...)}
 }
 
 // Backend resolves a backend of an HTTPRoute or GRPCRoute.
@@ -37,7 +43,7 @@ func (t *Topology) StreamBackend(route mesh.Key, ref gatewayv1.BackendObjectRefe
 func (t *Topology) backend(route mesh.Key, ref gatewayv1.BackendObjectReference, http bool) (Backend, error) {
 	group, kind, err := policy.BackendKind(ref)
 	if err != nil {
-		return Backend{}, fmt.Errorf("backend: %w", err)
+		return Backend{}, notBackend(gatewayv1.RouteReasonInvalidKind, ": %v", err)
 	}
 	n := ServiceName{route.Namespace, string(ref.Name)}
 	var zone string
@@ -50,7 +56,7 @@ func (t *Topology) backend(route mesh.Key, ref gatewayv1.BackendObjectReference,
 		n.Namespace = string(*ref.Namespace)
 	}
 	if n.Namespace != route.Namespace && !t.granted(route, n.Namespace, group, kind, string(ref.Name)) {
-		return Backend{}, &notGrantedError{n.String()}
+		return Backend{}, notBackend(gatewayv1.RouteReasonRefNotPermitted, " %s is in another namespace, of which no ReferenceGrant allows it", n)
 	}
 	if ref.Port == nil {
 		return Backend{}, fmt.Errorf("backend %s has no port", n)
@@ -63,9 +69,11 @@ func (t *Topology) backend(route mesh.Key, ref gatewayv1.BackendObjectReference,
 	if !ok {
 		return Backend{}, fmt.Errorf("backend: there is no service %s here", n)
 	}
-	p, ok := s.Port(number)
-	if !ok || p.Protocol.IsHTTP() != http {
-		return Backend{}, fmt.Errorf("backend: service %s has no %s port %d", n, protocolWord(http), number)
+	switch p, ok := s.Port(number); {
+	case !ok:
+		return Backend{}, fmt.Errorf("backend: service %s has no port %d", n, number)
+	case p.Protocol.IsHTTP() != http:
+		return Backend{}, notBackend(gatewayv1.RouteReasonUnsupportedProtocol, ": port %d of service %s is no %s port", number, n, protocolWord(http))
 	}
 	if zone != "" && !s.inZone(t.Zone, zone, number) {
 		return Backend{}, fmt.Errorf("backend: zone %s has no port %d of service %s, as far as this zone knows", zone, number, n)
@@ -78,8 +86,11 @@ func (t *Topology) externalBackend(n ServiceName, number uint16, http bool) (Bac
 	if !ok {
 		return Backend{}, fmt.Errorf("backend: there is no ExternalService %s here", n)
 	}
-	if p, ok := e.Port(number); !ok || p.Protocol.IsHTTP() != http {
-		return Backend{}, fmt.Errorf("backend: ExternalService %s has no %s port %d", n, protocolWord(http), number)
+	switch p, ok := e.Port(number); {
+	case !ok:
+		return Backend{}, fmt.Errorf("backend: ExternalService %s has no port %d", n, number)
+	case p.Protocol.IsHTTP() != http:
+		return Backend{}, notBackend(gatewayv1.RouteReasonUnsupportedProtocol, ": port %d of ExternalService %s is no %s port", number, n, protocolWord(http))
 	}
 	return Backend{ServicePort: ServicePort{n, number}, External: true}, nil
 }
@@ -120,4 +131,18 @@ func (b *builder) findGrants() {
 			b.t.grants[r.Namespace] = append(b.t.grants[r.Namespace], spec)
 		}
 	}
+}
+
+// Staffed reports whether somebody who could answer for a backend is known, well or not.
+func (t *Topology) Staffed(b Backend) bool {
+	if b.External {
+		return true
+	}
+	s, ok := t.services[b.ServiceName]
+	if !ok {
+		return false
+	}
+	in := func(zone string) bool { return b.Zone == "" || b.Zone == zone }
+	return s.Local != nil && len(s.Local.Workloads) > 0 && in(t.Zone) ||
+		slices.ContainsFunc(s.Remotes, func(r RemoteService) bool { return in(r.Zone) && slices.Contains(r.Ports, b.Port) })
 }

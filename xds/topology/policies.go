@@ -56,8 +56,8 @@ func (b *builder) httpSpec(r mesh.Resource) (*policy.HTTPRoute, bool) {
 	return nil, false
 }
 
-// checkRoute says what a route names that is not there. A backend that is not there answers 500 for
-// its share (Gateway API, HTTPRouteRule.BackendRefs).
+// checkRoute says what a route names that is not there. The proxy answers for a backend that is not there, for its share (Gateway API,
+// HTTPRouteRule.BackendRefs, GRPCRouteRule.BackendRefs).
 func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 	for _, p := range spec.ParentRefs {
 		if !policy.IsService(p) {
@@ -76,10 +76,14 @@ func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 			b.unaccepted(r.Key, gatewayv1.RouteReasonNoMatchingParent, "parent: service %s has no HTTP port (appProtocol http, http2 or grpc)", n)
 		}
 	}
+	answer := "is answered 500"
+	if r.Kind == mesh.KindGRPCRoute {
+		answer = "ends with UNAVAILABLE"
+	}
 	for i, rule := range spec.Rules {
 		for _, ref := range rule.BackendRefs {
 			if _, err := b.t.Backend(r.Key, ref.BackendObjectReference); err != nil {
-				b.unresolved(r.Key, err, "rule %d: %v: its share of the requests is answered 500", i, err)
+				b.unresolved(r.Key, err, "rule %d: %v: its share of the requests %s", i, err, answer)
 			}
 		}
 		for _, f := range rule.Filters {

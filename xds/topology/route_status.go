@@ -43,8 +43,8 @@ func (b *builder) unaccepted(k mesh.Key, reason gatewayv1.RouteConditionReason, 
 // unresolved is the issue of a route with a backend that can't be had; err says why.
 func (b *builder) unresolved(k mesh.Key, err error, format string, a ...any) {
 	reason := gatewayv1.RouteReasonBackendNotFound
-	if _, denied := errors.AsType[*notGrantedError](err); denied {
-		reason = gatewayv1.RouteReasonRefNotPermitted
+	if other, ok := errors.AsType[*backendError](err); ok {
+		reason = other.reason
 	}
 	b.issues = append(b.issues, Issue{Key: k, Message: fmt.Sprintf(format, a...), Condition: gatewayv1.RouteConditionResolvedRefs, Reason: reason})
 }

@@ -17,7 +17,7 @@ func (tr *Translator) edgeHost(p topology.EdgePort, e topology.EdgeListener, h t
 	demands := slices.ContainsFunc(h.Routes, func(m policy.RouteMatch) bool { return len(tr.edgeTokens(m)) > 0 })
 	for _, m := range h.Routes {
 		traffic := tr.t.EdgeTraffic(m.Route, m.RuleName)
-		routes := tr.treatOutbound(topology.Port{Protocol: topology.HTTP}, tr.ruleRoutes(m), ruled(traffic.Spec, m.Does))
+		routes := tr.ruleRoutes(topology.Port{Protocol: topology.HTTP}, m, traffic.Spec)
 		tokens := tr.edgeTokens(m)
 		// Where a path is ambiguous it may be meant for a rule that demands a token.
 		free := len(tokens) == 0 || tr.t.EdgeAuthentication(m.Route, m.RuleName).Spec.JWT.Mode == policy.JWTOptional

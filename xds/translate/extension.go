@@ -27,10 +27,11 @@ func (tr *Translator) filtersOf(list []policy.Attached[policy.Extension]) []ir.F
 	return out
 }
 
-// extend adds what people run, after what Comity does.
+// extend adds what people run, after what Comity does but for sessions.
 func extend(routes []ir.Route, more []ir.Filter) []ir.Route {
 	for i := range routes {
-		routes[i].Filters.After = append(slices.Clip(routes[i].Filters.After), more...)
+		after := routes[i].Filters.After
+		routes[i].Filters.After = slices.Insert(slices.Clip(after), beforeSession(after), more...)
 	}
 	return routes
 }

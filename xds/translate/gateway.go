@@ -77,21 +77,17 @@ func (tr *Translator) streamChains(p topology.EdgePort, e topology.EdgeListener)
 		if len(e.Certificates) > 0 {
 			c.PublicTLS = publicTLS(e)
 		}
-		if len(c.TCP.Backends) > 0 {
-			out = append(out, c)
-		}
+		out = append(out, c)
 	}
 	return out
 }
 
-// streamBackends are the clusters of a route. The share of what is not there goes nowhere.
+// streamBackends are the clusters of a route. The share of what is not there goes nowhere, and so does all of it where no backend
+// has a weight.
 func (tr *Translator) streamBackends(s topology.EdgeStream) []ir.Backend {
 	var out []ir.Backend
 	for _, ref := range s.Backends {
-		weight := uint32(1)
-		if ref.Weight != nil {
-			weight = uint32(max(*ref.Weight, 0))
-		}
+		weight := weightOf(ref)
 		if weight == 0 {
 			continue
 		}
@@ -99,7 +95,10 @@ func (tr *Translator) streamBackends(s topology.EdgeStream) []ir.Backend {
 		if to, err := tr.t.StreamBackend(s.Route, ref.BackendObjectReference); err == nil {
 			cluster = tr.backendName(to)
 		}
-		out = addBackend(out, cluster, weight)
+		out = mergeBackend(out, cluster, weight)
+	}
+	if len(out) == 0 {
+		return backendOf(NowhereCluster)
 	}
 	return out
 }

@@ -86,12 +86,9 @@ func (tr *Translator) upstreamChain(host string, to []ir.Backend) ir.Chain {
 	if host != "" {
 		c.Name, c.ServerNames = c.Name+"/"+host, []string{host}
 	}
-	switch len(to) {
-	case 0:
-		c.TCP.Cluster = NowhereCluster
-	case 1:
+	if len(to) == 1 {
 		c.TCP.Cluster = to[0].Cluster
-	default:
+	} else {
 		c.TCP.Backends = to
 	}
 	return c

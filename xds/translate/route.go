@@ -114,7 +114,7 @@ func (tr *Translator) serviceRoutes(clients policy.Clients, s *topology.Service,
 	}
 	var out []ir.Route
 	for _, m := range matches {
-		routes := tr.treatOutbound(p, tr.ruleRoutes(m), ruled(tr.t.Traffic(s, p, m.Route, m.RuleName).Spec, m.Does))
+		routes := tr.ruleRoutes(p, m, tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)
 		out = append(out, extend(routes, tr.extensions(policy.SideClient, s, p, m.Route, m.RuleName))...)
 	}
 	kind := string(matches[0].Route.Kind) // all are of one
@@ -123,58 +123,6 @@ func (tr *Translator) serviceRoutes(clients policy.Clients, s *topology.Service,
 		Detail: "The service has " + kind + "s, and none of their rules matches the request.",
 		Try:    "Add a rule without matches to one of them, or ask for what they match.",
 	}})
-}
-
-// ruleRoutes makes the routes of one match, named as its rule.
-func (tr *Translator) ruleRoutes(m policy.RouteMatch) []ir.Route {
-	out := tr.matchRoutes(m)
-	for i := range out {
-		out[i].Name, out[i].Counted = ruleName(m), m.RuleName != ""
-	}
-	return out
-}
-
-// matchRoutes makes the routes of one match: first those for the share of backends that are not there,
-// then the others.
-func (tr *Translator) matchRoutes(m policy.RouteMatch) []ir.Route {
-	match := matchOf(m.Match)
-	if to := redirectOf(m.Does); to != nil {
-		out := []ir.Route{{Match: match, Redirect: to}}
-		tr.follow(out, m)
-		return out
-	}
-	var backends []ir.Backend
-	var missing, total uint64
-	for _, ref := range m.Does.BackendRefs {
-		weight := uint64(1)
-		if ref.Weight != nil {
-			weight = uint64(max(*ref.Weight, 0))
-		}
-		total += weight
-		to, err := tr.t.Backend(m.Route, ref.BackendObjectReference)
-		switch {
-		case err != nil:
-			missing += weight
-		case weight > 0:
-			backends = mergeBackend(backends, ofBackend(ir.Backend{Cluster: tr.backendName(to), Host: tr.hostOutside(to), Weight: uint32(weight)}, ref.Filters))
-		}
-	}
-	kind := string(m.Route.Kind)
-	noBackend := ir.Route{Match: match, Reply: &ir.Reply{
-		Status: http.StatusInternalServerError, Code: "NO-BACKEND", Title: "A backend of the " + kind + " is not there",
-		Detail: "Rule " + strconv.Itoa(m.Rule) + " of " + kind + " " + string(m.Route.Origin) + "/" + m.Route.Namespace + "/" + m.Route.Name + " names a service port that this zone does not know.",
-		Try:    "See the status of the " + kind + "; create or export the service, or change its backendRefs.",
-	}}
-	if len(backends) == 0 {
-		return []ir.Route{noBackend}
-	}
-	out := []ir.Route{{Match: match, Backends: backends}}
-	if missing > 0 {
-		noBackend.Match.PerMillion = uint32(max(missing*perMillion/total, 1))
-		out = append([]ir.Route{noBackend}, out...)
-	}
-	tr.follow(out, m)
-	return out
 }
 
 // backendName is the cluster of a backend. The way to the only zone that has a service is the way to the service.
@@ -190,22 +138,6 @@ func (tr *Translator) backendName(to topology.Backend) string {
 		}
 	}
 	return clusterName(to.ServiceName, to.Port)
-}
-
-// addBackend is mergeBackend for one that edits nothing.
-func addBackend(list []ir.Backend, cluster string, weight uint32) []ir.Backend {
-	return mergeBackend(list, ir.Backend{Cluster: cluster, Weight: weight})
-}
-
-// mergeBackend sums up what is named twice: Envoy would count both, people would not.
-func mergeBackend(list []ir.Backend, b ir.Backend) []ir.Backend {
-	for i := range list {
-		if sameEdits(list[i], b) {
-			list[i].Weight += b.Weight
-			return list
-		}
-	}
-	return append(list, b)
 }
 
 func matchOf(m gatewayv1.HTTPRouteMatch) ir.Match {

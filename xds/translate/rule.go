@@ -1,7 +1,7 @@
 package translate
 
 import (
-	"slices"
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -16,20 +16,15 @@ const (
 	redirectStatus = 302
 	ruleAttempts   = 1  // one more, where a rule asks for retries and does not say how many
 	ruleBackOff    = 25 // milliseconds
-	sessionName    = "comity-session"
 )
 
-// follow edits the routes of a rule by all that it says besides where requests go; each line is one field. What it says is
-// the narrowest word, so it stays when policies edit the routes.
-func (tr *Translator) follow(routes []ir.Route, m policy.RouteMatch) {
-	for i := range routes {
-		r := &routes[i]
-		for _, f := range m.Does.Filters {
-			tr.filter(r, m, f)
-		}
-		tr.ruleRetry(r, m.Does)
-		keepSession(r, sessionOf(m.Does.SessionPersistence))
+// follow edits a route of a rule by all that it says besides where requests go; each line is one field. What it says is
+// the narrowest word, so it stays when policies edit the route.
+func (tr *Translator) follow(r *ir.Route, m policy.RouteMatch) {
+	for _, f := range m.Does.Filters {
+		tr.filter(r, m, f)
 	}
+	tr.ruleRetry(r, m.Does)
 }
 
 // filter edits a route by one filter of its rule.
@@ -43,7 +38,7 @@ func (tr *Translator) filter(r *ir.Route, m policy.RouteMatch, f gatewayv1.HTTPR
 	case f.RequestHeaderModifier != nil:
 		r.Request = headerEdits(*f.RequestHeaderModifier)
 	case f.URLRewrite != nil:
-		r.Rewrite = &ir.Rewrite{Host: hostOf(f.URLRewrite.Hostname), Path: pathEdit(f.URLRewrite.Path)}
+		r.Rewrite = rewriteOf(r.Rewrite, *f.URLRewrite)
 	case f.RequestMirror != nil:
 		to, err := tr.t.Backend(m.Route, f.RequestMirror.BackendRef)
 		if share := policy.MirrorShare(*f.RequestMirror); err == nil && share > 0 {
@@ -52,9 +47,16 @@ func (tr *Translator) filter(r *ir.Route, m policy.RouteMatch, f gatewayv1.HTTPR
 	}
 }
 
-// redirectOf is the redirect of a rule, nil if it is none.
-func redirectOf(rule *gatewayv1.HTTPRouteRule) *ir.Redirect {
-	for _, f := range rule.Filters {
+// rewriteOf is what is said already, where f says nothing else.
+func rewriteOf(said *ir.Rewrite, f gatewayv1.HTTPURLRewriteFilter) *ir.Rewrite {
+	out := orNone(said)
+	out.Host, out.Path = cmp.Or(hostOf(f.Hostname), out.Host), cmp.Or(pathEdit(f.Path), out.Path)
+	return &out
+}
+
+// redirectOf is the redirect among filters, nil if there is none.
+func redirectOf(filters []gatewayv1.HTTPRouteFilter) *ir.Redirect {
+	for _, f := range filters {
 		if d := f.RequestRedirect; d != nil {
 			out := &ir.Redirect{Status: redirectStatus, Host: hostOf(d.Hostname), Path: pathEdit(d.Path)}
 			if d.StatusCode != nil {
@@ -103,19 +105,6 @@ func headerEdits(f gatewayv1.HTTPHeaderFilter) ir.HeaderEdits {
 		out.Remove = append(out.Remove, strings.ToLower(name))
 	}
 	return out
-}
-
-// ofBackend is what the filters of a backend edit.
-func ofBackend(b ir.Backend, filters []gatewayv1.HTTPRouteFilter) ir.Backend {
-	for _, f := range filters {
-		switch {
-		case f.RequestHeaderModifier != nil:
-			b.Request = headerEdits(*f.RequestHeaderModifier)
-		case f.ResponseHeaderModifier != nil:
-			b.Response = headerEdits(*f.ResponseHeaderModifier)
-		}
-	}
-	return b
 }
 
 func corsOf(f gatewayv1.HTTPCORSFilter) *ir.CORS {
@@ -181,20 +170,6 @@ func (tr *Translator) ruleRetry(r *ir.Route, rule *gatewayv1.HTTPRouteRule) {
 	}
 }
 
-func sessionOf(s *gatewayv1.SessionPersistence) *ir.Session {
-	if s == nil {
-		return nil
-	}
-	name := sessionName
-	if s.SessionName != nil {
-		name = *s.SessionName
-	}
-	if s.Type != nil && *s.Type == gatewayv1.HeaderBasedSessionPersistence {
-		return &ir.Session{Header: strings.ToLower(name)}
-	}
-	return &ir.Session{Cookie: &ir.Cookie{Name: name, TTL: millis(policy.Length(s.AbsoluteTimeout))}}
-}
-
 // matchHeaders and matchQuery are the conditions of a match.
 func matchHeaders(list []gatewayv1.HTTPHeaderMatch) []ir.HeaderMatch {
 	var out []ir.HeaderMatch
@@ -217,12 +192,4 @@ func valueMatch(name, value string, regex bool) ir.HeaderMatch {
 		return ir.HeaderMatch{Name: name, Regex: value}
 	}
 	return ir.HeaderMatch{Name: name, Value: value}
-}
-
-// sameEdits reports whether two backends of one cluster can be one.
-func sameEdits(a, b ir.Backend) bool {
-	same := func(x, y ir.HeaderEdits) bool {
-		return slices.Equal(x.Set, y.Set) && slices.Equal(x.Add, y.Add) && slices.Equal(x.Remove, y.Remove)
-	}
-	return a.Cluster == b.Cluster && same(a.Request, b.Request) && same(a.Response, b.Response)
 }
