@@ -14,6 +14,7 @@ import (
 	"github.com/comity-mesh/comity/api"
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
+	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
 )
 
@@ -326,4 +327,33 @@ func TestSession(t *testing.T) {
 	if status, _ := ask("GET", "/api/v1/overview", "same-origin", c, ""); status != 401 {
 		t.Errorf("a cookie of a revoked token: %d", status)
 	}
+}
+
+// What acts on a service is told whoever made it, and by whomever it is asked for.
+func TestActing(t *testing.T) {
+	e := start(t, nil)
+	e.want(e.call("POST", "/api/v1/_apply", `
+apiVersion: mesh.comity.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: slow, namespace: shop}
+spec: {targetRef: {kind: Service, name: pay}, timeouts: {request: 1s}}
+---
+apiVersion: mesh.comity.dev/v1alpha1
+kind: TelemetryPolicy
+metadata: {name: all, namespace: shop}
+spec: {metrics: {callers: true}}
+---
+apiVersion: mesh.comity.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: other, namespace: bank}
+spec: {timeouts: {request: 1s}}
+`, "Content-Type", "application/yaml"), 200, "")
+	var list client.ActingList
+	if err := json.Unmarshal([]byte(e.want(e.call("GET", "/api/v1/acting?namespace=shop&service=pay", ""), 200, "").body), &list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != 2 || list.Items[0].Key.Name != "slow" || list.Items[0].As != policy.ActService || list.Items[1].As != policy.ActNamespace {
+		t.Errorf("%+v", list)
+	}
+	e.want(e.call("GET", "/api/v1/acting?namespace=shop", ""), 422, "")
 }

@@ -219,6 +219,7 @@ func (s *server) registerRest() {
 	}))
 	s.registerPlaintext(op)
 	s.registerOverview(op)
+	s.registerActing(op)
 	s.registerSession(op)
 	s.registerTokens(op)
 }

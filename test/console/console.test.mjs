@@ -5,8 +5,8 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, describe, test } from "node:test";
 import { launch } from "./browser.mjs";
-import { startMesh } from "./programs.mjs";
-import { many, outage, put, shop, startRig, status, traffic } from "./rig.mjs";
+import { startMesh, until } from "./programs.mjs";
+import { counts, many, outage, pair, put, request, shop, startRig, status, traffic } from "./rig.mjs";
 
 const bin = process.env.BIN;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -216,6 +216,215 @@ describe("over a made-up mesh", () => {
   });
 });
 
+describe("over a made-up mesh whose zones are watched", () => {
+  let rig;
+  before(async () => {
+    rig = await startRig(bin);
+    await shop(rig);
+  });
+  after(() => rig.stop());
+
+  /** Waits until so many zones are watched. */
+  const watched = (kind, n) => until(`${n} ${kind}`, async () => ((await rig.watched())[kind] === n ? true : undefined));
+  const words = async (table) => (await table.getByRole("row").allInnerTexts()).map((t) => t.split(/\s+/).filter(Boolean).join(" "));
+
+  test("traffic: signals of services and pairs, in order, filtered, held, by the address", async () => {
+    const { page, context, complaints } = await open(`${rig.url}/ui/`);
+    await signIn(page, rig.token);
+    await page.keyboard.press("2");
+    await page.getByText("Counting…").waitFor();
+    await accessible(page, "counting");
+    await watched("tops", 3);
+    await counts(rig);
+    const table = page.getByRole("region", { name: "What passes between services" });
+    await table.getByRole("row", { name: /^shop\/pay gcp-west 14 96\.42 % 8\.1 ms 40 ms 208 ms/ }).waitFor();
+    assert.deepEqual(
+      (await words(table)).slice(1).map((t) => t.split(" ").slice(0, 3).join(" ")),
+      ["shop/ledger onprem 41", "shop/cart aws-east 22", "shop/cart gcp-west 20", "shop/pay gcp-west 14"],
+      "what servers count, the most requests first",
+    );
+    await table.getByText("15 proxies count in 3 zones").waitFor();
+    await table.getByText("1 proxy or zone does not tell").click();
+    await table.getByText("onprem: shop/old-1: its agent is of an older release").waitFor();
+    await accessible(page, "services");
+
+    await table.getByRole("button", { name: "Pairs" }).click();
+    await table.getByRole("row", { name: /^shop\/pay@gcp-west to shop\/ledger@onprem 34 100 %/ }).waitFor();
+    await table.getByRole("row", { name: /^shop\/ledger@onprem to shop\/db@onprem – – – – – 1\.5 12 459 KiB/ }).waitFor();
+    const column = table.getByRole("columnheader", { name: "p99" });
+    await column.getByRole("button").press("Enter");
+    assert.equal(await column.getAttribute("aria-sort"), "descending");
+    assert.match((await words(table))[1], /^shop\/web@aws-east .*shop\/pay@gcp-west 14 96\.42 %/, "the slowest first");
+    await column.getByRole("button").press("Enter");
+    assert.equal(await column.getAttribute("aria-sort"), "ascending");
+    assert.match((await words(table))[1], /^shop\/pay@onprem/);
+    await table.getByLabel("To zone").selectOption("gcp-west");
+    assert.equal((await words(table)).length, 3);
+    await page.keyboard.press("/");
+    await page.keyboard.type("aws");
+    assert.equal((await words(table)).length, 2);
+    await accessible(page, "pairs");
+
+    // The address keeps all of it; the counts are asked for anew.
+    await page.reload();
+    await table.getByRole("button", { name: "Pairs", pressed: true }).waitFor();
+    await until("the page before has let go", async () => ((await rig.watched()).tops === 3 ? true : undefined));
+    await counts(rig);
+    await table.getByRole("row").nth(1).waitFor();
+    assert.equal((await words(table)).length, 2);
+    assert.equal(await table.getByLabel("To zone").inputValue(), "gcp-west");
+
+    // Held, nothing is asked and what was shown stays; then it goes on.
+    await table.getByRole("button", { name: "Hold" }).click();
+    await watched("tops", 0);
+    assert.equal((await words(table)).length, 2);
+    await page.keyboard.press("h");
+    await watched("tops", 3);
+    await rig.flows({ zone: "aws-east", ms: 2000, proxies: 6, flows: [pair("web@aws-east", "pay@gcp-west", { "2xx": 400 }, [400])] });
+    await table.getByRole("row", { name: /shop\/pay@gcp-west 200 100 % 0\.5 ms/ }).waitFor();
+
+    // What a row is about is a link; back leads back; whoever leaves asks no more.
+    await table.getByRole("link", { name: /^Live requests of shop\/web to shop\/pay in gcp-west$/ }).click();
+    assert.deepEqual(Object.fromEntries(new URL(page.url()).searchParams), { page: "tap", service: "shop/pay", at: "client", from: "@aws-east", to: "@gcp-west" });
+    await watched("tops", 0);
+    await page.goBack();
+    await table.getByRole("button", { name: "Pairs", pressed: true }).waitFor();
+    await watched("tops", 3);
+    await context.close();
+    await watched("tops", 0);
+    await watched("taps", 0);
+    assert.deepEqual(complaints, []);
+  });
+
+  test("live requests: who decided, held, kept within bounds, ended with the page", async () => {
+    const { page, context, complaints } = await open(`${rig.url}/ui/?page=tap`);
+    await signIn(page, rig.token);
+    const panel = page.getByRole("region", { name: "Live requests" });
+    await panel.getByText("Name a service or a proxy and start.").waitFor();
+    await accessible(page, "before a tap");
+    await panel.getByLabel("Service", { exact: true }).fill("shop/pay");
+    await panel.getByLabel("Status").fill("4xx, 503");
+    const asked = page.waitForRequest((r) => r.url().includes("/tap?"));
+    await panel.getByLabel("Status").press("Enter");
+    assert.deepEqual([...new URL((await asked).url()).searchParams], [["namespace", "shop"], ["service", "pay"], ["status", "4xx"], ["status", "503"], ["seconds", "60"]]);
+    await watched("taps", 3);
+    await panel.getByText("comity tap service/pay -n shop --status 4xx,503").waitFor();
+    await rig.tap("gcp-west", { watching: { zone: "gcp-west", proxies: ["sidecar~shop~pay-g1"] } });
+    await rig.tap("onprem", { watching: { zone: "onprem", problems: [{ reason: "the session of zone onprem has ended" }] } });
+    await panel.getByText("1 proxy watched, 0 requests").waitFor();
+    await panel.getByText("1 proxy or zone is not watched").waitFor();
+    await rig.tap("gcp-west", { request: request({ status: 403, policy: "shop/only-web", path: "/refund", details: "rbac_access_denied_matched_policy[none]" }) });
+    await panel.getByRole("row", { name: /shop\/web@aws-east to shop\/pay@gcp-west POST \/refund 403 [\d.]+ ms refused by shop\/only-web/ }).waitFor();
+    await panel.getByRole("row").nth(1).getByRole("button").press("Enter");
+    await panel.getByText("spiffe://aws-east.example/ns/shop/sa/web").waitFor();
+    await accessible(page, "a tap");
+
+    // Held, what comes is counted and kept aside.
+    await page.keyboard.press("Escape");
+    await panel.getByRole("button", { name: "Hold" }).click();
+    for (let i = 0; i < 3; i++) await rig.tap("gcp-west", { request: request({ status: 503, path: `/held/${i}` }) });
+    await panel.getByRole("button", { name: "Go on (3 wait)" }).waitFor();
+    assert.equal(await panel.getByText("/held/").count(), 0);
+    await panel.getByRole("button", { name: "Go on (3 wait)" }).click();
+    await panel.getByText("/held/2").waitFor();
+    assert.match((await words(panel))[1], /\/held\/2/, "the newest first");
+
+    // Of many, the last are kept, held or not.
+    for (let i = 0; i < 700; i++) await rig.tap("gcp-west", { request: request({ status: 404, path: `/many/${i}` }) });
+    await rig.tap("gcp-west", { left: { zone: "gcp-west", count: 1200, share: 0.1 } });
+    await panel.getByText("/many/699").waitFor();
+    await panel.getByText("the last 500 are kept").waitFor();
+    await panel.getByText("some 1,200 not shown").waitFor();
+    assert.equal((await panel.getByRole("row").count()) - 1, 500);
+
+    await panel.getByRole("button", { name: "Stop" }).click();
+    await watched("taps", 0);
+    await panel.getByText(/^Ended after 704 requests: you stopped it$/).waitFor();
+
+    // What the control plane ends says why.
+    await panel.getByRole("button", { name: "Start" }).click();
+    await watched("taps", 3);
+    await rig.tap("gcp-west", { request: request({ path: "/again" }) });
+    await panel.getByText("/again").waitFor();
+    assert.equal((await panel.getByRole("row").count()) - 1, 1, "it begins anew");
+    await page.close();
+    await watched("taps", 0);
+    assert.deepEqual(complaints, []);
+    await context.close();
+  });
+
+  test("live requests are not for every token", async () => {
+    for (const [name, may] of [["eyes", []], ["watcher", ["tap"]]]) {
+      const { page, context, complaints } = await open(`${rig.url}/ui/?page=tap&service=shop/pay`);
+      await signIn(page, await rig.viewer(name, ...may));
+      const refused = page.getByRole("alert").filter({ hasText: "This token may not see live requests." });
+      if (may.length > 0) {
+        await watched("taps", 3); // a link that names somebody begins at once
+        assert.equal(await refused.count(), 0);
+      } else {
+        await refused.getByText("comity token create NAME --role viewer --may tap").waitFor();
+        assert.ok(await page.getByRole("button", { name: "Start" }).isDisabled());
+        await accessible(page, "not allowed");
+        assert.equal((await rig.watched()).taps, 0);
+        // What the page knows is for the words only: the control plane refuses.
+        const status = await page.evaluate(async () => (await fetch("../api/v1/tap?namespace=shop&service=pay")).status);
+        assert.equal(status, 403);
+        complaints.splice(0); // the browser tells of that itself
+        // Traffic is for every viewer.
+        await page.keyboard.press("2");
+        await watched("tops", 3);
+      }
+      assert.deepEqual(complaints, []);
+      await context.close();
+      await watched("tops", 0);
+      await watched("taps", 0);
+    }
+  });
+
+  test("a service: what is counted, where it goes, and what acts on it", async () => {
+    await rig.apply({ apiVersion: "mesh.comity.dev/v1alpha1", kind: "AuthorizationPolicy", metadata: { name: "web-to-pay", namespace: "shop" }, spec: { targetRef: { kind: "Service", name: "pay" }, action: "Allow" } });
+    await put.policy(rig, "gcp-west", "global/AuthorizationPolicy/shop/web-to-pay", { acked: 2 });
+    const { page, context, complaints } = await open(`${rig.url}/ui/`);
+    await signIn(page, rig.token);
+    await page.getByRole("region", { name: "Where requests go" }).getByRole("link", { name: "shop/pay" }).click();
+    await page.getByRole("heading", { name: "shop/pay" }).waitFor();
+    await watched("tops", 3);
+    await counts(rig);
+    await page.getByRole("region", { name: "What its servers count" }).getByRole("row", { name: /^shop\/pay gcp-west 14/ }).waitFor();
+    await page.getByRole("region", { name: "Who asks it" }).getByRole("row", { name: /^shop\/web@aws-east to shop\/pay@gcp-west 14/ }).waitFor();
+    const acts = page.getByRole("region", { name: "Policies and routes" });
+    await acts.getByRole("row", { name: /^AuthorizationPolicy shop\/web-to-pay this service global 2 of 2 proxies in 1 zone In force/ }).waitFor();
+    assert.equal(await acts.getByRole("row").count(), 2, "and nothing else: there are no resources behind the other words of the zones");
+    // What is made meanwhile appears.
+    await rig.apply({ apiVersion: "mesh.comity.dev/v1alpha1", kind: "TrafficPolicy", metadata: { name: "slow", namespace: "shop" }, spec: { timeouts: { request: "1s" } } });
+    await acts.getByRole("row", { name: /^TrafficPolicy shop\/slow its namespace/ }).waitFor();
+    await accessible(page, "a service");
+    assert.equal(await page.title(), "shop/pay · global · Comity");
+    assert.deepEqual(complaints, []);
+    await context.close();
+    await watched("tops", 0);
+  });
+
+  test("traffic and live requests fit 400 pixels", async () => {
+    const { page, context } = await open(`${rig.url}/ui/?page=top&by=pairs`, { viewport: { width: 400, height: 800 }, colorScheme: "dark" });
+    await signIn(page, rig.token);
+    const fits = () => page.evaluate(() => document.documentElement.scrollWidth <= innerWidth);
+    await watched("tops", 3);
+    await counts(rig);
+    await page.getByText("shop/db").waitFor();
+    assert.ok(await fits(), "traffic");
+    await accessible(page, "narrow traffic");
+    await page.evaluate(() => history.pushState(null, "", "?page=tap&service=shop/pay"));
+    await page.reload();
+    await watched("taps", 3);
+    await rig.tap("gcp-west", { request: request({ path: `/${"long".repeat(60)}`, details: "x".repeat(200) }) });
+    await page.getByText("/longlong").waitFor();
+    assert.ok(await fits(), "live requests");
+    await accessible(page, "narrow live requests");
+    await context.close();
+  });
+});
+
 describe("over fifty zones", () => {
   test("shows them all, the worst first", async () => {
     const rig = await startRig(bin);
@@ -256,6 +465,21 @@ describe("over real control planes", () => {
     await card(page, "east").getByText("aws · us-east-1").waitFor();
     await card(alone.page, "east").getByText("Healthy").waitFor();
     assert.deepEqual([complaints, alone.complaints], [[], []]);
+
+    // Traffic is asked of the zone itself, for as long as somebody sees it.
+    const streams = (n) =>
+      until(`${n} streams of global`, async () => ((await (await fetch(`${mesh.global.url}/metrics`)).text()).includes(`comity_api_streams ${n}\n`) ? true : undefined));
+    await streams(1);
+    await page.keyboard.press("2");
+    await page.getByText("0 proxies count in 1 zone").waitFor();
+    await streams(2);
+    const other = await context.newPage();
+    await other.goto(`${mesh.global.url}/ui/?page=tap&service=shop/pay`);
+    await streams(4);
+    await other.close();
+    await streams(2);
+    await page.keyboard.press("1");
+    await streams(1);
 
     const resumed = [];
     page.on("request", (r) => r.url().endsWith("/overview/stream") && resumed.push(r.headers()["last-event-id"]));

@@ -11,20 +11,40 @@ export async function startRig(bin) {
   const child = spawn(join(bin, "rig"), ["-dir", dir], { stdio: ["pipe", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const { url, token } = JSON.parse((await lines.next()).value);
+  // One line, one answer: how many watch zones.
+  const say = async (line) => {
+    child.stdin.write(`${JSON.stringify(line)}\n`);
+    return JSON.parse((await lines.next()).value);
+  };
   return {
     url,
     token,
-    async put(bucket, key, value) {
-      child.stdin.write(`${JSON.stringify({ bucket, key, value })}\n`);
-      await lines.next();
+    put: (bucket, key, value) => say({ bucket, key, value }),
+    /** What a zone counts (mesh.Flows), for those who watch it. */
+    flows: (flows) => say({ flows }),
+    /** What a zone shows of its requests (mesh.TapEvent). */
+    tap: (zone, tap) => say({ zone, tap }),
+    watched: () => say({}),
+    /** A token of a viewer, with what it may do besides. */
+    async viewer(name, ...may) {
+      const res = await fetch(`${url}/api/v1/tokens`, {
+        method: "POST",
+        headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+        body: JSON.stringify({ name, role: "viewer", may }),
+      });
+      if (!res.ok) throw new Error(await res.text());
+      return (await res.json()).token;
     },
-    async zone(name, spec) {
+    async apply(resource) {
       const res = await fetch(`${url}/api/v1/_apply`, {
         method: "POST",
         headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
-        body: JSON.stringify({ apiVersion: "mesh.comity.dev/v1alpha1", kind: "Zone", metadata: { name }, spec: { namespaces: ["shop"], ...spec } }),
+        body: JSON.stringify(resource),
       });
       if (!res.ok) throw new Error(await res.text());
+    },
+    zone(name, spec) {
+      return this.apply({ apiVersion: "mesh.comity.dev/v1alpha1", kind: "Zone", metadata: { name }, spec: { namespaces: ["shop"], ...spec } });
     },
     async stop() {
       const ended = new Promise((resolve) => child.once("exit", resolve));
@@ -127,6 +147,40 @@ export async function shop(rig) {
     ])
       await put.policy(rig, zone, `global/${key}`, { acked, message });
 }
+
+/** What passes between a pair in two seconds: requests by class, and how long they took, by the first buckets. */
+export const pair = (from, to, requests, durations, more = {}) => {
+  const [source, sourceZone] = from.split("@");
+  const [destination, destinationZone] = to.split("@");
+  return {
+    ...{ reporter: "client", source, sourceNamespace: "shop", sourceZone, destination, destinationNamespace: "shop", destinationZone, protocol: "http" },
+    ...{ requests, bounds: [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1], durations },
+    ...more,
+  };
+};
+
+/** What the shop's zones count, both ends of each. */
+export async function counts(rig) {
+  const both = (p) => [p, { ...p, reporter: "server", source: "unknown", sourceNamespace: "unknown" }];
+  const east = [pair("web@aws-east", "cart@aws-east", { "2xx": 44 }, [0, 30, 12, 2]), pair("web@aws-east", "pay@gcp-west", { "2xx": 27, "5xx": 1 }, [0, 0, 4, 16, 6, 1, 0, 1])];
+  const west = [pair("web@gcp-west", "cart@gcp-west", { "2xx": 40 }, [2, 30, 8]), pair("pay@gcp-west", "ledger@onprem", { "2xx": 60, "4xx": 7 }, [0, 0, 0, 20, 40, 7])];
+  const ledger = pair("pay@onprem", "ledger@onprem", { "2xx": 14 }, [10, 4]);
+  const db = pair("ledger@onprem", "db@onprem", undefined, undefined, { protocol: "tcp", connections: 3, open: 12, sent: 40_000, received: 900_000 });
+  await rig.flows({ zone: "aws-east", ms: 2000, proxies: 6, flows: [...both(east[0]), east[1]] });
+  await rig.flows({ zone: "gcp-west", ms: 2000, proxies: 6, flows: [...both(west[0]), west[1], { ...both(east[1])[1] }] });
+  await rig.flows({ zone: "onprem", ms: 2000, proxies: 3, flows: [...both(ledger), both(west[1])[1], db], problems: [{ proxy: "sidecar~shop~old-1", reason: "its agent is of an older release" }] });
+}
+
+let calls = 0;
+/** A live request of the shop. */
+export const request = (more = {}) => ({
+  ...{ time: ago(1), durationMs: 3.2 + (calls++ % 7), zone: "gcp-west", proxy: "sidecar~shop~pay-g1", side: "server", protocol: "HTTP/2" },
+  source: { namespace: "shop", name: "web", zone: "aws-east", identity: "spiffe://aws-east.example/ns/shop/sa/web" },
+  destination: { namespace: "shop", name: "pay", zone: "gcp-west", port: 80, identity: "spiffe://gcp-west.example/ns/shop/sa/pay" },
+  ...{ method: "POST", host: "pay.shop.svc.clusterset.local", path: `/charge/${calls}`, status: 200, details: "via_upstream", bytesIn: 120, bytesOut: 64 },
+  ...{ policy: "shop/web-to-pay", traceId: "4bf92f3577b34da6a3ce929d0e0e4736", requestId: "5b1d" },
+  ...more,
+});
 
 /** What an outage of gcp-west looks like. */
 export async function outage(rig) {

@@ -22,6 +22,8 @@ export class Refused extends Error {
   constructor(
     readonly status: number,
     message: string,
+    /** What to try, if the API says so. */
+    readonly hint = "",
   ) {
     super(message);
   }
@@ -29,13 +31,15 @@ export class Refused extends Error {
 
 export async function refusal(res: Response): Promise<Refused> {
   let detail = res.statusText;
+  let hint = "";
   try {
-    const problem = (await res.json()) as { title?: string; detail?: string };
+    const problem = (await res.json()) as { title?: string; detail?: string; try?: string };
     detail = problem.detail ?? problem.title ?? detail;
+    hint = problem.try ?? "";
   } catch {
     // Not from the API: the status has to do.
   }
-  return new Refused(res.status, detail);
+  return new Refused(res.status, detail, hint);
 }
 
 /** Puts the token into a cookie that no script can read. */
@@ -51,8 +55,11 @@ export async function signOut(): Promise<void> {
   forgetSession();
 }
 
-export async function whoami(): Promise<Whoami> {
-  const res = await fetch(apiURL("/whoami"));
+/** Reads what the API has at a path. */
+export async function read<T>(path: string): Promise<T> {
+  const res = await fetch(apiURL(path));
   if (!res.ok) throw await refusal(res);
-  return (await res.json()) as Whoami;
+  return (await res.json()) as T;
 }
+
+export const whoami = (): Promise<Whoami> => read("/whoami");

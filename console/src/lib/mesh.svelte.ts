@@ -1,13 +1,10 @@
-import { apiURL, forgetSession, hadSession, Refused, refusal } from "./api";
-import { EventParser, type ServerEvent } from "./events";
+import { forgetSession, hadSession, Refused } from "./api";
+import type { ServerEvent } from "./events";
+import { apiStream, pauseAfter } from "./stream";
 import type { About, Attention, Change, Failover, Link, Policy, Traffic, Zone } from "./types";
 
-/** The stream says that it lives every 15 s; this long without a word, it does not. */
-const silence = 40_000;
 /** A page that nobody looks at lets go of its stream after this long, and resumes when somebody does. */
 const hiddenFor = 30_000;
-const firstRetry = 500;
-const lastRetry = 10_000;
 
 export type Connection = "connecting" | "live" | "lost" | "paused" | "refused";
 
@@ -107,48 +104,35 @@ export class Mesh {
       await this.#session(stop);
       throw new Error("the control plane ended the stream");
     } catch (err) {
-      if (stop !== this.#stop || (stop.signal.aborted && stop.signal.reason !== "silent")) return;
+      if (stop !== this.#stop || stop.signal.aborted) return;
       if (err instanceof Refused && (err.status === 401 || err.status === 403)) {
         this.#refused();
         return;
       }
       this.error = err instanceof Error ? err.message : String(err);
       this.connection = "lost";
-      // Half of it by chance, so that all who lost a server do not come back at once.
-      const wait = Math.min(lastRetry, firstRetry * 2 ** this.#failures++) * (0.5 + Math.random() / 2);
+      const wait = pauseAfter(this.#failures++);
       this.retryAt = Date.now() + wait;
       this.#timer = window.setTimeout(() => this.retry(), wait);
     }
   }
 
-  async #session(stop: AbortController): Promise<void> {
-    const headers: Record<string, string> = { Accept: "text/event-stream" };
-    if (this.#last !== "") headers["Last-Event-ID"] = this.#last;
-    let dog = 0;
-    const alive = (): void => {
-      clearTimeout(dog);
-      dog = window.setTimeout(() => stop.abort("silent"), silence);
-      this.heard = Date.now();
-    };
-    try {
-      const res = await fetch(apiURL("/overview/stream"), { headers, signal: stop.signal, cache: "no-store" });
-      if (!res.ok || res.body === null) throw await refusal(res);
-      const date = Date.parse(res.headers.get("Date") ?? "");
-      // The header has whole seconds: less than that is no news.
-      if (!Number.isNaN(date)) this.skew = Math.abs(date - Date.now()) < 2_000 ? 0 : date - Date.now();
-      alive();
-      if (this.loaded) this.#live(); // it resumes; where nothing changed nothing comes
-      const parser = new EventParser();
-      const reader = res.body.pipeThrough(new TextDecoderStream()).getReader();
-      for (;;) {
-        const { done, value } = await reader.read();
-        if (done) return;
-        alive();
-        for (const event of parser.take(value)) this.#take(event);
-      }
-    } finally {
-      clearTimeout(dog);
-    }
+  #session(stop: AbortController): Promise<void> {
+    return apiStream(
+      "/overview/stream",
+      stop.signal,
+      {
+        opened: (res) => {
+          const date = Date.parse(res.headers.get("Date") ?? "");
+          // The header has whole seconds: less than that is no news.
+          if (!Number.isNaN(date)) this.skew = Math.abs(date - Date.now()) < 2_000 ? 0 : date - Date.now();
+          if (this.loaded) this.#live(); // it resumes; where nothing changed nothing comes
+        },
+        alive: () => (this.heard = Date.now()),
+        event: (event) => this.#take(event),
+      },
+      this.#last === "" ? {} : { "Last-Event-ID": this.#last },
+    );
   }
 
   #live(): void {
@@ -158,10 +142,6 @@ export class Mesh {
   }
 
   #take(event: ServerEvent): void {
-    if (event.name === "error") {
-      const problem = JSON.parse(event.data) as { detail?: string; title?: string };
-      throw new Error(problem.detail ?? problem.title ?? "the stream failed");
-    }
     if (event.name !== "snapshot" && event.name !== "patch") return; // of a newer control plane
     const { records } = JSON.parse(event.data) as Change;
     const next = new Map(event.name === "patch" ? this.#records : []);

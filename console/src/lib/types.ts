@@ -126,6 +126,8 @@ export interface Attention {
 export interface Whoami {
   name: string;
   role: string;
+  /** What a viewer may do besides. */
+  may?: string[];
   mode: string;
   zone?: string;
   version: string;

@@ -44,12 +44,32 @@ export function percent(share: number): string {
   return `${Math.min(99, Math.round(p))} %`;
 }
 
+/** The share that succeeded; "100 %" only where it is so. */
+export function success(share: number): string {
+  return share >= 1 ? "100 %" : `${(Math.floor(share * 10_000) / 100).toFixed(2)} %`;
+}
+
+/** Bytes, or bytes a second, in the unit that fits. */
+export function bytes(v: number): string {
+  for (const unit of ["B", "KiB", "MiB"]) {
+    if (v < 1024) return `${v < 10 && unit !== "B" ? v.toFixed(1) : Math.round(v)} ${unit}`;
+    v /= 1024;
+  }
+  return `${v.toFixed(1)} GiB`;
+}
+
 export function millis(v: number): string {
   return v < 10 ? `${v.toFixed(1)} ms` : `${Math.round(v)} ms`;
 }
 
 export function count(n: number, one: string, many = `${one}s`): string {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+}
+
+/** An RFC 3339 time of day, to the millisecond. */
+export function clockTime(rfc: string): string {
+  const at = new Date(rfc);
+  return Number.isNaN(at.getTime()) ? rfc : `${at.toLocaleTimeString("en-GB")}.${String(at.getMilliseconds()).padStart(3, "0")}`;
 }
 
 export function time(ms: number): string {

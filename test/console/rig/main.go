@@ -2,7 +2,8 @@
 // it what it is told on standard input: the console's tests make a mesh of it whose zones say what a test needs.
 //
 // It prints one line, {"url", "token"}, and then reads lines {"bucket", "key", "value"}: a record to be written, or
-// deleted where there is no value. It answers each with an empty line, and ends with its input.
+// deleted where there is no value; or {"flows"} or {"tap"}, what a zone tells whoever watches it now (mesh.Flows, and a mesh.TapEvent
+// with its "zone"). It answers each with a line, {"tops", "taps"}: how many watch zones; and ends with its input.
 package main
 
 import (
@@ -20,6 +21,7 @@ import (
 
 	"github.com/comity-mesh/comity/api"
 	"github.com/comity-mesh/comity/console"
+	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/store/sqlitestore"
 )
@@ -44,7 +46,16 @@ func run(ctx context.Context, dir string) (err error) {
 	if err := tokens.EnsureBootstrapAdmin(ctx, func(made string) error { token = made; return nil }); err != nil {
 		return err
 	}
-	rest, err := api.New(api.Config{Store: st, Mode: api.ModeGlobal, Tokens: tokens, Version: "of the rig"})
+	tops, taps := newWatchers[mesh.Flows](), newWatchers[mesh.TapEvent]()
+	rest, err := api.New(api.Config{
+		Store: st, Mode: api.ModeGlobal, Tokens: tokens, Version: "of the rig",
+		Top: func(ctx context.Context, zone string, _ mesh.Top, emit func(mesh.Flows) error) error {
+			return tops.watch(ctx, zone, emit)
+		},
+		Tap: func(ctx context.Context, zone string, _ mesh.Tap, emit func(mesh.TapEvent) error) error {
+			return taps.watch(ctx, zone, emit)
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -64,7 +75,7 @@ func run(ctx context.Context, dir string) (err error) {
 	if err := json.NewEncoder(os.Stdout).Encode(map[string]string{"url": "http://" + l.Addr().String(), "token": token}); err != nil {
 		return err
 	}
-	if err := write(ctx, st); err != nil {
+	if err := obey(ctx, st, tops, taps); err != nil {
 		return err
 	}
 	select {
@@ -75,22 +86,33 @@ func run(ctx context.Context, dir string) (err error) {
 	}
 }
 
-// write writes the records of standard input.
-func write(ctx context.Context, st store.Records) error {
+// obey does what the lines of standard input say.
+func obey(ctx context.Context, st store.Records, tops *watchers[mesh.Flows], taps *watchers[mesh.TapEvent]) error {
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 1<<20)
 	for in.Scan() {
 		var r struct {
-			Bucket, Key string
-			Value       json.RawMessage
+			Bucket, Key, Zone string
+			Value             json.RawMessage
+			Flows             *mesh.Flows
+			Tap               *mesh.TapEvent
 		}
 		if err := json.Unmarshal(in.Bytes(), &r); err != nil {
 			return err
 		}
-		if _, err := st.PutRecords(ctx, r.Bucket, store.RecordWrite{Key: r.Key, Value: r.Value, Delete: len(r.Value) == 0}); err != nil {
+		switch {
+		case r.Flows != nil:
+			tops.tell(r.Flows.Zone, *r.Flows)
+		case r.Tap != nil:
+			taps.tell(r.Zone, *r.Tap)
+		case r.Bucket != "":
+			if _, err := st.PutRecords(ctx, r.Bucket, store.RecordWrite{Key: r.Key, Value: r.Value, Delete: len(r.Value) == 0}); err != nil {
+				return err
+			}
+		}
+		if err := json.NewEncoder(os.Stdout).Encode(map[string]int{"tops": tops.count(), "taps": taps.count()}); err != nil {
 			return err
 		}
-		fmt.Println()
 	}
 	return in.Err()
 }
