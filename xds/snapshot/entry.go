@@ -22,8 +22,11 @@ type Entry struct {
 	Name, Version string
 	Sources       []mesh.Key
 
-	// wire is one `resources` field of a DeltaDiscoveryResponse: tag, length and discovery.Resource.
-	wire mem.Buffer
+	// wire is one `resources` field of a DeltaDiscoveryResponse: tag, length and discovery.Resource. The message itself, the
+	// second piece, is the memory of whoever published it.
+	wire [3]mem.Buffer
+	// message is where in the first piece the google.protobuf.Any begins, whose value is the second.
+	message int
 	// endpoints is, of a cluster that takes its endpoints by EDS, the name of its assignment.
 	endpoints string
 	// filler marks an assignment without endpoints that nobody published.
@@ -72,7 +75,8 @@ func (in *interner) get(t Type, name, version string, build func() (*Entry, erro
 
 func (in *interner) resource(t Type, r envoy.Resource) (*Entry, error) {
 	return in.get(t, r.Name, r.Version, func() (*Entry, error) {
-		e := &Entry{Type: t, Name: r.Name, Version: r.Version, Sources: r.Sources, wire: encodeResource(t, r.Name, r.Version, r.Body)}
+		e := &Entry{Type: t, Name: r.Name, Version: r.Version, Sources: r.Sources}
+		e.encode(r.Body)
 		if t == Cluster {
 			name, err := endpointsOf(r.Name, r.Body)
 			if err != nil {
@@ -91,10 +95,9 @@ func (in *interner) filler(name string) *Entry {
 	e, _ := in.get(Endpoint, name, fillerVersion, func() (*Entry, error) {
 		body := protowire.AppendTag(nil, 1, protowire.BytesType) // ClusterLoadAssignment.cluster_name
 		body = protowire.AppendString(body, name)
-		return &Entry{
-			Type: Endpoint, Name: name, Version: fillerVersion, filler: true,
-			wire: encodeResource(Endpoint, name, fillerVersion, body),
-		}, nil
+		e := &Entry{Type: Endpoint, Name: name, Version: fillerVersion, filler: true}
+		e.encode(body)
+		return e, nil
 	})
 	return e
 }
@@ -115,24 +118,33 @@ const (
 	anyValue   = 2
 )
 
-func encodeResource(t Type, name, version string, body []byte) mem.Buffer {
-	url := t.URL()
+// encode makes the wire form around a message.
+func (e *Entry) encode(body []byte) {
+	url := e.Type.URL()
 	anySize := sizeBytes(anyTypeURL, len(url)) + sizeBytes(anyValue, len(body))
-	size := sizeBytes(resourceVersion, len(version)) + sizeBytes(resourceBody, anySize) + sizeBytes(resourceName, len(name))
-	b := make([]byte, 0, sizeBytes(responseResources, size))
+	nameSize := sizeBytes(resourceName, len(e.Name))
+	size := sizeBytes(resourceVersion, len(e.Version)) + sizeBytes(resourceBody, anySize) + nameSize
+	b := make([]byte, 0, sizeBytes(responseResources, size)-len(body))
 	b = protowire.AppendTag(b, responseResources, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(size))
 	b = protowire.AppendTag(b, resourceVersion, protowire.BytesType)
-	b = protowire.AppendString(b, version)
+	b = protowire.AppendString(b, e.Version)
 	b = protowire.AppendTag(b, resourceBody, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(anySize))
+	e.message = len(b)
 	b = protowire.AppendTag(b, anyTypeURL, protowire.BytesType)
 	b = protowire.AppendString(b, url)
 	b = protowire.AppendTag(b, anyValue, protowire.BytesType)
-	b = protowire.AppendBytes(b, body)
+	b = protowire.AppendVarint(b, uint64(len(body)))
+	head := len(b)
 	b = protowire.AppendTag(b, resourceName, protowire.BytesType)
-	b = protowire.AppendString(b, name)
-	return mem.SliceBuffer(b)
+	b = protowire.AppendString(b, e.Name)
+	e.wire = [3]mem.Buffer{mem.SliceBuffer(b[:head:head]), mem.SliceBuffer(body), mem.SliceBuffer(b[head:])}
+}
+
+// any is the google.protobuf.Any within the wire form.
+func (e *Entry) any() (head, value []byte) {
+	return e.wire[0].ReadOnlyData()[e.message:], e.wire[1].ReadOnlyData()
 }
 
 func sizeBytes(field protowire.Number, n int) int {

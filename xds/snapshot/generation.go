@@ -108,6 +108,10 @@ func (g *Generation) makeStep(t Type, from set) *step {
 	s := new(step)
 	old := from.entries
 	for _, e := range g.sets[t].entries {
+		if len(old) > 0 && old[0] == e { // of most of them nothing need be read
+			old = old[1:]
+			continue
+		}
 		for len(old) > 0 && old[0].Name < e.Name {
 			s.gone = append(s.gone, old[0].Name)
 			old = old[1:]
@@ -184,9 +188,9 @@ func (f *Frame) wire() mem.BufferSlice {
 	if f.bufs != nil {
 		return f.bufs
 	}
-	out := make(mem.BufferSlice, 0, len(f.Entries)+2) // the nonce comes last
+	out := make(mem.BufferSlice, 0, len(f.Entries)*len(Entry{}.wire)+2) // the nonce comes last
 	for _, e := range f.Entries {
-		out = append(out, e.wire)
+		out = append(out, e.wire[:]...)
 	}
 	var tail []byte
 	for _, name := range f.Removed {
@@ -202,6 +206,7 @@ func (f *Frame) wire() mem.BufferSlice {
 type Response struct {
 	*Frame
 	Nonce string
+	size  int
 }
 
 // Buffers is the wire form of the DeltaDiscoveryResponse.
@@ -213,8 +218,10 @@ func (r *Response) Buffers() mem.BufferSlice {
 	if r.bufs != nil {
 		out = slices.Clip(out) // others have it too
 	}
-	return append(out, mem.SliceBuffer(tail))
+	out = append(out, mem.SliceBuffer(tail))
+	r.size = out.Len()
+	return out
 }
 
-// Size is the length of the wire form in bytes.
-func (r *Response) Size() int { return r.wire().Len() + sizeBytes(responseNonce, len(r.Nonce)) }
+// Size is the length in bytes of what Buffers made, 0 before.
+func (r *Response) Size() int { return r.size }

@@ -209,12 +209,12 @@ func named(list []*Entry) map[string]*Entry {
 // its resources come without name and version, and all of them have one version.
 func stateFrame(t Type, entries []*Entry, version string) *Frame {
 	const versionInfo = 1
-	f := &Frame{Type: t, Entries: entries, bufs: make(mem.BufferSlice, 0, 2*len(entries)+1)}
+	f := &Frame{Type: t, Entries: entries, bufs: make(mem.BufferSlice, 0, 3*len(entries)+1)}
 	for _, e := range entries {
-		body := e.any()
-		head := protowire.AppendTag(nil, responseResources, protowire.BytesType)
-		head = protowire.AppendVarint(head, uint64(len(body)))
-		f.bufs = append(f.bufs, mem.SliceBuffer(head), mem.SliceBuffer(body))
+		head, value := e.any()
+		tag := protowire.AppendTag(nil, responseResources, protowire.BytesType)
+		tag = protowire.AppendVarint(tag, uint64(len(head)+len(value)))
+		f.bufs = append(f.bufs, mem.SliceBuffer(tag), mem.SliceBuffer(head), e.wire[1])
 	}
 	tail := protowire.AppendTag(nil, versionInfo, protowire.BytesType)
 	tail = protowire.AppendString(tail, version)
@@ -222,20 +222,4 @@ func stateFrame(t Type, entries []*Entry, version string) *Frame {
 	tail = protowire.AppendString(tail, t.URL())
 	f.bufs = append(f.bufs, mem.SliceBuffer(tail))
 	return f
-}
-
-// any is the google.protobuf.Any within the entry's wire form.
-func (e *Entry) any() []byte {
-	_, _, n := protowire.ConsumeField(e.wire.ReadOnlyData()) // the whole is one field
-	_, _, tag := protowire.ConsumeTag(e.wire.ReadOnlyData()[:n])
-	resource, _ := protowire.ConsumeBytes(e.wire.ReadOnlyData()[tag:])
-	var body []byte
-	// Our own encoding, which can't be malformed.
-	_ = eachField(resource, func(num protowire.Number, _ uint64, b []byte) error {
-		if num == resourceBody {
-			body = b
-		}
-		return nil
-	})
-	return body
 }

@@ -35,12 +35,8 @@ type view struct {
 	mu        sync.Mutex
 	published [typeCount]set
 	bad       map[*Entry]struct{} // never changed in place: generations share it
-	good      map[typeName]*Entry // what to fall back to where the newest is not yet proven
-}
-
-type typeName struct {
-	typ  Type
-	name string
+	fill      fill
+	good      fallbacks // what to fall back to where the newest is not yet proven
 }
 
 // Lifted names a quarantine that ended because what was refused is no longer wanted.
@@ -85,34 +81,33 @@ func (s *Store) Drop(key ViewKey) {
 	delete(s.views, key)
 }
 
-// Publish replaces the whole content of a view and reports which quarantines that lifted. Content that
-// is already there costs a comparison; the view's revision moves in any case. An error means that
-// nothing was changed: an unknown type, an empty name or version, or a name given twice.
-func (s *Store) Publish(key ViewKey, revision mesh.Revision, resources []envoy.Resource) ([]Lifted, error) {
+// Publish replaces the whole content of a view, which is what it has for itself and the parts that others have too, and
+// reports which quarantines that lifted. Content that is already there costs a comparison; the view's revision moves in any case.
+// An error means that nothing was changed: an unknown type, an empty name or version, or a name given twice.
+func (s *Store) Publish(key ViewKey, revision mesh.Revision, own []envoy.Resource, parts ...*Part) ([]Lifted, error) {
 	v := s.view(key)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var lists [typeCount][]*Entry
-	for i := range lists {
-		lists[i] = make([]*Entry, 0, len(v.published[i].entries))
-	}
-	for i := range resources {
-		e, err := s.entry(v, &resources[i])
+	mine := new(Part)
+	for i := range own {
+		e, err := s.entry(v, &own[i])
 		if err != nil {
 			return nil, fmt.Errorf("view %q: %w", key, err)
 		}
-		lists[e.Type] = append(lists[e.Type], e)
+		mine.entries[e.Type] = append(mine.entries[e.Type], e)
 	}
+	if err := mine.sort(); err != nil {
+		return nil, fmt.Errorf("view %q: %w", key, err)
+	}
+	parts = append(parts, mine)
 	next := v.published
 	num := s.num.Add(1)
-	for t := range lists {
-		slices.SortFunc(lists[t], func(a, b *Entry) int { return strings.Compare(a.Name, b.Name) })
-		for i := 1; i < len(lists[t]); i++ {
-			if lists[t][i].Name == lists[t][i-1].Name {
-				return nil, fmt.Errorf("view %q: %s %q is given twice", key, Type(t), lists[t][i].Name)
-			}
+	for t := range next {
+		entries, err := together(Type(t), parts)
+		if err != nil {
+			return nil, fmt.Errorf("view %q: %w", key, err)
 		}
-		next[t] = stamped(v.published[t], lists[t], num)
+		next[t] = stamped(v.published[t], entries, num)
 	}
 	return s.commit(v, num, revision, next), nil
 }
@@ -128,36 +123,7 @@ func (s *Store) Advance(key ViewKey, revision mesh.Revision) {
 	}
 }
 
-// PublishEndpoints replaces the given assignments of a view and leaves everything else as it is.
-func (s *Store) PublishEndpoints(key ViewKey, revision mesh.Revision, assignments []envoy.Resource) ([]Lifted, error) {
-	v := s.view(key)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.current.Load() == nil {
-		return nil, fmt.Errorf("view %q: endpoints before its first publication", key)
-	}
-	list := slices.Clone(v.published[Endpoint].entries)
-	for i := range assignments {
-		e, err := s.entry(v, &assignments[i])
-		if err != nil {
-			return nil, fmt.Errorf("view %q: %w", key, err)
-		}
-		if e.Type != Endpoint {
-			return nil, fmt.Errorf("view %q: %s %q among endpoints", key, e.Type, e.Name)
-		}
-		at, found := slices.BinarySearchFunc(list, e.Name, byName)
-		if found {
-			list[at] = e
-		} else {
-			list = slices.Insert(list, at, e)
-		}
-	}
-	num := s.num.Add(1)
-	next := v.published
-	next[Endpoint] = stamped(v.published[Endpoint], list, num)
-	return s.commit(v, num, revision, next), nil
-}
-
+// entry is what a resource is in the store; v, which may be nil, is where it may be found.
 func (s *Store) entry(v *view, r *envoy.Resource) (*Entry, error) {
 	t, ok := ParseType(r.Type)
 	switch {
@@ -166,8 +132,10 @@ func (s *Store) entry(v *view, r *envoy.Resource) (*Entry, error) {
 	case r.Name == "" || r.Version == "":
 		return nil, fmt.Errorf("%s %q has no name or no version", t, r.Name)
 	}
-	if e := v.published[t].find(r.Name); e != nil && e.Version == r.Version && !e.filler {
-		return e, nil
+	if v != nil {
+		if e := v.published[t].find(r.Name); e != nil && e.Version == r.Version && !e.filler {
+			return e, nil
+		}
 	}
 	return s.names.resource(t, *r)
 }
@@ -216,7 +184,7 @@ func (s *Store) generate(v *view, num uint64, revision mesh.Revision) {
 	for e := range v.bad {
 		entries := slices.Clone(g.sets[e.Type].entries)
 		if at, ok := slices.BinarySearchFunc(entries, e.Name, byName); ok && entries[at] == e {
-			if good := v.good[typeName{e.Type, e.Name}]; good != nil {
+			if good := v.good.get(e.Type, e.Name); good != nil {
 				entries[at] = good
 			} else {
 				entries = slices.Delete(entries, at, at+1)
@@ -224,8 +192,10 @@ func (s *Store) generate(v *view, num uint64, revision mesh.Revision) {
 		}
 		g.sets[e.Type] = set{stamp: num, entries: entries}
 	}
-	g.sets[Endpoint] = s.filled(g, num)
 	for t := range g.sets {
+		if Type(t) == Endpoint {
+			g.sets[t] = s.filled(v, g, num) // after its clusters
+		}
 		// A stamp of its own, not that of what was published: the two may differ.
 		g.sets[t] = stamped(before[t], g.sets[t].entries, num)
 	}
@@ -233,52 +203,60 @@ func (s *Store) generate(v *view, num uint64, revision mesh.Revision) {
 	v.current.Store(g)
 }
 
+// fill is what was filled in for clusters and endpoints, both by stamp.
+type fill struct {
+	clusters, endpoints uint64
+	with                []*Entry
+}
+
 // filled adds an assignment without endpoints for every cluster that lacks one, because a cluster that
-// waits for its endpoints holds everything up.
-func (s *Store) filled(g *Generation, num uint64) set {
+// waits for its endpoints holds everything up. The caller holds v.mu.
+func (s *Store) filled(v *view, g *Generation, num uint64) set {
 	eds := g.sets[Endpoint]
-	var missing []*Entry
-	for _, c := range g.sets[Cluster].entries {
-		if c.endpoints != "" && eds.find(c.endpoints) == nil {
-			missing = append(missing, s.names.filler(c.endpoints))
+	if v.fill.clusters != g.sets[Cluster].stamp || v.fill.endpoints != eds.stamp {
+		v.fill = fill{clusters: g.sets[Cluster].stamp, endpoints: eds.stamp}
+		for _, c := range g.sets[Cluster].entries {
+			if c.endpoints != "" && eds.find(c.endpoints) == nil {
+				v.fill.with = append(v.fill.with, s.names.filler(c.endpoints))
+			}
 		}
+		slices.SortFunc(v.fill.with, func(a, b *Entry) int { return strings.Compare(a.Name, b.Name) })
+		v.fill.with = slices.Compact(v.fill.with)
 	}
-	if missing == nil {
+	if v.fill.with == nil {
 		return eds
 	}
-	entries := append(slices.Clone(eds.entries), missing...)
+	entries := append(slices.Clone(eds.entries), v.fill.with...)
 	slices.SortFunc(entries, func(a, b *Entry) int { return strings.Compare(a.Name, b.Name) })
-	return set{stamp: num, entries: slices.Compact(entries)}
+	return set{stamp: num, entries: entries}
 }
 
 // remember keeps what was in force before the change, until its successor is proven.
 func (v *view) remember(before [typeCount]set, g *Generation) {
-	for key, good := range v.good {
-		now := g.sets[key.typ].find(key.name)
-		wanted := v.published[key.typ].find(key.name)
-		if wanted == nil || (now != good && now != nil && now.proven.Load()) {
-			delete(v.good, key)
-		}
-	}
+	v.good = slices.DeleteFunc(v.good, func(good *Entry) bool {
+		now := g.sets[good.Type].find(good.Name)
+		wanted := v.published[good.Type].find(good.Name)
+		return wanted == nil || (now != good && now != nil && now.proven.Load())
+	})
 	for t := range before {
-		if before[t].stamp == g.sets[t].stamp {
+		now := g.sets[t]
+		if before[t].stamp == now.stamp {
 			continue
 		}
-		for _, e := range before[t].entries {
-			key := typeName{Type(t), e.Name}
-			if e.filler || g.sets[t].has(e) || v.published[t].find(e.Name) == nil || g.quarantined(e) {
+		for i, e := range before[t].entries {
+			if i < len(now.entries) && now.entries[i] == e { // most are where they were
 				continue
 			}
-			if e.proven.Load() || v.good[key] == nil {
-				if v.good == nil {
-					v.good = map[typeName]*Entry{}
-				}
-				v.good[key] = e
+			if e.filler || now.has(e) || v.published[t].find(e.Name) == nil || g.quarantined(e) {
+				continue
+			}
+			if e.proven.Load() || v.good.get(e.Type, e.Name) == nil {
+				v.good.put(e)
 			}
 		}
 	}
 	if len(v.good) == 0 {
-		v.good = nil // a map keeps the room that it once needed
+		v.good = nil // it keeps the room that it once needed
 	}
 }
 
@@ -305,10 +283,9 @@ func (s *Store) Quarantine(key ViewKey, entries []*Entry) []*Entry {
 	for _, e := range entries {
 		// The entry in force may be the last good one of a name whose newest is already in quarantine;
 		// it was not so good then, and is dropped.
-		fallback := typeName{e.Type, e.Name}
-		wasGood := v.good[fallback] == e
-		if wasGood {
-			delete(v.good, fallback)
+		at, wasGood := v.good.find(e.Type, e.Name)
+		if wasGood = wasGood && v.good[at] == e; wasGood {
+			v.good = slices.Delete(v.good, at, at+1)
 		}
 		_, known := bad[e]
 		wanted := !known && v.published[e.Type].has(e)

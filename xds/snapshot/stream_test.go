@@ -9,6 +9,7 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -236,7 +237,17 @@ func (s *system) reconnect(fresh bool) {
 func (s *system) publish(w *world) {
 	s.rev++
 	s.note("publish %d to %s: %v", s.rev, s.view, w.items())
-	if _, err := s.store.Publish(s.view, s.rev, w.resources()); err != nil {
+	own := rapid.Permutation(w.resources()).Draw(s.t, "resources")
+	var parts []*Part
+	for range rapid.IntRange(0, 2).Draw(s.t, "parts") {
+		n := rapid.IntRange(0, len(own)).Draw(s.t, "part")
+		part, err := s.store.Part(own[n:])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		own, parts = own[:n], append(parts, part)
+	}
+	if _, err := s.store.Publish(s.view, s.rev, own, parts...); err != nil {
 		s.t.Fatal(err)
 	}
 	if rapid.IntRange(0, 3).Draw(s.t, "again") == 0 { // nothing differs but the revision
@@ -278,7 +289,7 @@ func (s *system) check() {
 				continue
 			}
 			r := new(discovery.DeltaDiscoveryResponse)
-			if err := proto.Unmarshal(e.wire.ReadOnlyData(), r); err != nil {
+			if err := proto.Unmarshal(mem.BufferSlice(e.wire[:]).Materialize(), r); err != nil {
 				s.t.Fatal(err)
 			}
 			want[e.Name] = string(r.Resources[0].Resource.Value)
@@ -349,12 +360,7 @@ func history(t *rapid.T, s *system, worlds map[ViewKey]*world, poisoned bool) {
 			}
 			n := rapid.SampledFrom(slices.Sorted(maps.Keys(w.clusters))).Draw(t, "cluster")
 			w.eds[n], w.bare[n] = rapid.IntRange(0, 3).Draw(t, "edit"), false
-			s.rev++
-			s.note("endpoints %d: %s=%d", s.rev, n, w.eds[n])
-			if _, err := s.store.PublishEndpoints(s.view, s.rev, []envoy.Resource{item{Endpoint, "eds-" + n, w.eds[n], ""}.resource()}); err != nil {
-				t.Fatal(err)
-			}
-			s.advance()
+			s.publish(w)
 		case 6:
 			s.reconnect(rapid.IntRange(0, 3).Draw(t, "fresh") == 0)
 		case 7:

@@ -12,15 +12,9 @@ import (
 	"github.com/comity-mesh/comity/xds/snapshot"
 )
 
-// Bounds of a stream.
-const (
-	// maxRequestBytes bounds one request: a node with all its metadata is some 60 KB, 1,000 names with
-	// their versions about 100 KB.
-	maxRequestBytes = 4 << 20
-	// bufferBytes is the size of the read buffer of a connection. Requests are small and there are many
-	// connections.
-	bufferBytes = 2 << 10
-)
+// maxRequestBytes bounds one request: a node with all its metadata is some 60 KB, 1,000 names with
+// their versions about 100 KB.
+const maxRequestBytes = 4 << 20
 
 // ServerOptions are the options without which a gRPC server can't carry this package's streams: the codec
 // that sends encoded responses as they are, bounds, and keep-alive that finds dead proxies. Other
@@ -30,7 +24,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(grpcproto.Name)}),
 		grpc.MaxRecvMsgSize(maxRequestBytes),
 		grpc.MaxConcurrentStreams(100),
-		grpc.ReadBufferSize(bufferBytes),
+		grpc.ReadBufferSize(0), // TLS has a whole record in its own
 		grpc.ConnectionTimeout(20 * time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

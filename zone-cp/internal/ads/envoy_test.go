@@ -300,11 +300,8 @@ func TestEnvoyGetsAllItNeeds(t *testing.T) {
 			t.Fatal(e.clusters())
 		}
 	})
-	t.Run("endpoints take the short path", func(t *testing.T) {
-		e.rev++
-		if err := e.h.PublishEndpoints("v", e.rev, []envoy.Resource{assignment(t, "b", "2", up)}); err != nil {
-			t.Fatal(err)
-		}
+	t.Run("endpoints come alone", func(t *testing.T) {
+		e.publish(edsCluster(t, "a", "2"), edsCluster(t, "b", "1"), assignment(t, "a", "1", up), assignment(t, "b", "2", up), listener(t, "in", "r", "1"), route(t, "r", "a", "1"))
 		e.settled()
 		if !strings.Contains(e.get("/clusters"), "b::"+up) {
 			t.Fatal(e.get("/clusters"))

@@ -147,11 +147,16 @@ func (s *Server) streams() []*stream {
 	return out
 }
 
-// Publish replaces the whole content of a view, which reflects a revision of the zone's store. Only
-// differences by Version are sent. An error (unknown type, empty name or version, a name twice) changes
+// Part makes a part of views of what they have in common; errors are those of Publish.
+func (s *Server) Part(resources []envoy.Resource) (*snapshot.Part, error) {
+	return s.views.Part(resources)
+}
+
+// Publish replaces the whole content of a view, its own resources and parts that others have too, which reflects a revision of
+// the zone's store. Only differences by Version are sent. An error (unknown type, empty name or version, a name twice) changes
 // nothing.
-func (s *Server) Publish(view snapshot.ViewKey, revision mesh.Revision, resources []envoy.Resource) error {
-	lifted, err := s.views.Publish(view, revision, resources)
+func (s *Server) Publish(view snapshot.ViewKey, revision mesh.Revision, own []envoy.Resource, parts ...*snapshot.Part) error {
+	lifted, err := s.views.Publish(view, revision, own, parts...)
 	if err != nil {
 		return err
 	}
@@ -163,17 +168,6 @@ func (s *Server) Publish(view snapshot.ViewKey, revision mesh.Revision, resource
 func (s *Server) Advance(view snapshot.ViewKey, revision mesh.Revision) {
 	s.views.Advance(view, revision)
 	s.published(view, nil)
-}
-
-// PublishEndpoints replaces the given ClusterLoadAssignments of a view and leaves everything else as it
-// is. It is an error before the first Publish of the view.
-func (s *Server) PublishEndpoints(view snapshot.ViewKey, revision mesh.Revision, assignments []envoy.Resource) error {
-	lifted, err := s.views.PublishEndpoints(view, revision, assignments)
-	if err != nil {
-		return err
-	}
-	s.published(view, lifted)
-	return nil
 }
 
 func (s *Server) published(view snapshot.ViewKey, lifted []snapshot.Lifted) {

@@ -88,10 +88,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 // issuers are the keys that policies have fetched.
 func (p *Publisher) issuers() []policy.JWKS {
 	var out []policy.JWKS
-	for k, r := range p.resources {
-		if k.Kind != mesh.KindAuthenticationPolicy {
-			continue
-		}
+	for _, r := range p.resources[mesh.KindAuthenticationPolicy] {
 		if spec, err := p.specs.decode(r); err == nil {
 			out = append(out, spec.(*policy.AuthenticationPolicy).Fetched()...)
 		}
@@ -107,10 +104,10 @@ func (p *Publisher) takeIn(b batch) map[mesh.Key]edit {
 		k := c.Resource.Key
 		p.superseded(k)
 		if c.Deleted {
-			delete(p.resources, k)
+			p.resources.remove(k)
 			delete(p.priors, k)
 		} else {
-			p.resources[k] = c.Resource
+			p.resources.put(c.Resource)
 		}
 		e := edit{wanted: c.Resource.Changed, deleted: c.Deleted}
 		if old, again := out[k]; again {
@@ -134,7 +131,6 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 	next := make(map[snapshot.ViewKey]*view, len(p.views))
 	p.shelves, p.kept = map[*ir.Proxy]*shelf{}, nil
 	var failed error
-	var all []envoy.Resource
 	for _, x := range proxies {
 		key := snapshot.ViewKey(x.ViewKey)
 		if next[key] != nil {
@@ -153,10 +149,7 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 			p.server.Advance(key, p.cursor.Revision)
 			continue
 		}
-		all = v.list(all[:0]) // the server keeps none of it
-		if err := p.server.Publish(key, p.cursor.Revision, all); err != nil {
-			v.failed, failed = true, errors.Join(failed, err)
-		}
+		failed = errors.Join(failed, p.publish(key, v))
 	}
 	p.cache.Turn()
 	p.shelves, p.kept = nil, nil
@@ -309,10 +302,8 @@ func (p *Publisher) publishEndpoints(t *topology.Topology, plans translate.Plans
 			}
 			b = blame{}.with(by)
 			if len(list) > 0 {
-				if err := p.server.PublishEndpoints(key, p.cursor.Revision, list); err != nil {
-					v.failed, failed = true, errors.Join(failed, err)
-				}
 				v.replace(list, moved)
+				failed = errors.Join(failed, p.publish(key, v))
 			}
 			built[key] = b
 		}
@@ -336,8 +327,7 @@ func (p *Publisher) republish(x topology.Proxy, tr *translate.Translator) (blame
 		return nil, fmt.Errorf("view %s of %s: %w", key, x.ID, err)
 	}
 	v := newView(nil, newShelf(p.withoutInvalid(key, list, before)))
-	if err := p.server.Publish(key, p.cursor.Revision, v.list(nil)); err != nil {
-		v.failed = true
+	if err := p.publish(key, v); err != nil {
 		return nil, err
 	}
 	p.views[key] = v

@@ -53,7 +53,7 @@ func heldIn(view snapshot.ViewKey) string { return string(view) + " held" }
 // superseded is told before a resource changes: what was held of it is no longer wanted, and if it was
 // good so far, that is remembered.
 func (p *Publisher) superseded(k mesh.Key) {
-	old, there := p.resources[k]
+	old, there := p.resources.get(k)
 	if _, known := p.priors[k]; !known || p.tracker.settled(k) {
 		p.priors[k] = prior{old, there}
 	}
@@ -129,7 +129,7 @@ func (p *Publisher) isolate(view snapshot.ViewKey, name resourceName, sources []
 func (p *Publisher) hold(view snapshot.ViewKey, k mesh.Key, said mesh.Rejection) {
 	p.cfg.Log.Warn("a resource is at fault; its last good version stays in force there", "resource", k.String(), "refused_by", said.Proxy, "error", said.Error)
 	p.tracker.reject([]mesh.Key{k}, heldIn(view), said, time.Now())
-	rec := heldRecord{Refused: p.resources[k].Changed, Rejection: said}
+	rec := heldRecord{Refused: p.resources[k.Kind][k].Changed, Rejection: said}
 	if old := p.priors[k]; old.there {
 		rec.Good = &old.resource
 	}
@@ -245,7 +245,7 @@ func (p *Publisher) restoreHeld(ctx context.Context) error {
 		view := snapshot.ViewKey(name)
 		k, err := mesh.ParseKey(key)
 		var h heldRecord
-		if err = errors.Join(err, json.Unmarshal(rec.Value, &h)); err != nil || p.resources[k].Changed != h.Refused {
+		if err = errors.Join(err, json.Unmarshal(rec.Value, &h)); err != nil || p.resources[k.Kind][k].Changed != h.Refused {
 			p.heldWrites = append(p.heldWrites, store.RecordWrite{Key: rec.Key, Delete: true})
 			continue
 		}

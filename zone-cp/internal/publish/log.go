@@ -41,7 +41,7 @@ func (p *Publisher) openLog(ctx context.Context) (*commitLog, error) {
 			p.cursor, first = page.Cursor, false
 		}
 		for _, r := range page.Items {
-			p.resources[r.Key] = r
+			p.resources.put(r)
 		}
 		if page.Continue == "" {
 			break

@@ -81,7 +81,7 @@ type Publisher struct {
 
 	// What follows belongs to the goroutine of Run.
 	cursor    mesh.Cursor
-	resources map[mesh.Key]mesh.Resource
+	resources resources
 	specs     specs
 	bundle    identity.Bundle
 	tracker   *tracker
@@ -124,7 +124,7 @@ func New(cfg Config) (*Publisher, error) {
 	}
 	return &Publisher{
 		cfg: cfg, metrics: m, inbox: newInbox(), reports: newReporter(cfg),
-		resources: map[mesh.Key]mesh.Resource{}, tracker: newTracker(cfg.Zone), failover: failover.New(cfg.Zone),
+		resources: resources{}, tracker: newTracker(cfg.Zone), failover: failover.New(cfg.Zone),
 		connected: map[mesh.ProxyID]ads.Proxy{}, proxies: map[mesh.ProxyID]mesh.ProxyStatus{}, touched: map[mesh.ProxyID]struct{}{}, lagging: map[mesh.ProxyID]struct{}{},
 		cache: envoy.NewCache(), sound: map[string]bool{},
 		views: map[snapshot.ViewKey]*view{}, assigned: map[mesh.ProxyID]snapshot.ViewKey{},
@@ -338,8 +338,8 @@ func Authorize(lookup func(serial string) (mesh.ProxyID, bool)) func(context.Con
 // zoneUIDs are those of global's Zone resources: a Zone made anew has another one.
 func (p *Publisher) zoneUIDs() map[string]string {
 	out := map[string]string{}
-	for k, r := range p.resources {
-		if k.Kind == mesh.KindZone && k.Origin == mesh.OriginGlobal {
+	for k, r := range p.resources[mesh.KindZone] {
+		if k.Origin == mesh.OriginGlobal {
 			out[k.Name] = r.UID
 		}
 	}
@@ -349,8 +349,8 @@ func (p *Publisher) zoneUIDs() map[string]string {
 // zones reads global's Zone resources.
 func (p *Publisher) zones() map[string]policy.Zone {
 	out := map[string]policy.Zone{}
-	for k, r := range p.resources {
-		if k.Kind != mesh.KindZone || k.Origin != mesh.OriginGlobal {
+	for k, r := range p.resources[mesh.KindZone] {
+		if k.Origin != mesh.OriginGlobal {
 			continue
 		}
 		if spec, err := p.specs.decode(r); err == nil {
@@ -365,7 +365,7 @@ func (p *Publisher) zones() map[string]policy.Zone {
 // trust is how long the other zones are believed without word from global: as global's MeshConfig says. One of the
 // zone's own, which its API makes for nobody, does not count: global reckons with its own when trust ends.
 func (p *Publisher) trust() policy.TrustSettings {
-	r, ok := p.resources[mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindMeshConfig, Name: "default"}]
+	r, ok := p.resources.get(mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindMeshConfig, Name: "default"})
 	if !ok || !r.InScope(p.cfg.Zone) {
 		return policy.MeshConfig{}.TrustSettings()
 	}
@@ -389,11 +389,8 @@ func (p *Publisher) input(ctx context.Context, now time.Time) (topology.Input, m
 	p.sever(p.cfg.Book.Condemned(), others.Remotes)
 	in := topology.Input{
 		Zone: p.cfg.Zone, TrustDomain: p.cfg.TrustDomain, Revision: p.cursor.Revision,
-		Resources: make([]mesh.Resource, 0, len(p.resources)),
+		Resources: slices.AppendSeq(make([]mesh.Resource, 0, p.resources.len()), p.resources.all()),
 		Workloads: p.picture.Workloads, Egresses: p.picture.Egresses, Remotes: others.Remotes, Roots: others.Roots,
-	}
-	for _, r := range p.resources {
-		in.Resources = append(in.Resources, r)
 	}
 	for _, g := range p.picture.Ingresses {
 		in.Ingresses = append(in.Ingresses, g.IngressProxy)
@@ -431,10 +428,7 @@ func (p *Publisher) sever(condemned []netip.AddrPort, believed []topology.Remote
 // own hands over where the zone's own workloads, applications and ingresses listen.
 func (p *Publisher) own(each func(address string, port uint16)) {
 	var targets []uint16
-	for k, r := range p.resources {
-		if k.Kind != mesh.KindService {
-			continue
-		}
+	for _, r := range p.resources[mesh.KindService] {
 		if spec, err := p.specs.decode(r); err == nil {
 			if s, ok := spec.(*policy.Service); ok {
 				for _, port := range s.Ports {

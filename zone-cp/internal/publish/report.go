@@ -85,12 +85,12 @@ func (p *Publisher) restoreRevisions(ctx context.Context) error {
 // begin tracks what the store holds at the start: a resource that was in force before the restart
 // keeps its status, one that changed while nobody looked is new.
 func (p *Publisher) begin(now time.Time) {
-	for k, r := range p.resources {
-		if !p.tracker.known(k, r.Changed) {
-			p.tracker.begin(k, r.Changed, p.cursor.Revision, now)
+	for r := range p.resources.all() {
+		if !p.tracker.known(r.Key, r.Changed) {
+			p.tracker.begin(r.Key, r.Changed, p.cursor.Revision, now)
 		}
 	}
-	p.tracker.forget(func(k mesh.Key) bool { _, ok := p.resources[k]; return ok })
+	p.tracker.forget(func(k mesh.Key) bool { _, ok := p.resources.get(k); return ok })
 }
 
 // report hands on the statuses that changed: revisions first, because somebody may be waiting for them, and

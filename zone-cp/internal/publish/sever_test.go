@@ -15,7 +15,8 @@ import (
 func TestSeverSparesOthers(t *testing.T) {
 	var told []netip.AddrPort
 	service := mesh.Resource{Key: mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindService, Namespace: "shop", Name: "pay"}, Spec: []byte(`{"selector":{"app":"pay"},"ports":[{"port":80,"targetPort":8080}]}`)}
-	p := &Publisher{resources: map[mesh.Key]mesh.Resource{service.Key: service}}
+	p := &Publisher{resources: resources{}}
+	p.resources.put(service)
 	p.cfg.Sever = func(a []netip.AddrPort) { told = a }
 	p.picture = discovery.Picture{
 		Workloads: []topology.Workload{{Spec: policy.Workload{

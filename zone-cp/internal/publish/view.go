@@ -7,6 +7,7 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/envoy"
 	"github.com/comity-mesh/comity/xds/ir"
+	"github.com/comity-mesh/comity/xds/snapshot"
 )
 
 // view is what was last published to the proxies of one view: what it has for itself, and what it has in common with
@@ -28,8 +29,10 @@ type shelf struct {
 	at   map[resourceName]int
 	// invalid are those that break the protocol's own rules.
 	invalid []envoy.Invalid
-	// sources are those of all of them, each once; made when somebody asks.
+	// sources are those of all of them, each once, and part is what they are to the xDS server; both are made when somebody
+	// asks.
 	sources []mesh.Key
+	part    *snapshot.Part
 }
 
 func newView(own []envoy.Resource, common ...*shelf) *view {
@@ -107,15 +110,6 @@ func (s *shelf) keys() []mesh.Key {
 	return s.sources
 }
 
-// list appends everything in the view to a list.
-func (v *view) list(to []envoy.Resource) []envoy.Resource {
-	to = slices.AppendSeq(to, maps.Values(v.own))
-	for _, s := range v.common {
-		to = append(to, s.list...)
-	}
-	return to
-}
-
 // same reports whether two views need not be told apart.
 func (v *view) same(o *view) bool {
 	return slices.Equal(v.common, o.common) && maps.EqualFunc(v.own, o.own, sameVersion)
@@ -138,9 +132,27 @@ func (v *view) replace(list []envoy.Resource, moved map[*shelf]*shelf) {
 			moved[from] = newShelf(slices.Clone(from.list))
 		}
 		common[i] = moved[from]
-		common[i].list[common[i].at[nameOf(r)]], common[i].sources = r, nil
+		common[i].list[common[i].at[nameOf(r)]], common[i].sources, common[i].part = r, nil, nil
 	}
 	v.common = common
+}
+
+// publish hands a view to the xDS server.
+func (p *Publisher) publish(key snapshot.ViewKey, v *view) error {
+	parts := make([]*snapshot.Part, 0, len(v.common)+1)
+	for _, s := range v.common {
+		if s.part == nil {
+			var err error
+			if s.part, err = p.server.Part(s.list); err != nil {
+				v.failed = true
+				return err
+			}
+		}
+		parts = append(parts, s.part)
+	}
+	err := p.server.Publish(key, p.cursor.Revision, slices.Collect(maps.Values(v.own)), parts...)
+	v.failed = err != nil
+	return err
 }
 
 // shelf is the shelf of what proxies share: one of the last build, if nothing in it has changed.
