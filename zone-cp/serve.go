@@ -10,7 +10,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +29,7 @@ import (
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/internal/handshake"
 	"github.com/comity-mesh/comity/internal/lifecycle"
+	"github.com/comity-mesh/comity/internal/stack"
 	"github.com/comity-mesh/comity/internal/telemetry"
 	"github.com/comity-mesh/comity/internal/version"
 	"github.com/comity-mesh/comity/mesh"
@@ -82,8 +85,16 @@ type zone struct {
 	stopping chan struct{} // closed when the API stops
 }
 
+// garbage is how much of it there may be beside the memory in use, in percent. It is half of Go's default, because most of what
+// is in use are the connections of proxies, which stay: 50 KiB less for each of 1,000, for a tenth more CPU where all of them
+// come at once and nothing to be seen where a policy changes.
+const garbage = 50
+
 // serve runs the zone until ctx ends. ready, when not nil, is told where its API listens.
 func serve(ctx context.Context, s settings, logTo io.Writer, ready func(apiAddress string)) (err error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbage)
+	}
 	l, made, err := initialise(s)
 	if err != nil {
 		return err
@@ -334,26 +345,44 @@ func listen(ctx context.Context, key, addr string) (net.Listener, error) {
 
 // attend serves the stream of an enrolled proxy.
 func (z *zone) attend(caller ca.Caller, stream enrolpb.Enrolment_AttendServer) error {
-	in, _, err := z.ca.Enrolled(stream.Context(), caller.Proxy)
+	var peer *attendant
+	var err error
+	stack.Apart(func() { peer, err = z.attendant(stream.Context(), caller) })
 	if err != nil {
-		return status.Error(codes.Unavailable, "the zone can't read its registrations now; come back")
+		return err
 	}
-	peer := vm.Peer{Proxy: caller.Proxy, Identity: caller.ID.String(), Labels: in.Labels}
+	defer peer.leave()
+	return z.table.Attend(&peer.Peer, stream, z.checkWorkload, z.part("discovery"))
+}
+
+// attendant is a proxy while it attends.
+type attendant struct {
+	vm.Peer
+	leave func()
+}
+
+// attendant opens what a proxy reports to and is told from.
+func (z *zone) attendant(ctx context.Context, caller ca.Caller) (*attendant, error) {
+	in, _, err := z.ca.Enrolled(ctx, caller.Proxy)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, "the zone can't read its registrations now; come back")
+	}
+	peer := &attendant{Peer: vm.Peer{Proxy: caller.Proxy, Identity: caller.ID.String(), Labels: in.Labels}, leave: func() {}}
 	if rest, ok := strings.CutPrefix(caller.ID.Path(), "/ns/"+caller.Proxy.Namespace+"/sa/"); ok && caller.Proxy.Role == mesh.RoleSidecar {
-		peer.ServiceAccount = rest
-		source := z.loads.Open(caller.Proxy)
-		defer source.Close()
-		peer.Load = source.Report
-		told := z.names.Open(caller.Proxy)
-		defer told.Close()
+		source, told := z.loads.Open(caller.Proxy), z.names.Open(caller.Proxy)
+		peer.ServiceAccount, peer.Load = rest, source.Report
 		peer.Names = &vm.Names{Wake: told.Wake(), Next: told.Next}
+		peer.leave = func() {
+			told.Close()
+			source.Close()
+		}
 	}
 	if caller.Proxy.Role == mesh.RoleIngress {
 		agent := z.peers.Open(caller.Proxy)
-		defer agent.Close()
 		peer.Peers = &vm.Peers{Wake: agent.Wake(), Notices: agent.Notices, Links: agent.Links, Word: agent.Word}
+		peer.leave = agent.Close
 	}
-	return z.table.Attend(peer, stream, z.checkWorkload, z.part("discovery"))
+	return peer, nil
 }
 
 // ask asks one of the zone's proxies, for a person at the zone or at global.

@@ -18,7 +18,7 @@ var anyLib = []string{"*"}
 // leaves are what every program may use.
 var leaves = []string{
 	"internal/config", "internal/envoybin", "internal/fault", "internal/freeport", "internal/lifecycle", "internal/nearest", "internal/retry", "internal/signals",
-	"internal/telemetry",
+	"internal/stack", "internal/telemetry",
 	"internal/version",
 }
 
@@ -115,6 +115,7 @@ var rooms = []room{
 		[]string{"github.com/knadh/koanf", "github.com/go-viper/mapstructure/v2", "github.com/spf13/pflag"}, "a leaf: koanf and what it brings"},
 	{"internal/telemetry", []string{"internal/version"}, []string{"github.com/prometheus/client_golang"}, "a leaf: one library"},
 	{"internal/signals", nil, nil, "names that agents write and tools read"},
+	{"internal/stack", nil, nil, "a leaf"},
 	{"internal/handshake", nil, []string{"google.golang.org/grpc", "github.com/prometheus/client_golang"},
 		"a leaf: telemetry itself must not link gRPC into every program"},
 	{"internal/archtest", nil, nil, "it reads the house and lives outside of it"},

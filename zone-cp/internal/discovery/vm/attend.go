@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/comity-mesh/comity/dataplane/enrolpb"
+	"github.com/comity-mesh/comity/internal/stack"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/xds/topology"
@@ -75,7 +76,7 @@ type CheckWorkload func(key mesh.Key, labels map[string]string, spec []byte) (po
 
 // Attend serves one agent's stream until it ends. A report that can't be believed is answered with
 // Refused, and the stream ends; the agent's last good word stays in force while its lease lasts.
-func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.Logger) error {
+func (t *Table) Attend(peer *Peer, stream Stream, check CheckWorkload, log *slog.Logger) error {
 	ctx, fence := context.WithCancelCause(stream.Context())
 	defer fence(nil)
 	log = log.With("proxy", peer.Proxy.String())
@@ -122,19 +123,18 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 				}
 			}
 		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), ErrFenced) {
-				return t.refuse(ctx, stream, log, codeFenced, ErrFenced)
+			if why := context.Cause(ctx); errors.Is(why, ErrFenced) {
+				return t.refuse(ctx, stream, log, codeFenced, why)
 			}
 			return nil
 		case err := <-ended:
 			log.DebugContext(ctx, "the stream ended; the lease runs on", "reason", err)
 			return nil
 		case r := <-reports:
-			code, err := s.take(peer, r, check)
-			switch {
-			case errors.Is(err, ErrFenced):
-				return t.refuse(ctx, stream, log, codeFenced, err)
-			case err != nil:
+			var code string
+			var err error
+			stack.Apart(func() { code, err = s.take(peer, r, check) })
+			if err != nil {
 				return t.refuse(ctx, stream, log, code, err)
 			}
 			if r.GetLeaving() {
@@ -166,6 +166,9 @@ func (t *Table) Attend(peer Peer, stream Stream, check CheckWorkload, log *slog.
 }
 
 func (t *Table) refuse(ctx context.Context, stream Stream, log *slog.Logger, code string, why error) error {
+	if errors.Is(why, ErrFenced) {
+		code = codeFenced
+	}
 	log.WarnContext(ctx, "proxy refused", "code", code, "error", why)
 	// The refusal is a courtesy: if the stream is gone already, nobody is left to tell.
 	_ = stream.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Refused{
@@ -175,7 +178,7 @@ func (t *Table) refuse(ctx context.Context, stream Stream, log *slog.Logger, cod
 }
 
 // take applies one report. The code goes with the error.
-func (s *Session) take(peer Peer, r *enrolpb.AgentReport, check CheckWorkload) (code string, err error) {
+func (s *Session) take(peer *Peer, r *enrolpb.AgentReport, check CheckWorkload) (code string, err error) {
 	switch r := r.GetReport().(type) {
 	case *enrolpb.AgentReport_Workload:
 		if peer.Proxy.Role != mesh.RoleSidecar {
@@ -250,7 +253,7 @@ func secretsOf(h *enrolpb.Health) map[string]string {
 }
 
 // peers passes on what an ingress reports of its peers, which is a heartbeat too.
-func (s *Session) peers(peer Peer, pass func(*Peers)) (code string, err error) {
+func (s *Session) peers(peer *Peer, pass func(*Peers)) (code string, err error) {
 	if peer.Peers == nil {
 		return codeNotAllowed, fmt.Errorf("a %s has no peers", peer.Proxy.Role)
 	}
@@ -261,7 +264,7 @@ func (s *Session) peers(peer Peer, pass func(*Peers)) (code string, err error) {
 	return "", nil
 }
 
-func readWorkload(peer Peer, w *enrolpb.WorkloadSpec, check CheckWorkload) (policy.Workload, error) {
+func readWorkload(peer *Peer, w *enrolpb.WorkloadSpec, check CheckWorkload) (policy.Workload, error) {
 	if len(w.GetSpec()) > maxSpecBytes {
 		return policy.Workload{}, fmt.Errorf("the workload has %d bytes, more than %d", len(w.GetSpec()), maxSpecBytes)
 	}
@@ -276,7 +279,7 @@ func readWorkload(peer Peer, w *enrolpb.WorkloadSpec, check CheckWorkload) (poli
 	return spec, nil
 }
 
-func readIngress(peer Peer, in *enrolpb.IngressSpec) (discovery.Ingress, error) {
+func readIngress(peer *Peer, in *enrolpb.IngressSpec) (discovery.Ingress, error) {
 	var out discovery.Ingress
 	if len(in.GetIngress()) > maxSpecBytes {
 		return out, fmt.Errorf("the ingress has %d bytes, more than %d", len(in.GetIngress()), maxSpecBytes)

@@ -11,7 +11,7 @@ import (
 
 // TestLabelsAreTheTokens: labels decide for which services a workload answers, so a sidecar can't claim any.
 func TestLabelsAreTheTokens(t *testing.T) {
-	peer := Peer{Proxy: mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "imposter"}, ServiceAccount: "nobody", Labels: map[string]string{"app": "nobody"}}
+	peer := &Peer{Proxy: mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: "imposter"}, ServiceAccount: "nobody", Labels: map[string]string{"app": "nobody"}}
 	check := func(mesh.Key, map[string]string, []byte) (policy.Workload, error) {
 		return policy.Workload{ServiceAccount: "nobody"}, nil
 	}

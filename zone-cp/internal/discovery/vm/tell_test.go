@@ -39,7 +39,7 @@ func TestSever(t *testing.T) {
 	agent := func(name string) *agentStream {
 		s := &agentStream{t.Context(), make(chan *enrolpb.AgentReport, 1), make(chan *enrolpb.ZoneNotice, 8)}
 		done := make(chan struct{})
-		peer := Peer{Proxy: mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: name}, Identity: "spiffe://a.example/ns/shop/sa/web"}
+		peer := &Peer{Proxy: mesh.ProxyID{Role: mesh.RoleSidecar, Namespace: "shop", Name: name}, Identity: "spiffe://a.example/ns/shop/sa/web"}
 		go func() {
 			defer close(done)
 			if err := table.Attend(peer, s, nil, slog.New(slog.DiscardHandler)); err != nil {
@@ -73,7 +73,7 @@ func TestUnseveredIsSeen(t *testing.T) {
 	table := NewTable(DefaultLease, DefaultForgetAfter)
 	s := table.open(web, "spiffe://a.example/ns/shop/sa/web", func(error) {})
 	for _, why := range []string{"operation not permitted", ""} {
-		if _, err := s.take(Peer{Proxy: web}, &enrolpb.AgentReport{Report: &enrolpb.AgentReport_Health{
+		if _, err := s.take(&Peer{Proxy: web}, &enrolpb.AgentReport{Report: &enrolpb.AgentReport_Health{
 			Health: &enrolpb.Health{Healthy: true, EnvoyReady: true, Unsevered: why},
 		}}, nil); err != nil {
 			t.Fatal(err)
