@@ -3,6 +3,7 @@ package envoy
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -71,6 +72,51 @@ func TestRouteMatches(t *testing.T) {
 		name:   "what no rule matches",
 		yaml:   route(`[{matches: [{path: {value: /there}}], ` + toV1 + `}]`),
 		expect: []expectation{{want: want{status: 404, body: []string{"NO-ROUTE"}}}},
+	}})
+}
+
+// TestManyRoutes: of so many that they are looked up by path the same rule counts as of few, with all that it says.
+func TestManyRoutes(t *testing.T) {
+	w := newWorld(t)
+	var rules strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&rules, "\n    - {matches: [{path: {value: /p%d}}], %s}", i, []string{toV1, toV2}[i%2])
+	}
+	rules.WriteString(`
+    - {matches: [{path: {value: /p2/in}, method: POST}, {path: {type: Exact, value: /p2/exact}}], ` + toV2 + `}
+    - {matches: [{path: {value: /p3/a}, headers: [{name: X-Who, value: me}]}], ` + toV1 + `}
+    - {matches: [{path: {value: /p1}, headers: [{name: X-Who, value: fault}]}], ` + toV1 + `,
+       filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-By, value: p1}]}}]}
+    - {matches: [{path: {type: RegularExpression, value: "/p5/[0-9]+"}}, {path: {value: /there}}], ` + toV1 + `}`)
+	expect := []expectation{
+		{call{path: "/p10"}, want{app: "echo-1"}},
+		{call{path: "/p11/x?a=/p10"}, want{app: "echo-2"}},
+		{call{path: "/p1#p2"}, want{app: "echo-2"}},
+		{call{path: "/p%31"}, want{app: "echo-2"}},
+		{call{path: "/p1/../p2"}, want{app: "echo-1"}},
+		{call{path: "/p2/in"}, want{app: "echo-1"}},
+		{call{path: "/p2/in", method: http.MethodPost}, want{app: "echo-2"}},
+		{call{path: "/p2/exact?x"}, want{app: "echo-2"}},
+		{call{path: "/p2/exact/x"}, want{app: "echo-1"}},
+		{call{path: "/p3/a"}, want{app: "echo-2"}},
+		{call{path: "/p3/a", header: with("X-Who", "me")}, want{app: "echo-1"}},
+		{call{path: "/p1", header: with("X-Who", "fault")}, want{app: "echo-1", header: with("X-By", "p1")}},
+		{call{path: "/p5/12"}, want{app: "echo-1"}},
+		{call{path: "/p5/12x"}, want{app: "echo-2"}},
+		{call{path: "/there/12"}, want{app: "echo-1"}},
+	}
+	w.table(t, []feature{{
+		name: "what no rule matches", yaml: route(rules.String()),
+		expect: append(expect, expectation{call{path: "/p12"}, want{status: 404, body: []string{"NO-ROUTE"}}}, expectation{call{path: "/"}, want{status: 404, body: []string{"NO-ROUTE"}}}),
+	}, {
+		name: "a rule for the rest", yaml: route(rules.String()) + `
+---
+kind: HTTPRoute
+metadata: {name: echo-rest}
+spec:
+  parentRefs: [{group: "", kind: Service, name: echo, port: 80}]
+  rules: [{` + toV2 + `}]`,
+		expect: append(expect, expectation{call{path: "/p12"}, want{app: "echo-2"}}, expectation{call{path: "/"}, want{app: "echo-2"}}),
 	}})
 }
 

@@ -51,6 +51,9 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 			}
 			v.Routes = append(v.Routes, rm)
 		}
+		if t := treeOf(h.Routes); t != nil {
+			v.Matcher, v.Routes = b.byRoute(t, v.Routes), nil
+		}
 		var err error
 		if v.TypedPerFilterConfig, err = b.perRoute(h.Filters, v.TypedPerFilterConfig); err != nil {
 			return nil, fmt.Errorf("host %s: %w", h.Name, err)
