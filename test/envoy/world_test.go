@@ -32,6 +32,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"sigs.k8s.io/yaml"
 
+	"github.com/comity-mesh/comity/dataplane"
 	"github.com/comity-mesh/comity/dataplane/metrics"
 	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/dataplane/tap"
@@ -361,6 +362,7 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 		"typed_dns_resolver_config": w.names.resolver(),
 		"stats_config":              w.statistics(),
 		"stats_flush_on_admin":      true,
+		"inline_headers":            dataplane.InlineHeaders(),
 		"dynamic_resources": object{
 			"ads_config": object{
 				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,

@@ -87,7 +87,7 @@ func jwtRequirement(r ir.JWTRule) *jwtauthnv3.JwtRequirement {
 	}}
 }
 
-// toldLookAlikes are the other spellings of the headers in which applications are told claims; see callerLookAlikes.
+// toldLookAlikes are the other spellings of the headers in which applications are told claims; see [mesh.CallerLookAlikes].
 func toldLookAlikes(f ir.Filters) []string {
 	var out []string
 	seen := map[string]bool{}

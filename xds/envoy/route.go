@@ -16,15 +16,9 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/ir"
 )
-
-// callerLookAlikes are the other spellings of x-forwarded-client-cert: what reads headers the CGI way takes '-' and
-// '_' for the same, and would believe a caller's own word about who it is.
-var callerLookAlikes = []string{
-	"x_forwarded-client-cert", "x-forwarded_client-cert", "x-forwarded-client_cert", "x_forwarded_client-cert",
-	"x_forwarded-client_cert", "x-forwarded_client_cert", "x_forwarded_client_cert",
-}
 
 func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 	if t.Proxyless {
@@ -39,7 +33,7 @@ func routesMessage(b *messages, t ir.RouteTable) (proto.Message, error) {
 		if h.Authorization == nil {
 			v.ResponseHeadersToRemove = []string{noAnswerHeader} // for this sidecar, not for what is beside it
 		} else {
-			v.RequestHeadersToRemove = slices.Concat(callerLookAlikes, toldLookAlikes(h.Filters))
+			v.RequestHeadersToRemove = slices.Concat(mesh.CallerLookAlikes(), toldLookAlikes(h.Filters))
 			v.TypedPerFilterConfig = map[string]*anypb.Any{
 				rbacFilter: b.any(&rbacv3.RBACPerRoute{Rbac: b.rbac(*h.Authorization)}),
 			}
