@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
 
@@ -25,6 +26,8 @@ const (
 	maxDocuments = 2000
 	maxDocument  = policy.MaxSpecBytes + 128<<10
 	maxYAMLNodes = 250_000
+	// mostWrong bounds of how many fields it is said that they are wrong.
+	mostWrong = 100
 )
 
 // document is one object of a request with the pointer of where it lies in it.
@@ -49,61 +52,80 @@ func decodeOne(contentType string, body []byte) (client.Object, error) {
 		return client.Object{}, fail(http.StatusBadRequest, CodeMalformed, "apply many objects with POST /api/v1/_apply", "%d documents where one belongs", len(docs))
 	}
 	docs[0].at = ""
-	out, err := decodeAll(docs)
+	out, wrong, err := decodeAll(docs)
 	if err != nil {
 		return client.Object{}, err
+	}
+	if wrong != nil {
+		return client.Object{}, invalid(wrong)
 	}
 	return out[0].obj, nil
 }
 
-// decodeMany reads objects from a JSON object, array or List, or from YAML documents of those.
-func decodeMany(contentType string, body []byte) ([]document, error) {
+// decodeMany reads objects from a JSON object, array or List, or from YAML documents of those. Those that are no objects are wrong, and not
+// among the documents: what else is wrong is to be said together with them.
+func decodeMany(contentType string, body []byte) (_ []document, wrong []client.ProblemField, err error) {
 	docs, err := split(contentType, body)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var flat []raw
 	for _, d := range docs {
 		items, err := expand(d)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if flat = append(flat, items...); len(flat) > maxDocuments {
-			return nil, tooMany("objects")
+			return nil, nil, tooMany("objects")
 		}
 	}
 	if len(flat) == 0 {
-		return nil, fail(http.StatusBadRequest, CodeMalformed, "", "the request holds no object")
+		return nil, nil, fail(http.StatusBadRequest, CodeMalformed, "", "the request holds no object")
 	}
 	return decodeAll(flat)
 }
 
-func decodeAll(docs []raw) ([]document, error) {
-	out := make([]document, 0, len(docs))
-	var wrong []client.ProblemField
+func decodeAll(docs []raw) (out []document, wrong []client.ProblemField, err error) {
+	out = make([]document, 0, len(docs))
 	for _, d := range docs {
 		doc := document{at: d.at}
 		err := policy.DecodeStrict("", d.json, maxDocument, &doc.obj)
 		if bad, ok := errors.AsType[*policy.InvalidError](err); ok {
 			for _, f := range bad.Fields {
 				if f.Code == policy.CodeMalformed {
-					return nil, fail(http.StatusBadRequest, CodeMalformed, "", "%s", f.Message)
+					return nil, nil, fail(http.StatusBadRequest, CodeMalformed, "", "%s", f.Message)
 				}
 			}
-			if len(wrong) < 100 {
-				wrong = append(wrong, fieldsAt(d.at, bad.Fields)...)
+			if len(wrong) < mostWrong {
+				wrong = append(wrong, fieldsAt(d.at, kindOf(d.json), append(bad.Fields, within(d.json)...))...)
 			}
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		out = append(out, doc)
 	}
-	if len(wrong) > 0 {
-		return nil, invalid(wrong)
+	return out, wrong, nil
+}
+
+// within is what is wrong with the rest of a document of which something around the spec is wrong.
+func within(doc json.RawMessage) []policy.FieldError {
+	var obj client.Object
+	if json.Unmarshal(doc, &obj) != nil {
+		return nil // nothing more can be said of it
 	}
-	return out, nil
+	return policy.Validate(fromObject(obj))
+}
+
+// kindOf is the kind that a document says, if it says any.
+func kindOf(doc json.RawMessage) mesh.Kind {
+	var said struct {
+		Kind any `json:"kind"`
+	}
+	_ = json.Unmarshal(doc, &said) // what is wrong with it is said already
+	kind, _ := said.Kind.(string)
+	return mesh.Kind(kind)
 }
 
 // split turns a body into JSON documents by its content type.

@@ -10,7 +10,7 @@ import (
 )
 
 func TestYAMLKeepsItsTypes(t *testing.T) {
-	docs, err := decodeMany("application/yaml", []byte("kind: Zone\nspec: {a: 0x10, b: 1.50, c: 'yes', d: yes, e: true, f: null, g: 2026-01-02, h: 1_000, i: \"<&>\"}"))
+	docs, _, err := decodeMany("application/yaml", []byte("kind: Zone\nspec: {a: 0x10, b: 1.50, c: 'yes', d: yes, e: true, f: null, g: 2026-01-02, h: 1_000, i: \"<&>\"}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestTooMuchIsRefusedCheaply(t *testing.T) {
 			body := []byte(in.body)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := decodeMany(in.contentType, body)
+			_, _, err := decodeMany(in.contentType, body)
 			runtime.ReadMemStats(&after)
 			var p *problem
 			if !errors.As(err, &p) || p.Status != http.StatusRequestEntityTooLarge {
@@ -57,7 +57,7 @@ func FuzzDocuments(f *testing.F) {
 	f.Add("application/json", []byte(`{"kind":"List","items":[{"kind":"Zone","metadata":{"name":"a"},"spec":{}}]}`))
 	f.Add("application/yaml", []byte("a: &x [1, *x]\n---\n- {kind: Zone}\n---\n? [a]\n: b"))
 	f.Fuzz(func(t *testing.T, contentType string, body []byte) {
-		docs, err := decodeMany(contentType, body)
+		docs, _, err := decodeMany(contentType, body)
 		var p *problem
 		switch {
 		case err != nil && !errors.As(err, &p):

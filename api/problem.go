@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/comity-mesh/comity/api/client"
+	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store"
 )
@@ -95,11 +96,11 @@ func plural(n int, one, many string) string {
 	return many
 }
 
-// fieldsAt prefixes the pointers of field errors with where their document lies.
-func fieldsAt(prefix string, in []policy.FieldError) []client.ProblemField {
+// fieldsAt prefixes the pointers of field errors with where their document lies, and adds where its kind documents them.
+func fieldsAt(prefix string, kind mesh.Kind, in []policy.FieldError) []client.ProblemField {
 	out := make([]client.ProblemField, 0, len(in))
 	for _, f := range in {
-		out = append(out, client.ProblemField{Pointer: prefix + f.Pointer, Code: f.Code, Message: f.Message, Hint: f.Hint, Choices: f.Choices})
+		out = append(out, client.ProblemField{Pointer: prefix + f.Pointer, Code: f.Code, Message: f.Message, Hint: f.Hint, Choices: f.Choices, Docs: policy.Page(kind, f.Pointer)})
 	}
 	return out
 }
@@ -115,7 +116,7 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *problem {
 	case errors.As(err, &p):
 		return p
 	case errors.As(err, &fields):
-		return invalid(fieldsAt("", fields.Fields))
+		return invalid(fieldsAt("", "", fields.Fields))
 	case errors.As(err, &conflict):
 		p := fail(http.StatusConflict, CodeConflict, "read it again, decide again", "%s", conflict.Error())
 		if conflict.Current != nil {

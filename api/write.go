@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -51,7 +52,7 @@ func (s *server) batch(ctx context.Context, w WriteInput) (store.Batch, error) {
 }
 
 // mayWrite says whether a document may be written here by a user, and fills in the origin.
-func (s *server) mayWrite(res *mesh.Resource) error {
+func (s *server) mayWrite(res *mesh.Resource) *problem {
 	if res.Origin != "" && res.Origin != s.cfg.Origin {
 		return notOwner(res.Key)
 	}
@@ -85,19 +86,22 @@ func (s *server) validate(r mesh.Resource) []policy.FieldError {
 	return s.cfg.Check(r)
 }
 
-// prepare checks documents and makes them the writes of a batch.
-func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, error) {
-	var wrong []client.ProblemField
+// prepare checks documents and makes them the writes of a batch. Whatever is wrong with any of them is said at once, after what was
+// wrong already.
+func (s *server) prepare(ctx context.Context, docs []document, wrong []client.ProblemField) ([]store.Write, error) {
+	var forbidden *problem
 	writes := make([]store.Write, 0, len(docs))
 	seen := map[mesh.Key]bool{}
 	for _, d := range docs {
 		res := fromObject(d.obj)
-		if err := s.mayWrite(&res); err != nil {
-			return nil, err
+		if p := s.mayWrite(&res); p != nil {
+			forbidden = cmp.Or(forbidden, p)
+			wrong = append(wrong, client.ProblemField{Pointer: d.at + "/kind", Code: p.Code, Message: p.Detail, Hint: p.Try})
+			continue
 		}
 		if bad := s.validate(res); bad != nil {
-			if len(wrong) < 100 {
-				wrong = append(wrong, fieldsAt(d.at, bad)...)
+			if len(wrong) < mostWrong {
+				wrong = append(wrong, fieldsAt(d.at, res.Kind, bad)...)
 			}
 			continue
 		}
@@ -115,7 +119,7 @@ func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, e
 		if err != nil {
 			return nil, err
 		}
-		wrong = append(wrong, fieldsAt(d.at, bad)...)
+		wrong = append(wrong, fieldsAt(d.at, res.Kind, bad)...)
 		if v := d.obj.Metadata.ResourceVersion; v != "" {
 			rev, err := strconv.ParseUint(v, 10, 63)
 			if err != nil {
@@ -128,7 +132,7 @@ func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, e
 			if err != nil {
 				return nil, err
 			}
-			wrong = append(wrong, fieldsAt(d.at, bad)...)
+			wrong = append(wrong, fieldsAt(d.at, res.Kind, bad)...)
 		}
 		writes = append(writes, w)
 	}
@@ -136,7 +140,15 @@ func (s *server) prepare(ctx context.Context, docs []document) ([]store.Write, e
 	if err != nil {
 		return nil, err
 	}
-	if wrong = append(wrong, more...); len(wrong) > 0 {
+	wrong = append(wrong, more...)
+	switch {
+	case forbidden != nil: // it weighs more than what is only mistyped, and its status tells the asker to look elsewhere
+		forbidden.Errors = wrong
+		if len(docs) > 1 || len(wrong) > 1 {
+			forbidden.Detail += "; nothing was changed"
+		}
+		return nil, forbidden
+	case len(wrong) > 0:
 		return nil, invalid(wrong)
 	}
 	return writes, nil
@@ -226,7 +238,7 @@ func (s *server) one(ctx context.Context, o client.Object, w WriteInput, ifRevis
 	}
 	// Here the precondition is in the headers.
 	o.Metadata.ResourceVersion = ""
-	if b.Writes, err = s.prepare(ctx, []document{{obj: o}}); err != nil {
+	if b.Writes, err = s.prepare(ctx, []document{{obj: o}}, nil); err != nil {
 		return store.Result{}, err
 	}
 	b.Writes[0].IfRevision = ifRevision
@@ -405,7 +417,7 @@ func (s *server) remove(ctx context.Context, kind policy.KindInfo, namespace, na
 
 // applyMany is POST _apply.
 func (s *server) applyMany(ctx context.Context, contentType string, body []byte, w WriteInput) (*huma.StreamResponse, error) {
-	docs, err := decodeMany(contentType, body)
+	docs, wrong, err := decodeMany(contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -413,7 +425,7 @@ func (s *server) applyMany(ctx context.Context, contentType string, body []byte,
 	if err != nil {
 		return nil, err
 	}
-	if b.Writes, err = s.prepare(ctx, docs); err != nil {
+	if b.Writes, err = s.prepare(ctx, docs, wrong); err != nil {
 		return nil, err
 	}
 	r, err := s.commit(ctx, b)

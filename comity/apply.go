@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,8 +14,6 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
-
-const maxDocuments = 8 << 20 // what the API takes in one request
 
 func (s *shell) applyCommand() *cobra.Command {
 	var (
@@ -42,7 +36,7 @@ how long that took.`,
   kubectl get httproute -o yaml | comity apply -f - --dry-run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			docs, err := s.readDocuments(files, recursive)
+			docs, err := s.manifests(files, recursive)
 			if err != nil {
 				return err
 			}
@@ -51,9 +45,9 @@ how long that took.`,
 				return err
 			}
 			begin := time.Now()
-			res, err := r.Apply(cmd.Context(), docs, client.ApplyOptions{DryRun: dryRun, Reason: reason})
+			res, err := r.Apply(cmd.Context(), docs.text, client.ApplyOptions{DryRun: dryRun, Reason: reason})
 			if err != nil {
-				return err
+				return docs.explain(err)
 			}
 			if !wait || dryRun || !res.Changed() {
 				return s.showApplied(res, dryRun, "")
@@ -83,13 +77,6 @@ how long that took.`,
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
 	must(cmd.MarkFlagRequired("filename"))
 	return cmd
-}
-
-// documentFlags are those of every command that reads documents.
-func documentFlags(cmd *cobra.Command, files *[]string, recursive *bool) {
-	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "file or folder with YAML or JSON, \"-\" for standard input; may be repeated")
-	cmd.Flags().BoolVarP(recursive, "recursive", "R", false, "folders with their subfolders")
-	must(cmd.MarkFlagFilename("filename", "yaml", "yml", "json"))
 }
 
 // progressed is what is said of a revision that is everywhere.
@@ -176,81 +163,6 @@ func (s *shell) showApplied(res client.ApplyResult, dryRun bool, suffix string) 
 	return nil
 }
 
-// readDocuments reads all files into one stream of YAML documents.
-func (s *shell) readDocuments(files []string, recursive bool) ([]byte, error) {
-	var all bytes.Buffer
-	add := func(name string, in io.Reader) error {
-		text, err := io.ReadAll(io.LimitReader(in, maxDocuments+1))
-		if err != nil {
-			return fmt.Errorf("read %s: %w", name, err)
-		}
-		if all.Len()+len(text) > maxDocuments {
-			return &fault.Error{Code: "APPLY-SIZE", What: "the documents are larger than 8 MiB together", Exit: fault.ExitUsage, Try: "apply them in several calls"}
-		}
-		if all.Len() > 0 {
-			all.WriteString("\n---\n")
-		}
-		all.Write(text)
-		return nil
-	}
-	for _, f := range files {
-		if f == "-" {
-			if err := add("standard input", s.in); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		names, err := expand(f, recursive)
-		if err != nil {
-			return nil, &fault.Error{Code: "APPLY-FILE", What: "can't read " + f, Err: err, Exit: fault.ExitUsage}
-		}
-		for _, name := range names {
-			file, err := os.Open(name)
-			if err != nil {
-				return nil, &fault.Error{Code: "APPLY-FILE", What: "can't read " + name, Err: err, Exit: fault.ExitUsage}
-			}
-			err = add(name, file)
-			_ = file.Close()
-			if err != nil {
-				return nil, err
-			}
-		}
-	}
-	return all.Bytes(), nil
-}
-
-// expand lists a folder's YAML and JSON files in order of name, or returns the file itself.
-func expand(path string, recursive bool) ([]string, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !st.IsDir() {
-		return []string{path}, nil
-	}
-	var out []string
-	err = filepath.WalkDir(path, func(p string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			if p != path && !recursive {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		switch filepath.Ext(p) {
-		case ".yaml", ".yml", ".json":
-			out = append(out, p)
-		}
-		return nil
-	})
-	if err == nil && len(out) == 0 {
-		err = errors.New("the folder has no .yaml, .yml or .json file")
-	}
-	return out, err
-}
-
 func (s *shell) deleteCommand() *cobra.Command {
 	var sel selection
 	var files []string
@@ -281,11 +193,15 @@ With --wait it stays until every connected proxy whose configuration that change
 			}
 			refs := []ref{}
 			if len(files) > 0 {
-				docs, err := s.readDocuments(files, false)
+				docs, err := s.manifests(files, false)
 				if err != nil {
 					return err
 				}
-				if refs, err = refsOf(docs); err != nil {
+				all, err := docs.resources()
+				if err != nil {
+					return err
+				}
+				if refs, err = refsOf(all); err != nil {
 					return err
 				}
 			} else if refs, err = parseRefs(args, sel); err != nil {

@@ -1,17 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"net/url"
 	"slices"
@@ -19,8 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"sigs.k8s.io/yaml"
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/identity"
@@ -64,7 +58,7 @@ PROXY is NAMESPACE/WORKLOAD, or ingress/gate.`,
   comity get zones,services,httproutes,authorizationpolicies,workloads -A -o yaml | comity compile -f - --proxy shop/web-1 --ir`,
 		Args: cobra.NoArgs,
 		RunE: func(_ *cobra.Command, _ []string) error {
-			docs, err := s.readDocuments(files, recursive)
+			docs, err := s.manifests(files, recursive)
 			if err != nil {
 				return err
 			}
@@ -92,39 +86,35 @@ type compiled struct {
 	workloads map[string][]topology.Workload // by zone
 }
 
-// readCompiled reads and checks documents, lists of them included. The order in which they stand is that of their creation.
-func readCompiled(docs []byte) (*compiled, error) {
+// readCompiled reads and checks documents, lists of them included. The order in which they stand is that of their creation. Of documents that are
+// not valid everything that is wrong is said at once.
+func readCompiled(docs *documents) (*compiled, error) {
 	c := &compiled{trust: map[string]mesh.TrustDomain{}, workloads: map[string][]topology.Workload{}}
+	all, err := docs.resources()
+	if err != nil {
+		return nil, err
+	}
 	var workloads []mesh.Resource
-	r := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(docs)))
-	for n := 1; ; n++ {
-		doc, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			break
+	var wrong []client.ProblemField
+	for _, m := range all {
+		res, bad := compiledResource(m.Object, mesh.Revision(len(c.resources)+1))
+		if bad != nil {
+			wrong = append(wrong, problemFields(m.at, res.Kind, bad)...)
+			continue
 		}
-		if err != nil {
-			return nil, usage("document %d can't be read: %v", n, err)
+		if res.Kind == mesh.KindWorkload {
+			workloads = append(workloads, res)
+			continue
 		}
-		objects, err := objectsOf(doc)
-		if err != nil {
-			return nil, usage("document %d is no resource: %v", n, err)
+		if z, err := policy.DecodeAs[policy.Zone](res); err == nil {
+			c.zones = append(c.zones, res.Name)
+			joined := decodeInto[struct{ TrustDomain mesh.TrustDomain }](m.Status) // as a live mesh says
+			c.trust[res.Name] = cmp.Or(z.TrustDomain, joined.TrustDomain, mesh.TrustDomain(res.Name+".example"))
 		}
-		for _, o := range objects {
-			res, err := compiledResource(o, mesh.Revision(len(c.resources)+1))
-			if err != nil {
-				return nil, err
-			}
-			if res.Kind == mesh.KindWorkload {
-				workloads = append(workloads, res)
-				continue
-			}
-			if z, err := policy.DecodeAs[policy.Zone](res); err == nil {
-				c.zones = append(c.zones, res.Name)
-				joined := decodeInto[struct{ TrustDomain mesh.TrustDomain }](o.Status) // as a live mesh says
-				c.trust[res.Name] = cmp.Or(z.TrustDomain, joined.TrustDomain, mesh.TrustDomain(res.Name+".example"))
-			}
-			c.resources = append(c.resources, res)
-		}
+		c.resources = append(c.resources, res)
+	}
+	if wrong != nil {
+		return nil, docs.invalid("COMPILE-INVALID", wrong)
 	}
 	if len(c.zones) == 0 {
 		return nil, &fault.Error{Code: "COMPILE-NO-ZONE", What: "the documents have no Zone", Exit: fault.ExitUsage,
@@ -138,30 +128,8 @@ func readCompiled(docs []byte) (*compiled, error) {
 	return c, nil
 }
 
-// objectsOf are the resources of a document: itself, or its items.
-func objectsOf(doc []byte) ([]client.Object, error) {
-	raw, err := yaml.YAMLToJSONStrict(doc)
-	if err != nil {
-		return nil, err
-	}
-	if raw = bytes.TrimSpace(raw); bytes.Equal(raw, []byte("null")) {
-		return nil, nil
-	}
-	var list struct{ Items []client.Object }
-	if raw[0] == '[' {
-		err = json.Unmarshal(raw, &list.Items)
-		return list.Items, err
-	}
-	if err := json.Unmarshal(raw, &list); err != nil || list.Items != nil {
-		return list.Items, err
-	}
-	var one client.Object
-	err = json.Unmarshal(raw, &one)
-	return []client.Object{one}, err
-}
-
-// compiledResource is the resource that a document asks for, checked as at apply time.
-func compiledResource(o client.Object, created mesh.Revision) (mesh.Resource, error) {
+// compiledResource is the resource that a document asks for, and what is wrong with it by the checks of apply.
+func compiledResource(o client.Object, created mesh.Revision) (mesh.Resource, []policy.FieldError) {
 	res := mesh.Resource{
 		Key:        mesh.Key{Origin: cmp.Or(o.Metadata.Origin, mesh.OriginGlobal), Kind: o.Kind, Namespace: o.Metadata.Namespace, Name: o.Metadata.Name},
 		APIVersion: o.APIVersion, Labels: o.Metadata.Labels, Annotations: o.Metadata.Annotations, Spec: o.Spec, Created: created,
@@ -173,10 +141,7 @@ func compiledResource(o client.Object, created mesh.Revision) (mesh.Resource, er
 	if bad == nil {
 		bad = check.Resource(res)
 	}
-	if bad != nil {
-		return res, &fault.Error{Code: "COMPILE-INVALID", What: fmt.Sprintf("%s %s is not valid", o.Kind, o.Metadata.Name), Err: &policy.InvalidError{Fields: bad}, Exit: fault.ExitUsage}
-	}
-	return res, nil
+	return res, bad
 }
 
 func (c *compiled) addWorkload(res mesh.Resource) error {

@@ -48,7 +48,7 @@ refused) ends diff with 2; the others are as everywhere.`,
   comity diff -f shop.yaml -o name || comity apply -f shop.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			docs, err := s.readDocuments(files, recursive)
+			docs, err := s.manifests(files, recursive)
 			if err != nil {
 				return err
 			}
@@ -56,9 +56,9 @@ refused) ends diff with 2; the others are as everywhere.`,
 			if err != nil {
 				return err
 			}
-			list, err := r.differences(cmd.Context(), docs)
+			list, err := r.differences(cmd.Context(), docs.text)
 			if err != nil {
-				return neverDiffers(err)
+				return neverDiffers(docs.explain(err))
 			}
 			return s.showDifferences(list)
 		},

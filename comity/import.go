@@ -53,7 +53,7 @@ method, false never.`,
 			if err != nil {
 				return err
 			}
-			resources, err := openapi.Resources(doc, o)
+			resources, err := openapi.Resources(doc.text, o)
 			if err != nil {
 				return &fault.Error{Code: "IMPORT-OPENAPI", What: "no routes can be made of " + args[0], Err: err, Exit: fault.ExitUsage, Docs: "docs/policies/httproute.md#from-an-openapi-document"}
 			}

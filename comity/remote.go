@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/internal/nearest"
@@ -268,29 +266,6 @@ func yesNo(b bool) string {
 		return "yes"
 	}
 	return "no"
-}
-
-// refsOf reads which resources the documents name, last first, so that what others refer to goes last.
-func refsOf(docs []byte) ([]ref, error) {
-	var out []ref
-	for doc := range strings.SplitSeq("\n"+string(docs), "\n---") {
-		if strings.TrimSpace(doc) == "" {
-			continue
-		}
-		var o client.Object
-		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
-			return nil, &fault.Error{Code: "CLI-YAML", What: "can't read the documents", Err: err, Exit: fault.ExitUsage}
-		}
-		if o.Kind == "" {
-			continue
-		}
-		k, ok := policy.Lookup(string(o.Kind))
-		if !ok {
-			return nil, usage("there is no kind %q", o.Kind)
-		}
-		out = append([]ref{{kind: k, namespace: o.Metadata.Namespace, name: o.Metadata.Name}}, out...)
-	}
-	return out, nil
 }
 
 // behind lists the zones that a revision is waiting for.

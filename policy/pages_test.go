@@ -3,16 +3,17 @@ package policy_test
 import (
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 )
 
-// pageOf are the pages of docs/policies that are for two kinds; what only programs write has none, and how zones come and go is in
-// docs/operations.md.
-var pageOf = map[mesh.Kind]string{mesh.KindServiceExport: "service", mesh.KindGatewayClass: "gateway", mesh.KindZone: "", mesh.KindWorkload: ""}
+// pageOf are the pages of docs/policies that are for two kinds; what only programs write has none.
+var pageOf = map[mesh.Kind]string{mesh.KindServiceExport: "service", mesh.KindGatewayClass: "gateway", mesh.KindWorkload: ""}
 
 // TestPages holds the pages of docs/policies to the code: each kind has one, it or the index names every field of
 // Comity's own specs, and the index names the page.
@@ -47,6 +48,62 @@ func TestPages(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestPagePointers: what errors point at is there. Each field of each kind leads to a heading, and where a heading is named after the field, to that one.
+func TestPagePointers(t *testing.T) {
+	anchors := map[string][]string{}
+	anchorsOf := func(page string) []string {
+		if anchors[page] == nil {
+			text, err := os.ReadFile("../" + page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			anchors[page] = []string{""}
+			for line := range strings.Lines(string(text)) {
+				if heading, ok := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); ok && strings.HasPrefix(line, "#") {
+					anchors[page] = append(anchors[page], slug(heading))
+				}
+			}
+		}
+		return anchors[page]
+	}
+	look := func(kind mesh.Kind, pointer string) string {
+		page, anchor, _ := strings.Cut(policy.Page(kind, pointer), "#")
+		if !slices.Contains(anchorsOf(page), anchor) {
+			t.Errorf("%s %s: %s has no heading #%s", kind, pointer, page, anchor)
+		}
+		return anchor
+	}
+	look("Nothing", "/kind")
+	for _, k := range policy.Kinds() {
+		look(k.Kind, "/metadata/name")
+		spec, err := policy.Decode(k.Kind, []byte("{}"))
+		if err != nil {
+			t.Fatal(k.Kind, err)
+		}
+		page, _, _ := strings.Cut(policy.Page(k.Kind, "/spec"), "#")
+		for f := range reflect.TypeOf(spec).Elem().Fields() {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			anchor := look(k.Kind, "/spec/"+name+"/0")
+			if own := strings.ToLower(name); own != "" && slices.Contains(anchorsOf(page), own) && anchor != own {
+				t.Errorf("%s has a heading for %s, and errors point at #%s", page, name, anchor)
+			}
+		}
+	}
+}
+
+// slug is the anchor of a heading.
+func slug(heading string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == ' ':
+			return '-'
+		case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, strings.TrimSpace(heading))
 }
 
 // fieldsOf are the names of all fields below a type that are of this module.

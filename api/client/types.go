@@ -3,6 +3,8 @@ package client
 
 import (
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/comity-mesh/comity/mesh"
@@ -150,4 +152,47 @@ type ProblemField struct {
 	Message string   `json:"message"`
 	Hint    string   `json:"hint,omitempty"`
 	Choices []string `json:"choices,omitempty"`
+	// Docs is where the field is documented, a path in the repository with an anchor.
+	Docs string `json:"docs,omitempty"`
+}
+
+// Words are the message, and what to do about it.
+func (f ProblemField) Words() string {
+	switch {
+	case f.Hint != "":
+		return f.Message + " (" + f.Hint + ")"
+	case len(f.Choices) > 0 && !strings.Contains(f.Message, strings.Join(f.Choices, ", ")):
+		return f.Message + " (one of " + strings.Join(f.Choices, ", ") + ")"
+	}
+	return f.Message
+}
+
+// ProblemError is a Problem as the cause of an error.
+type ProblemError struct{ Problem }
+
+// Error says of each field what is wrong with it, a line each; empty if the problem is of no field.
+func (e *ProblemError) Error() string {
+	var lines []string
+	for _, f := range e.Errors {
+		lines = append(lines, f.Pointer+": "+f.Words())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// mostPages bounds how many pages an error refers to.
+const mostPages = 5
+
+// Pages are where the fields of a problem are documented, each once and a line each; a page as a whole only where no heading of it is named.
+func (e *ProblemError) Pages() string {
+	var out []string
+	for _, f := range e.Errors {
+		page, anchor, _ := strings.Cut(f.Docs, "#")
+		named := func(other string) bool { return other == f.Docs || anchor == "" && strings.HasPrefix(other, page+"#") }
+		if f.Docs == "" || slices.ContainsFunc(out, named) {
+			continue
+		}
+		out = append(slices.DeleteFunc(out, func(other string) bool { return other == page }), f.Docs)
+	}
+	out = out[:min(len(out), mostPages)]
+	return strings.Join(out, "\n")
 }

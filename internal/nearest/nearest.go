@@ -17,8 +17,8 @@ const (
 )
 
 // Word is the one of the known words that is nearest to what was typed, empty if none is near. Case plays no part. Of several that
-// are as near, one that begins with what was typed wins, then one with the same first letter, which hardly anybody mistakes; then
-// the first in alphabetical order.
+// are as near, one with the same first letter wins, which hardly anybody mistakes; then the first in alphabetical order. A word of which the beginning
+// was typed is as near as one with two mistakes.
 func Word(typed string, known []string) string {
 	if typed == "" || len(typed) > longest {
 		return ""
@@ -38,9 +38,6 @@ func Word(typed string, known []string) string {
 		rank := 2 * min(edits, most) // in halves of an edit
 		if low[0] != other[0] {
 			rank++
-		}
-		if begun {
-			rank--
 		}
 		if rank < best {
 			best, near = rank, k

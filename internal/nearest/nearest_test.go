@@ -13,7 +13,8 @@ func TestWord(t *testing.T) {
 		want  string
 	}{
 		{"webb", []string{"pay", "web"}, "web"},
-		{"prot", []string{"name", "port", "protocol"}, "protocol"}, // begun
+		{"prot", []string{"name", "port", "protocol"}, "port"},
+		{"proto", []string{"name", "port", "protocol"}, "protocol"}, // begun
 		{"prt", []string{"name", "port", "protocol"}, "port"},
 		{"TargetRef", []string{"rules", "targetRef"}, "targetRef"},
 		{"auth", []string{"authorizationpolicies", "zones"}, "authorizationpolicies"},
