@@ -277,20 +277,26 @@ func checkNumber(r *report, at string, t reflect.Type, v any, wrong func(string)
 		return
 	}
 	var err error
-	var limits string
+	var ends [2]string
 	switch {
 	case t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64:
 		_, err = strconv.ParseInt(n.String(), 10, t.Bits())
-		limits = fmt.Sprintf("%d to %d", -(int64(1) << (t.Bits() - 1)), int64(1)<<(t.Bits()-1)-1)
+		ends = [2]string{strconv.FormatInt(-(int64(1) << (t.Bits() - 1)), 10), strconv.FormatInt(int64(1)<<(t.Bits()-1)-1, 10)}
 	case t.Kind() >= reflect.Uint && t.Kind() <= reflect.Uint64:
 		_, err = strconv.ParseUint(n.String(), 10, t.Bits())
-		limits = fmt.Sprintf("0 to %d", uint64(math.MaxUint64)>>(64-t.Bits()))
+		ends = [2]string{"0", strconv.FormatUint(min(uint64(math.MaxUint64)>>(64-t.Bits()), math.MaxInt64), 10)} // more is no number that is kept exactly
 	default:
-		_, err = strconv.ParseFloat(n.String(), 64)
-		limits = "what a 64-bit float holds"
+		if _, err = strconv.ParseFloat(n.String(), 64); err != nil {
+			r.add(FieldError{Pointer: at, Code: CodeOutOfRange, Message: fmt.Sprintf("must be a number that a 64-bit float holds, not %s", clip(n.String()))})
+		}
+		return
 	}
 	if err != nil {
-		r.add(FieldError{Pointer: at, Code: CodeOutOfRange, Message: fmt.Sprintf("must be a number from %s, not %s", limits, clip(n.String()))})
+		f, notFloat := strconv.ParseFloat(n.String(), 64)
+		r.add(FieldError{
+			Pointer: at, Code: CodeOutOfRange, Message: fmt.Sprintf("must be a number from %s to %s, not %s", ends[0], ends[1], clip(n.String())),
+			wide: ends, fraction: notFloat == nil && f != math.Trunc(f),
+		})
 	}
 }
 

@@ -14,6 +14,9 @@ type FieldError struct {
 	Message string   `json:"message"`
 	Hint    string   `json:"hint,omitempty"`    // what to try
 	Choices []string `json:"choices,omitempty"` // all values that would do, where they can be listed
+
+	wide     [2]string // of a number that does not fit the type of its field: the ends of that type
+	fraction bool      // of such a number: it is not whole, as the field's are
 }
 
 // The codes of field errors.

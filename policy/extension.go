@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -131,7 +132,11 @@ func (p Patch) Matches(name string) bool {
 
 func validateExtension(r *report, res mesh.Resource, e *Extension) {
 	validateAttachment(r, res, e.Attachment, "Service", "HTTPRoute", "GRPCRoute")
-	r.oneOf("/spec/side", string(e.Side), "", string(SideServer), string(SideClient))
+	sides := []string{"", string(SideServer), string(SideClient)}
+	if t := e.TargetRef; t != nil && t.Kind != "Service" && e.Patch == nil && !slices.Contains(sides, string(e.Side)) {
+		sides = []string{string(SideClient)} // see below
+	}
+	r.oneOf("/spec/side", string(e.Side), sides...)
 	if e.Enforced {
 		r.add(FieldError{Pointer: "/spec/enforced", Code: CodeInvalid, Message: "extensions add up, so that none wins over another", Hint: "leave it out"})
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"time"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -95,7 +96,7 @@ func validateFaultBandwidth(r *report, at string, f Fault) {
 	}
 	for field, n := range map[string]uint64{"/response": b.Response, "/request": b.Request} {
 		if n > maxBandwidth {
-			r.add(FieldError{Pointer: at + field, Code: CodeOutOfRange, Message: "must be at most 1048576 KiB a second"})
+			r.add(FieldError{Pointer: at + field, Code: CodeOutOfRange, Message: fmt.Sprintf("must be from 0 to %d KiB a second", maxBandwidth)})
 		}
 	}
 	if b.Percent != 0 {

@@ -1,11 +1,15 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/comity-mesh/comity/internal/nearest"
 )
 
 // Retry says which failed requests are tried again. What it leaves out is as detection.retry of the MeshConfig says. Requests
@@ -101,6 +105,12 @@ func (b RetryBudget) Bounds() (percent float64, minimum uint32) {
 	return percent, numberOr(b.Minimum, 3)
 }
 
+// What a reason may be besides a gRPC status.
+const (
+	retryReset                        = "reset"
+	leastRetryStatus, mostRetryStatus = 400, 599
+)
+
 // grpcReasons are the gRPC statuses that Envoy can try again on.
 func grpcReasons() []string {
 	return []string{"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
@@ -138,10 +148,23 @@ func validateRetryReason(r *report, at string, reason RetryReason, t Retry) {
 		return
 	}
 	if n, err := strconv.Atoi(string(reason)); err == nil {
-		if n < 400 || n > 599 || len(reason) != 3 {
-			r.add(FieldError{Pointer: at, Code: CodeOutOfRange, Message: "must be an HTTP status from 400 to 599"})
+		if n < leastRetryStatus || n > mostRetryStatus || len(reason) != 3 {
+			r.add(FieldError{Pointer: at, Code: CodeOutOfRange, Message: fmt.Sprintf("must be an HTTP status from %d to %d", leastRetryStatus, mostRetryStatus)})
 		}
 		return
 	}
-	r.oneOf(at, string(reason), append([]string{"reset"}, grpcReasons()...)...)
+	choices := []string{retryReset}
+	known := fmt.Sprintf("an HTTP status from %d to %d or %s", leastRetryStatus, mostRetryStatus, retryReset)
+	if t.Requests == RetryAll {
+		choices = append(choices, grpcReasons()...)
+		known = fmt.Sprintf("an HTTP status from %d to %d or one of %s", leastRetryStatus, mostRetryStatus, strings.Join(choices, ", "))
+	}
+	if string(reason) == retryReset {
+		return
+	}
+	f := FieldError{Pointer: at, Code: CodeInvalid, Message: fmt.Sprintf("%q is no reason to try again: name %s", clip(string(reason)), known), Choices: choices}
+	if near := nearest.Word(string(reason), choices); near != "" {
+		f.Hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	r.add(f)
 }

@@ -51,6 +51,7 @@ func Validate(res mesh.Resource) []FieldError {
 	var invalid *InvalidError
 	switch {
 	case errors.As(err, &invalid):
+		ownRanges(info, res, invalid.Fields)
 		for _, f := range invalid.Fields {
 			r.add(f)
 		}
