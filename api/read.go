@@ -160,6 +160,20 @@ func (s *server) get(ctx context.Context, kind policy.KindInfo, namespace, name,
 	if err != nil {
 		return nil, err
 	}
+	notes, err := s.notes(ctx, []mesh.Resource{r}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if notes != nil {
+		var status client.ResourceObjectStatus
+		if err := json.Unmarshal(o[0].Status, &status); err != nil {
+			return nil, err
+		}
+		status.Notes = notes[r.Key]
+		if o[0].Status, err = json.Marshal(status); err != nil {
+			return nil, err
+		}
+	}
 	return reply(http.StatusOK, map[string]string{"ETag": etag(r)}, o[0])
 }
 

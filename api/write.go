@@ -433,8 +433,16 @@ func (s *server) applyMany(ctx context.Context, contentType string, body []byte,
 		return nil, err
 	}
 	out := client.ApplyResult{Revision: r.Revision, DryRun: b.DryRun, Replayed: r.Replayed, Items: []client.ApplyItem{}}
+	applied := make([]mesh.Resource, len(r.Items))
+	for i, it := range r.Items {
+		applied[i] = it.Resource
+	}
+	notes, err := s.notes(ctx, applied, applied)
+	if err != nil { // what was asked for is done all the same
+		s.cfg.Log.WarnContext(ctx, "names in what was applied can't be looked for", "error", err)
+	}
 	for _, it := range r.Items {
-		item := client.ApplyItem{Kind: it.Resource.Kind, Namespace: it.Resource.Namespace, Name: it.Resource.Name, Outcome: string(it.Outcome)}
+		item := client.ApplyItem{Kind: it.Resource.Kind, Namespace: it.Resource.Namespace, Name: it.Resource.Name, Outcome: string(it.Outcome), Notes: notes[it.Resource.Key]}
 		if b.DryRun {
 			o := toObject(it.Resource)
 			item.Object = &o

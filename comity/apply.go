@@ -49,6 +49,7 @@ how long that took.`,
 			if err != nil {
 				return docs.explain(err)
 			}
+			s.sayMissing(res.Items)
 			if !wait || dryRun || !res.Changed() {
 				return s.showApplied(res, dryRun, "")
 			}
@@ -89,6 +90,15 @@ func (s *shell) sayAway(p client.Progress) {
 	for _, z := range p.Zones {
 		if z.State == "Offline" {
 			s.say("zone %s is not connected; it gets the revision when it comes back", z.Zone)
+		}
+	}
+}
+
+// sayMissing tells of names in what was applied that nobody has so far.
+func (s *shell) sayMissing(items []client.ApplyItem) {
+	for _, it := range items {
+		for _, note := range it.Notes {
+			s.say("note: %s: %s", clean(refName(it.Kind, it.Name)), clean(note))
 		}
 	}
 }

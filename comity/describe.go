@@ -113,6 +113,12 @@ func (s *shell) describe(ctx context.Context, r *remote, o client.Object) error 
 		describeZone(field, o)
 		return nil
 	}
+	if notes := decodeInto[client.ResourceObjectStatus](o.Status).Notes; len(notes) > 0 {
+		fmt.Fprintln(w, "Notes:")
+		for _, note := range notes {
+			fmt.Fprintln(w, "  "+clean(note))
+		}
+	}
 	if err := describeZones(w, resourceStatuses(o)); err != nil || o.Kind != mesh.KindService {
 		return err
 	}

@@ -56,7 +56,7 @@ refused) ends diff with 2; the others are as everywhere.`,
 			if err != nil {
 				return err
 			}
-			list, err := r.differences(cmd.Context(), docs.text)
+			list, err := s.differences(cmd.Context(), r, docs.text)
 			if err != nil {
 				return neverDiffers(docs.explain(err))
 			}
@@ -82,11 +82,12 @@ func neverDiffers(err error) error {
 
 // differences asks for a dry run, and for what it would replace. Who changes a resource between the two sees
 // the newer state on the left.
-func (r *remote) differences(ctx context.Context, docs []byte) ([]difference, error) {
+func (s *shell) differences(ctx context.Context, r *remote, docs []byte) ([]difference, error) {
 	res, err := r.Apply(ctx, docs, client.ApplyOptions{DryRun: true})
 	if err != nil {
 		return nil, err
 	}
+	s.sayMissing(res.Items)
 	out := make([]difference, 0, len(res.Items))
 	for _, it := range res.Items {
 		d := difference{Kind: it.Kind, Namespace: it.Namespace, Name: it.Name, Outcome: it.Outcome}

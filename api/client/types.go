@@ -41,6 +41,8 @@ type ResourceObjectStatus struct {
 	// Acked of Total proxies over all zones.
 	Acked int `json:"acked"`
 	Total int `json:"total"`
+	// Notes, of one resource that is asked for by its name: as those of an ApplyItem.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // ZoneObjectStatus is the status of a Zone at global.
@@ -99,6 +101,8 @@ type ApplyItem struct {
 	Namespace string    `json:"namespace,omitempty"`
 	Name      string    `json:"name"`
 	Outcome   string    `json:"outcome"` // created, configured, unchanged
+	// Notes say which names in it are of nothing that is known: "<pointer>: <sentence>". They refuse nothing.
+	Notes []string `json:"notes,omitempty"`
 	// Object is what a dry run would make of the document: without status, and at the revision that is there now.
 	Object *Object `json:"object,omitempty"`
 }
