@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -169,16 +170,20 @@ func validateRewrite(r *report, at string, rule gatewayv1.HTTPRouteRule, f gatew
 }
 
 func validatePathEdit(r *report, at string, rule gatewayv1.HTTPRouteRule, p gatewayv1.HTTPPathModifier) {
-	r.oneOf(at+"/type", string(p.Type), string(gatewayv1.FullPathHTTPPathModifier), string(gatewayv1.PrefixMatchHTTPPathModifier))
+	noPrefix := slices.ContainsFunc(rule.Matches, func(m gatewayv1.HTTPRouteMatch) bool {
+		return m.Path != nil && m.Path.Type != nil && *m.Path.Type != gatewayv1.PathMatchPathPrefix
+	})
+	switch choices := []string{string(gatewayv1.FullPathHTTPPathModifier), string(gatewayv1.PrefixMatchHTTPPathModifier)}; {
+	case noPrefix && p.Type == gatewayv1.PrefixMatchHTTPPathModifier:
+		r.add(FieldError{Pointer: at + "/type", Code: CodeInvalid, Message: "every match of the rule must be a PathPrefix to be replaced", Hint: "use ReplaceFullPath, or split the rule"})
+	case noPrefix:
+		r.oneOf(at+"/type", string(p.Type), choices[0])
+	default:
+		r.oneOf(at+"/type", string(p.Type), choices...)
+	}
 	value, name := p.ReplaceFullPath, "replaceFullPath"
 	if p.Type == gatewayv1.PrefixMatchHTTPPathModifier {
 		value, name = p.ReplacePrefixMatch, "replacePrefixMatch"
-		for _, m := range rule.Matches {
-			if m.Path != nil && m.Path.Type != nil && *m.Path.Type != gatewayv1.PathMatchPathPrefix {
-				r.add(FieldError{Pointer: at + "/type", Code: CodeInvalid, Message: "every match of the rule must be a PathPrefix to be replaced", Hint: "use ReplaceFullPath, or split the rule"})
-				break
-			}
-		}
 	}
 	switch {
 	case value == nil:
