@@ -36,4 +36,15 @@ type ExportPort struct {
 // IngressSet is how other zones reach a zone: the payload of an "ingress" statement.
 type IngressSet struct {
 	Ingresses []Ingress `json:"ingresses"`
+	// Egresses of the zone, by which other zones may leave the mesh; they are reached through its ingresses. Zones that don't know
+	// this field leave through their own alone, as before.
+	Egresses []Egress `json:"egresses,omitempty"`
+}
+
+// Egress is an egress proxy of a zone as other zones know it. Its identity follows from its name (TrustDomain.EgressID), so that no
+// zone can name anybody but its own.
+type Egress struct {
+	Name string `json:"name"`
+	// Ready: it may be sent requests.
+	Ready bool `json:"ready,omitempty"`
 }

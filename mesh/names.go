@@ -114,8 +114,11 @@ func (p ServicePort) SNISuffix() string {
 // EgressSNI is the server name by which a client of zone `source` reaches the port of an ExternalService through an egress of
 // the port's zone: <source zone>.<port>.<service>.<namespace>.egress.<zone>.mesh. It never meets that of a service's, which has a
 // label less.
-func (p ServicePort) EgressSNI(source string) string {
-	return strings.Join([]string{source, strconv.Itoa(int(p.Port)), p.Service, p.Namespace, "egress", p.Zone, "mesh"}, ".")
+func (p ServicePort) EgressSNI(source string) string { return source + "." + p.EgressSNISuffix() }
+
+// EgressSNISuffix is what every source zone's server name for the port of an ExternalService ends with.
+func (p ServicePort) EgressSNISuffix() string {
+	return strings.Join([]string{strconv.Itoa(int(p.Port)), p.Service, p.Namespace, "egress", p.Zone, "mesh"}, ".")
 }
 
 // PeerSNI is the server name by which an ingress of zone `source` reaches the agent beside an ingress of

@@ -46,7 +46,7 @@ func (c MeshConfig) OfUndeclared(namespace string) Undeclared {
 // Leaves reports whether an ExternalService is reached through the zone's egress proxies.
 func (c MeshConfig) Leaves(s ExternalService) (byGateway bool) {
 	if s.Exit != nil {
-		return s.Exit.Gateway
+		return s.Exit.Gateway || len(s.Exit.Zones) > 0
 	}
 	return c.Egress != nil && c.Egress.Gateway
 }

@@ -103,7 +103,10 @@ const (
 // Exit says how traffic leaves the zone.
 type Exit struct {
 	// Gateway: through the zone's egress proxies alone, over mTLS, by who asks. Else from each sidecar.
-	Gateway bool `json:"gateway"`
+	Gateway bool `json:"gateway,omitempty"`
+	// Zones through whose egress proxies it leaves, wherever it is called from; the next where none of those before can be used.
+	// They imply Gateway. Default: each zone through its own.
+	Zones []string `json:"zones,omitempty"`
 }
 
 // WithDefaults fills in what is left out of the TLS of a service with the hosts.
@@ -122,6 +125,7 @@ const (
 	maxExternalEndpoints = 64
 	maxExternalPriority  = 7
 	maxExternalPEM       = 64 << 10
+	maxExitZones         = 8
 )
 
 func validateExternalService(r *report, res mesh.Resource, s *ExternalService) {
@@ -155,6 +159,10 @@ func validateExternalService(r *report, res mesh.Resource, s *ExternalService) {
 		seen[place] = true
 	}
 	r.oneOf("/spec/exportTo", string(s.ExportTo), "", string(ExportNamespace), string(ExportMesh))
+	if s.Exit != nil {
+		r.atMost("/spec/exit/zones", len(s.Exit.Zones), maxExitZones)
+		r.values("/spec/exit/zones", s.Exit.Zones, mesh.CheckZoneName)
+	}
 }
 
 func validateExternalPorts(r *report, s *ExternalService) {

@@ -28,6 +28,8 @@ func TestValidateExternalService(t *testing.T) {
 		"a port for all":   {`{"hosts":["a.example"],"ports":[{"name":"a","port":80,"protocol":"http"},{"name":"b","port":81,"protocol":"tcp"}],"endpoints":[{"address":"b.example","port":1}]}`, []string{"/spec/endpoints/0/port invalid"}},
 		"exported":         {`{"hosts":["a.example"],` + port + `,"exportTo":"World"}`, []string{"/spec/exportTo invalid"}},
 		"exit says so":     {`{"hosts":["a.example"],` + port + `,"exit":{"gatewy":true}}`, []string{"/spec/exit/gatewy unknown_field"}},
+		"exit zones":       {`{"hosts":["a.example"],` + port + `,"exit":{"zones":["two","Two","two","global"]}}`, []string{"/spec/exit/zones/1 invalid", "/spec/exit/zones/2 duplicate", "/spec/exit/zones/3 invalid"}},
+		"an exit zone":     {`{"hosts":["a.example"],` + port + `,"exit":{"zones":["two"]}}`, nil},
 		"TLS mode of none": {`{"hosts":["a.example"],"ports":[{"port":443,"protocol":"http","tls":{"mode":"Insecure"}}]}`, []string{"/spec/ports/0/tls/mode unknown_field"}},
 	} {
 		got := found(policy.Validate(resource(t, mesh.KindExternalService, "shop", "bank", c.spec)))

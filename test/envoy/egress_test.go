@@ -535,6 +535,22 @@ func (w *world) ownerOf(t *testing.T, address string) string {
 	return ""
 }
 
+// egress is a proxy by which a zone leaves the mesh, at an address of its own.
+func (w *world) egress(name string) topology.EgressProxy {
+	at, port := w.host(), w.port()
+	return topology.EgressProxy{Name: name, BindAddress: at, BindPorts: []uint16{port}, Address: at, Ports: []uint16{port}, Ready: true}
+}
+
+// exitRule is a policy about who may leave the mesh by an ExternalService.
+func exitRule(name, target, action, account, rest string) string {
+	return fmt.Sprintf(`
+---
+kind: AuthorizationPolicy
+metadata: {name: %s}
+spec: {targetRef: {group: mesh.comity.dev, kind: ExternalService, name: %s}, action: %s, rules: [{from: [{namespaces: [shop], serviceAccounts: [%s]}]%s}]}
+`, name, target, action, account, rest)
+}
+
 func TestEgressGateway(t *testing.T) {
 	ca := newPublicCA(t)
 	w := newWorld(t)
@@ -548,11 +564,7 @@ func TestEgressGateway(t *testing.T) {
 			wl.Spec.Upstreams = append(wl.Spec.Upstreams, policy.Upstream{Kind: mesh.KindExternalService, Service: "queue", Port: 5672, LocalPort: localPort})
 		}
 	}
-	egress := func(name string) topology.EgressProxy {
-		at, port := w.host(), w.port()
-		return topology.EgressProxy{Name: name, BindAddress: at, BindPorts: []uint16{port}, Address: at, Ports: []uint16{port}, Ready: true}
-	}
-	w.zones[0].Egresses = []topology.EgressProxy{egress("out-1")}
+	w.zones[0].Egresses = []topology.EgressProxy{w.egress("out-1")}
 	services := fmt.Sprintf(`
 kind: MeshConfig
 metadata: {name: default}
@@ -568,14 +580,7 @@ kind: ExternalService
 metadata: {name: queue}
 spec: {hosts: [queue.example], ports: [{port: 5672, targetPort: %[3]d, protocol: tcp}], endpoints: [{address: 127.0.0.1}]}
 `, bank.port, quoted(ca.pem()), raw)
-	rule := func(name, target, action, account, rest string) string {
-		return fmt.Sprintf(`
----
-kind: AuthorizationPolicy
-metadata: {name: %s}
-spec: {targetRef: {group: mesh.comity.dev, kind: ExternalService, name: %s}, action: %s, rules: [{from: [{namespaces: [shop], serviceAccounts: [%s]}]%s}]}
-`, name, target, action, account, rest)
-	}
+	rule := exitRule
 	everybody := rule("web-may-bank", "bank", "Allow", "web", "") + rule("web-may-queue", "queue", "Allow", "web", "")
 	w.apply(t, services+everybody)
 	w.asks(t, "api.bank.example", want{body: []string{"I am bank, asked for api.bank.example/"}})
@@ -648,8 +653,77 @@ spec: {targetRef: {group: mesh.comity.dev, kind: ExternalService, name: %s}, act
 		}
 	})
 
+	t.Run("bytes are decided about by name", func(t *testing.T) {
+		log := filepath.Join(t.TempDir(), "access.log")
+		logs := strings.Replace(services, "explainRefusals: true", "explainRefusals: true, accessLog: {path: "+log+"}", 1)
+		w.apply(t, logs+everybody)
+		out := w.sidecar(t, "out-1")
+		live := dial(t, local(localPort))
+		if _, err := readLine(live); err != nil {
+			t.Fatal(err)
+		}
+		const web = "spiffe://one.example/ns/shop/sa/web"
+		var lines []map[string]any
+		for _, c := range []struct {
+			name, yaml string
+			refused    bool
+			counter    string
+			logged     map[string]any
+		}{
+			{
+				"a denial", everybody + exitRule("web-not-queue", "queue", "Deny", "web", ""), true,
+				"comity.authorization.policy.global/shop/web-not-queue.decision.denied",
+				map[string]any{"decision": "denied", "policy": "global/shop/web-not-queue", "caller": web, "upstream": nil},
+			},
+			{
+				"nobody allows", exitRule("echo-may-queue", "queue", "Allow", "echo-1", ""), true,
+				"comity.authorization.policy." + strings.ReplaceAll(translate.DefaultDenyName, ":", ".") + ".decision.denied",
+				map[string]any{"decision": "denied", "policy": translate.DefaultDenyName, "caller": web},
+			},
+			{
+				"a shadow", everybody + strings.Replace(exitRule("would-deny", "queue", "Deny", "web", ""), "action: Deny", "action: Deny, mode: Shadow", 1), false,
+				"comity.authorization_shadow.policy.global/shop/would-deny.decision.denied",
+				map[string]any{"decision": "allowed", "policy": "global/shop/web-may-queue", "shadow": "denied", "shadowPolicy": "global/shop/would-deny"},
+			},
+			{
+				"an audit", everybody + exitRule("watch-web", "queue", "Audit", "web", ""), false,
+				"comity.authorization_audit.policies.global/shop/watch-web,",
+				map[string]any{"decision": "allowed", "audit": "global/shop/watch-web", "upstream": local(raw), "destination": "queue.shop"},
+			},
+		} {
+			w.apply(t, logs+c.yaml)
+			before := out.stat(t, c.counter)
+			conn := dial(t, local(localPort))
+			if line, err := readLine(conn); (err != nil) != c.refused || c.refused == (line != "") {
+				t.Errorf("%s: %q, %v", c.name, line, err)
+			}
+			_ = conn.Close()
+			eventually(t, c.name+" is counted", func() error {
+				if n := out.stat(t, c.counter); n != before+1 {
+					return fmt.Errorf("%s is %d, not one more than %d", c.counter, n, before)
+				}
+				return nil
+			})
+			c.logged["reporter"], c.logged["source"] = "egress", "127.0.0.1"
+			lines = append(lines, c.logged)
+		}
+		if _, err := fmt.Fprintln(live, "still here"); err != nil {
+			t.Error(err)
+		}
+		if s, err := readLine(live); err != nil {
+			t.Errorf("a policy cut a live connection: %q, %v", s, err)
+		}
+		eventually(t, "log them", func() error {
+			var missing []error
+			for _, fields := range lines {
+				missing = append(missing, logged(log, fields))
+			}
+			return errors.Join(missing...)
+		})
+	})
+
 	t.Run("proxies come and go", func(t *testing.T) {
-		w.zones[0].Egresses = append(w.zones[0].Egresses, egress("out-2"))
+		w.zones[0].Egresses = append(w.zones[0].Egresses, w.egress("out-2"))
 		w.zones[0].Egresses[0].Ready = false
 		w.apply(t, services+everybody)
 		w.asks(t, "api.bank.example", want{})

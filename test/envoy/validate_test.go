@@ -95,7 +95,7 @@ func inlined(t *testing.T, resources []envoy.Resource) object {
 	if len(in.missing) > 0 {
 		t.Errorf("named but not there: %v", in.missing)
 	}
-	return object{"static_resources": object{"clusters": clusters, "listeners": listeners, "secrets": secrets}}
+	return object{"bootstrap_extensions": []any{internalListeners()}, "static_resources": object{"clusters": clusters, "listeners": listeners, "secrets": secrets}}
 }
 
 type inliner struct {

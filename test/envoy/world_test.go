@@ -60,9 +60,10 @@ type world struct {
 	net     string // 127.x.y.
 	hosts   int
 	keys    *keyCounts
-	names   *nameServer // that Envoys ask
-	secrets string      // folder of certificates on their machines
-	golden  bool        // Envoys count no more than an agent lets them
+	names   *nameServer   // that Envoys ask
+	secrets string        // folder of certificates on their machines
+	told    []mesh.Egress // of which zones tell each other, instead of those that they have
+	golden  bool          // Envoys count no more than an agent lets them
 	// base is what every world has; extra what the test asked for last.
 	base, extra []mesh.Resource
 }
@@ -245,6 +246,12 @@ func (w *world) topologies() (topos [2]*topology.Topology, issues [2][]topology.
 				Ingress: mesh.Ingress{ID: g.Name, Host: g.BindAddress, Ports: g.BindPorts}, Addresses: []string{g.BindAddress},
 			})
 		}
+		for _, g := range other.Egresses {
+			r.Egresses = append(r.Egresses, mesh.Egress{Name: g.Name, Ready: g.Ready})
+		}
+		if w.told != nil {
+			r.Egresses = w.told
+		}
 		z.Remotes = []topology.Remote{r}
 	}
 	for i, z := range w.zones {
@@ -363,6 +370,7 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 		"stats_config":              w.statistics(),
 		"stats_flush_on_admin":      true,
 		"inline_headers":            dataplane.InlineHeaders(),
+		"bootstrap_extensions":      []any{internalListeners()},
 		"dynamic_resources": object{
 			"ads_config": object{
 				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
@@ -382,6 +390,13 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	}
 	p.run(t, dir, raw)
 	return p
+}
+
+// internalListeners lets an Envoy have listeners for itself, as the agent's bootstrap does.
+func internalListeners() object {
+	return object{"name": "envoy.bootstrap.internal_listener", "typed_config": object{
+		"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+	}}
 }
 
 // statistics are counted as an agent has them counted; beyond the agent's choice all others too, for tests that look at them.

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"net"
 	"strconv"
 	"strings"
 
@@ -50,31 +51,40 @@ const (
 // admissionMessage is a filter that notes who decided what in the state of a connection. What is said later overwrites what was said
 // before, so it goes from all callers to single ones. An expression that fails yields "-", which lets nobody in.
 func admissionMessage(b *messages, a ir.Admission) (proto.Message, error) {
-	s := &states{}
+	s := &states{relayed: a.To == nil}
 	s.text(callerState, "%DOWNSTREAM_PEER_URI_SAN%")
 	s.decide(a.Authorization.Callers, policyState, decisionState)
 	if len(a.Authorization.Shadow) > 0 {
 		s.decide(a.Authorization.Shadow, shadowPolicyState, shadowState)
 	}
 	s.note(a.Audits)
-	to := a.To.Address + ":" + strconv.Itoa(int(a.To.Port))
-	if strings.Contains(a.To.Address, ":") {
-		to = "[" + a.To.Address + "]:" + strconv.Itoa(int(a.To.Port))
+	if a.To == nil {
+		s.text(sourceState, "%DOWNSTREAM_REMOTE_ADDRESS%")
+		s.values[len(s.values)-1].FactoryKey = sourceState
+	} else {
+		to := net.JoinHostPort(a.To.Address, strconv.Itoa(int(a.To.Port)))
+		s.ask(destinationState, `filter_state["`+decisionState+`"] == b"`+allowed+`"`, to)
+		s.values[len(s.values)-1].FactoryKey = destinationState
 	}
-	s.ask(destinationState, `filter_state["`+decisionState+`"] == b"`+allowed+`"`, to)
-	s.values[len(s.values)-1].FactoryKey = destinationState
 	return b.extension(a.Name, &setstatev3.Config{OnDownstreamTlsHandshake: s.values}), b.err
 }
 
 // states are said of a connection in their order.
 type states struct {
 	values []*filterstatev3.FilterStateValue
+	// relayed ones go with the connection to the listener to which it is led inside of the Envoy.
+	relayed bool
 }
 
 func (s *states) text(key, format string) {
+	shared := filterstatev3.FilterStateValue_NONE
+	if s.relayed {
+		shared = filterstatev3.FilterStateValue_ONCE
+	}
 	s.values = append(s.values, &filterstatev3.FilterStateValue{
-		Key:        &filterstatev3.FilterStateValue_ObjectKey{ObjectKey: key},
-		FactoryKey: "envoy.string",
+		SharedWithUpstream: shared,
+		Key:                &filterstatev3.FilterStateValue_ObjectKey{ObjectKey: key},
+		FactoryKey:         "envoy.string",
 		Value: &filterstatev3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
 			Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
 				Specifier: &corev3.DataSource_InlineString{InlineString: format},
@@ -185,7 +195,6 @@ func quoted(s string) string { return strconv.QuoteToASCII(s) }
 func (b *messages) admit(m *tcpproxyv3.TcpProxy, admission string) *listenerv3.Filter {
 	m.UpstreamConnectMode = tcpproxyv3.UpstreamConnectMode_ON_DOWNSTREAM_TLS_HANDSHAKE
 	m.MaxEarlyDataBytes = u32(0)
-	m.AccessLog = append(m.AccessLog, b.countDecisions())
 	return &listenerv3.Filter{Name: admission, ConfigType: &listenerv3.Filter_ConfigDiscovery{ConfigDiscovery: &corev3.ExtensionConfigSource{
 		ConfigSource: fromADS(), TypeUrls: []string{b.any(&setstatev3.Config{}).GetTypeUrl()},
 	}}}

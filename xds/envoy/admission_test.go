@@ -22,7 +22,7 @@ func TestManyCallers(t *testing.T) {
 	}
 	callers = append(callers, ir.Caller{Identity: "spiffe://one.example/ns/long/sa/" + ir.Pattern(strings.Repeat("x", 2000)), Decisions: []ir.Decision{{Policy: "global/shop/many", Allow: true}}})
 	b := &messages{}
-	admission := ir.Admission{Name: "a", To: ir.HostPort{Address: "::1", Port: 7070}, Authorization: ir.Authorization{Callers: callers}, Audits: []ir.Audit{{Policy: "global/shop/watch", Callers: callers}}}
+	admission := ir.Admission{Name: "a", To: &ir.HostPort{Address: "::1", Port: 7070}, Authorization: ir.Authorization{Callers: callers}, Audits: []ir.Audit{{Policy: "global/shop/watch", Callers: callers}}}
 	m, err := admissionMessage(b, admission)
 	if err != nil {
 		t.Fatal(err)

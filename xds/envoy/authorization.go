@@ -112,20 +112,6 @@ func (b *messages) canonicalOnly(then, malformed *xdsmatcherv3.Matcher_OnMatch) 
 	})
 }
 
-// refuse is for the network filter: what it names is refused, everybody else was accepted before.
-func (b *messages) refuse(peers []ir.RefusedPeer) *xdsmatcherv3.Matcher {
-	var fields []*xdsmatcherv3.Matcher_MatcherList_FieldMatcher
-	for _, p := range peers {
-		how := &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: string(p.Identity)}}
-		if p.Identity.Prefix() {
-			how = prefixed(string(p.Identity))
-		}
-		fields = append(fields, field(b.single(b.uriSAN(), how), b.refuseBy(p.Policy)))
-	}
-	fields = append(fields, field(not(b.single(b.uriSAN(), regex(canonicalID))), b.refuseBy(MalformedIdentity)))
-	return &xdsmatcherv3.Matcher{MatcherType: list(fields...), OnNoMatch: b.act("accepted-in-handshake", true)}
-}
-
 // decide tries decisions in order; the last one is for every request, or else the rest is unknown's. Many that look at paths are
 // looked up by path.
 func (b *messages) decide(decisions []ir.Decision, unknown *xdsmatcherv3.Matcher_OnMatch) *xdsmatcherv3.Matcher_OnMatch {
@@ -214,11 +200,6 @@ func and(ps []*xdsmatcherv3.Matcher_MatcherList_Predicate) *xdsmatcherv3.Matcher
 		AndMatcher: &xdsmatcherv3.Matcher_MatcherList_Predicate_PredicateList{Predicate: ps},
 	}}
 }
-
-func not(p *xdsmatcherv3.Matcher_MatcherList_Predicate) *xdsmatcherv3.Matcher_MatcherList_Predicate {
-	return &xdsmatcherv3.Matcher_MatcherList_Predicate{MatchType: &xdsmatcherv3.Matcher_MatcherList_Predicate_NotMatcher{NotMatcher: p}}
-}
-
 func exact(s string) *xdsmatcherv3.StringMatcher {
 	return &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Exact{Exact: s}}
 }

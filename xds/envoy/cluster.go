@@ -40,6 +40,8 @@ func clusterMessage(b *messages, c ir.Cluster) (proto.Message, error) {
 		b.forwardCluster(m, *c.Forward)
 	case c.Admitted:
 		chosenCluster(m)
+	case c.Inside != "":
+		b.insideCluster(m, c.Inside)
 	case c.Fixed != nil:
 		m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		m.LoadAssignment = fixedEndpoint(c.Name, *c.Fixed)

@@ -7,7 +7,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
-	networkrbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
 
@@ -38,6 +37,11 @@ func listenerMessage(b *messages, l ir.Listener) (proto.Message, error) {
 	}
 	if l.Exclusive {
 		m.EnableReusePort = no()
+	}
+	if l.Inside {
+		if err := b.inside(m, l); err != nil {
+			return nil, err
+		}
 	}
 	for _, c := range l.Chains {
 		fc, err := b.chain(c, l.Inspect)
@@ -71,11 +75,6 @@ func (b *messages) chain(c ir.Chain, inspect bool) (*listenerv3.FilterChain, err
 	if l := c.Connections; l != nil {
 		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.local_ratelimit", connectionLimit(*l)))
 	}
-	if len(c.RefusePeers) > 0 {
-		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.rbac", &networkrbacv3.RBAC{
-			StatPrefix: "refused_peers", Matcher: b.refuse(c.RefusePeers),
-		}))
-	}
 	switch {
 	case c.HTTP != nil && c.TCP == nil:
 		fc.Filters = append(fc.Filters, b.filter("envoy.filters.network.http_connection_manager", b.httpManager(*c.HTTP)))
@@ -100,10 +99,16 @@ func (b *messages) tcpProxy(t ir.TCP) *tcpproxyv3.TcpProxy {
 		StatPrefix:                      t.StatPrefix,
 		ClusterSpecifier:                &tcpproxyv3.TcpProxy_Cluster{Cluster: t.Cluster},
 		MaxDownstreamConnectionDuration: duration(t.MaxDuration),
-		AccessLog:                       b.tcpLogs(t),
-		AccessLogOptions:                &tcpproxyv3.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true}, // for the notes
 	}
+	if t.Relays {
+		return m // it is told of where it goes on
+	}
+	m.AccessLog = b.tcpLogs(t)
+	m.AccessLogOptions = &tcpproxyv3.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true} // for the notes
 	m.AccessLog = append(m.AccessLog, b.countPlaintext(t.Plaintext, connected(false))...)
+	if t.Admission != "" || t.Relayed {
+		m.AccessLog = append(m.AccessLog, b.countDecisions())
+	}
 	if len(t.Backends) > 0 {
 		w := &tcpproxyv3.TcpProxy_WeightedCluster{}
 		for _, c := range t.Backends {

@@ -44,6 +44,9 @@ func (b *messages) tcpNotes(t ir.TCP) []*accesslogv3.AccessLog {
 	if t.Serves {
 		of = serverTags(t.StatPrefix, true)
 	}
+	if t.Relayed {
+		of = []*statsaccesslogv3.Config_Tag{tag(signals.TagChain, t.StatPrefix), tag(signals.TagCaller, stateOf(callerState))}
+	}
 	c := counter(signals.NotedConnections, of)
 	open := &statsaccesslogv3.Config_Gauge{
 		Stat: &statsaccesslogv3.Config_Stat{Name: signals.NotedOpen, Tags: of}, ValueFixed: wrapperspb.UInt64(1),
@@ -120,7 +123,11 @@ func connected(not bool) *accesslogv3.AccessLogFilter {
 
 // tcpLogs are the logs, at the end of a connection, the taps and the notes.
 func (b *messages) tcpLogs(t ir.TCP) []*accesslogv3.AccessLog {
-	logs := b.accessLogs(t.Telemetry, tcpLogFields())
+	fields := tcpLogFields()
+	if t.Relayed {
+		fields["caller"] = stateOf(callerState)
+	}
+	logs := b.accessLogs(t.Telemetry, fields)
 	for _, l := range logs {
 		atEnd := []*accesslogv3.AccessLogFilter{connected(true)}
 		if l.Filter != nil {

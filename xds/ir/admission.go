@@ -4,8 +4,8 @@ package ir
 // hears of them. It comes by itself, so that a change touches neither the listener nor the connections that are there.
 type Admission struct {
 	Name string `json:"name"`
-	// To is where those lead that are let in.
-	To HostPort `json:"to"`
+	// To is where those lead that are let in; nil where the chain relays them, with what is noted of them.
+	To *HostPort `json:"to,omitempty"`
 	// Authorization decides; of a caller's Decisions the first counts, since there are no requests to look at.
 	Authorization Authorization `json:"authorization"`
 	// Audits decide nothing and are noted.

@@ -8,6 +8,8 @@ type Cluster struct {
 	Fixed *HostPort `json:"fixed,omitempty"`
 	// Admitted leads where an Admission lets connections.
 	Admitted bool `json:"admitted,omitempty"`
+	// Inside leads to the Listener of the name in the same proxy, which is Inside.
+	Inside string `json:"inside,omitempty"`
 	// Outside leads out of the mesh. A cluster with it has neither Endpoints nor MTLS.
 	Outside *Outside `json:"outside,omitempty"`
 	// Forward leads wherever requests say; it has nothing of the others either.

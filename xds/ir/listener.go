@@ -14,8 +14,11 @@ type Listener struct {
 	Public bool `json:"public,omitempty"`
 	// Exclusive: its address and port are shared with nobody. Else another proxy of the same user could take half of the
 	// connections, and show its own identity for them.
-	Exclusive bool    `json:"exclusive,omitempty"`
-	Chains    []Chain `json:"chains"`
+	Exclusive bool `json:"exclusive,omitempty"`
+	// Inside: who connects is another listener of the same proxy, over a Cluster that is Inside; it has no Address. What that one's
+	// Admission allowed gets the first of two Chains, everything else the second.
+	Inside bool    `json:"inside,omitempty"`
+	Chains []Chain `json:"chains"`
 
 	Patches Patches `json:"patches,omitempty"`
 	Sources Sources `json:"sources,omitempty"`
@@ -31,8 +34,6 @@ type Chain struct {
 	TLS *ServerTLS `json:"tls,omitempty"`
 	// PublicTLS ends it for clients that are not of the mesh; at most one of it and TLS is set.
 	PublicTLS *PublicTLS `json:"publicTLS,omitempty"`
-	// RefusePeers lists SPIFFE IDs that the handshake can't refuse and the first byte must.
-	RefusePeers []RefusedPeer `json:"refusePeers,omitempty"`
 	// Connections bounds how fast new ones are taken; nil does not.
 	Connections *ConnectionLimit `json:"connections,omitempty"`
 	// Exactly one of HTTP and TCP is set.
@@ -46,12 +47,6 @@ type ServerTLS struct {
 	Peers string `json:"peers"`
 	// HTTP2 announces "h2" (ALPN).
 	HTTP2 bool `json:"http2,omitempty"`
-}
-
-// RefusedPeer is a caller that a policy denies.
-type RefusedPeer struct {
-	Identity Pattern `json:"identity"`
-	Policy   string  `json:"policy"`
 }
 
 // HTTP understands requests and routes them.
@@ -97,8 +92,12 @@ type TCP struct {
 	Backends []Backend `json:"backends,omitempty"`
 	// Plaintext is as that of HTTP.
 	Plaintext string `json:"plaintext,omitempty"`
-	// Admission names what decides about each connection. Cluster then is one that is Admitted.
+	// Admission names what decides about each connection. Cluster then is one that is Admitted, or Inside where it Relays.
 	Admission string `json:"admission,omitempty"`
+	// Relays: the connection begins anew inside of this proxy, and is told of there.
+	Relays bool `json:"relays,omitempty"`
+	// Relayed: it is of a listener Inside, and who calls is what was noted.
+	Relayed bool `json:"relayed,omitempty"`
 	// Attempts to connect before giving up; 0 means 1.
 	Attempts uint32 `json:"attempts,omitempty"`
 	// MaxDuration ends a connection however busy it is.

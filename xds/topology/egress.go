@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
@@ -40,11 +41,12 @@ func usablePorts(list []uint16) []uint16 {
 	return slices.Compact(ports)
 }
 
-// attachExternalPolicies gives every ExternalService that is reached through egress proxies its policies.
+// attachExternalPolicies gives every ExternalService that leaves through this zone's egress proxies its policies.
 func (b *builder) attachExternalPolicies() {
 	system := b.authz[policy.SystemNamespace]
 	for _, e := range b.t.Externals {
-		if !e.Gateway {
+		b.checkExits(e)
+		if !b.t.LeavesHere(e) {
 			continue
 		}
 		list := b.authz[e.Namespace]
@@ -52,9 +54,6 @@ func (b *builder) attachExternalPolicies() {
 			list = append(slices.Clone(list), system...)
 		}
 		e.Policies = policy.PoliciesFor(list, policy.ServiceRef{Kind: mesh.KindExternalService, Namespace: e.Namespace, Name: e.Name})
-		if len(b.t.Egresses) == 0 {
-			b.issue(e.Source.Key, "it is reached through the zone's egress proxies, and there is none: requests are answered 503")
-		}
 	}
 }
 
@@ -63,8 +62,13 @@ func (b *builder) checkDecides(r mesh.Resource, t *policy.TargetRef) {
 	if t == nil || t.Kind != string(mesh.KindExternalService) {
 		return
 	}
-	if e, ok := b.t.External(ServiceName{r.Namespace, t.Name}); ok && !e.Gateway {
+	e, ok := b.t.External(ServiceName{r.Namespace, t.Name})
+	switch {
+	case !ok:
+	case !e.Gateway:
 		b.issue(r.Key, "it targets ExternalService %s, which sidecars reach straight: nobody decides; set exit.gateway there", e.ServiceName)
+	case r.Origin != mesh.OriginGlobal && !b.t.LeavesHere(e):
+		b.issue(r.Key, "it targets ExternalService %s, which leaves through other zones (%s): they decide, and know no policy of this one; make it at global", e.ServiceName, strings.Join(e.Spec.Exit.Zones, ", "))
 	}
 }
 

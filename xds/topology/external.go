@@ -17,9 +17,11 @@ type External struct {
 	Spec *policy.ExternalService
 	// Ports that can be served, by number.
 	Ports []ExternalPort
-	// Gateway: it is reached through the zone's egress proxies alone.
+	// Gateway: it is reached through egress proxies alone, those of Exits.
 	Gateway bool
-	// Policies say who may, where the zone's egress proxies can decide it.
+	// Exits are the zones through whose egress proxies it is reached, in the order in which to use them.
+	Exits []Exit
+	// Policies say who may, where this zone's egress proxies decide it.
 	Policies policy.Policies
 	Source   mesh.Resource
 }
@@ -138,6 +140,7 @@ func (b *builder) findExternals() {
 			e.Ports = append(e.Ports, ExternalPort{p, protocol})
 		}
 		slices.SortFunc(e.Ports, func(x, y ExternalPort) int { return cmp.Compare(x.Port, y.Port) })
+		e.Exits = b.exits(e)
 		b.t.Externals = append(b.t.Externals, e)
 		if !e.exported() {
 			b.t.scopes[policy.Clients{Namespace: e.Namespace}] = true

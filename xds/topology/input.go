@@ -88,6 +88,7 @@ type Remote struct {
 	Zone        string
 	TrustDomain mesh.TrustDomain
 	Ingresses   []RemoteIngress
+	Egresses    []mesh.Egress
 	Exports     []mesh.Export
 }
 

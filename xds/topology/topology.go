@@ -83,6 +83,8 @@ type Zone struct {
 	Local       bool
 	// Ingresses are how to reach it, sorted by ID; none for this zone.
 	Ingresses []RemoteIngress
+	// Egresses of another zone, sorted by name; this zone's are those of the Topology.
+	Egresses []mesh.Egress
 	// Drain is what global asks for it, nil for nothing.
 	Drain   *policy.Drain
 	Sources []mesh.Key

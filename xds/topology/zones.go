@@ -62,7 +62,7 @@ func (b *builder) findZones() {
 			b.t.trustDomains[r.Zone] = r.TrustDomain
 			b.t.Zones = append(b.t.Zones, Zone{
 				Name: r.Zone, TrustDomain: r.TrustDomain, Place: b.place(r.Zone),
-				Ingresses: usableIngresses(r.Ingresses), Drain: b.drain(r.Zone), Sources: b.zoneSources(r.Zone),
+				Ingresses: usableIngresses(r.Ingresses), Egresses: usableEgresses(r.Egresses), Drain: b.drain(r.Zone), Sources: b.zoneSources(r.Zone),
 			})
 		}
 	}

@@ -11,7 +11,7 @@ const GuardedName = "default-deny:requests-must-be-looked-at"
 // admission decides about the connections of a zone's callers to a port whose bytes are passed on to the application.
 func (tr *Translator) admission(app string, s *topology.Service, p topology.Port, from topology.Zone, authorization ir.Authorization) ir.Admission {
 	out := ir.Admission{
-		To:            ir.HostPort{Address: app, Port: s.Local.Targets[p.Number]},
+		To:            &ir.HostPort{Address: app, Port: s.Local.Targets[p.Number]},
 		Authorization: authorization,
 		Sources:       policySources(s, p, tr.t.ConfigSources),
 	}

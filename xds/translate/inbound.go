@@ -116,7 +116,7 @@ func (in *inbound) pass(c ir.Chain, s *topology.Service, p topology.Port, from t
 	admission := in.tr.admission(in.app, s, p, from, authorization)
 	admission.Name = admissionName(c.Name)
 	in.admissions = append(in.admissions, admission)
-	in.cluster(admittedCluster(admission.To, s))
+	in.cluster(admittedCluster(*admission.To, s))
 	c.TLS = &ir.ServerTLS{Peers: peersName(from.TrustDomain), HTTP2: c.TLS != nil && c.TLS.HTTP2}
 	in.peers = append(in.peers, from)
 	c.Connections = in.connectionLimit(s, p)

@@ -115,8 +115,10 @@ func (tr *Translator) lanes(g topology.IngressProxy) []ir.Listener {
 			chains = append(chains, tr.l4Lane(chains[len(chains)-1], e))
 		}
 	}
-	peers, from := tr.peerChains()
-	chains, sources = append(chains, peers...), append(sources, from...)
+	for _, more := range []func() ([]ir.Chain, ir.Sources){tr.exitLanes, tr.peerChains} {
+		also, by := more()
+		chains, sources = append(chains, also...), append(sources, by...)
+	}
 	if len(chains) == 0 {
 		return nil // Envoy refuses a listener without chains; nothing is exported and nobody is known, so nothing listens
 	}

@@ -58,7 +58,9 @@ func New(t *topology.Topology, plans Plans) *Translator {
 	tr.routedTo = sync.OnceValue(tr.findRouted)
 	tr.elsewhere = sync.OnceValue(tr.findElsewhere)
 	tr.outboundEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.outboundEndpoints()} })
-	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: join(tr.ingressEndpoints(), tr.edgeEndpoints())} })
+	tr.ingressEnds = sync.OnceValue(func() *ir.Proxy {
+		return &ir.Proxy{Endpoints: slices.Concat(tr.ingressEndpoints(), tr.edgeEndpoints(), tr.exitLaneEndpoints())}
+	})
 	tr.egressEnds = sync.OnceValue(func() *ir.Proxy { return &ir.Proxy{Endpoints: tr.endpointsOfAll(tr.toldReaches())} })
 	tr.bare = sync.OnceValue(tr.sharedOutbound)
 	tr.hosts = sync.OnceValues(func() ([]ir.VirtualHost, ir.Sources) { return tr.meshHosts(policy.Clients{}, t.Services) })
@@ -200,7 +202,7 @@ func (tr *Translator) sidecar(w *topology.Workload) (own ir.Proxy, shared []*ir.
 // sharedIngress is what every ingress of the zone has in common.
 func (tr *Translator) sharedIngress() *ir.Proxy {
 	p := &ir.Proxy{
-		Clusters: join(tr.ingressClusters(), tr.edgeClusters()), Endpoints: tr.ingressEnds().Endpoints, Secrets: tr.edgeSecrets(),
+		Clusters: slices.Concat(tr.ingressClusters(), tr.edgeClusters(), tr.exitLaneCluster()), Endpoints: tr.ingressEnds().Endpoints, Secrets: tr.edgeSecrets(),
 	}
 	tr.patch(p)
 	return p

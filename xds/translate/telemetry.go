@@ -69,9 +69,9 @@ func (tr *Translator) gatewayTelemetry() *ir.Telemetry {
 	return tr.telemetry(tr.t.EdgeTelemetry(), ir.Ends{Reporter: "gateway", Zone: tr.t.Zone})
 }
 
-// egressTelemetry is what is told of the requests to an ExternalService.
-func (tr *Translator) egressTelemetry(e *topology.External) *ir.Telemetry {
-	return tr.telemetry(tr.t.EdgeTelemetry(), ir.Ends{Reporter: "egress", Zone: tr.t.Zone, SourceZone: tr.t.Zone, Destination: e.ServiceName.String(), DestinationZone: "outside"})
+// egressTelemetry is what is told of the requests of a zone to an ExternalService.
+func (tr *Translator) egressTelemetry(e *topology.External, from topology.Zone) *ir.Telemetry {
+	return tr.telemetry(tr.t.EdgeTelemetry(), ir.Ends{Reporter: "egress", Zone: tr.t.Zone, SourceZone: from.Name, Destination: e.ServiceName.String(), DestinationZone: "outside"})
 }
 
 // toldReaches are the ways to the services of the mesh that ingresses and egresses tell.

@@ -14,6 +14,7 @@ import (
 	"github.com/comity-mesh/comity/identity"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/xds/topology"
 	"github.com/comity-mesh/comity/zone-cp/internal/discovery"
 )
 
@@ -29,6 +30,7 @@ type Input struct {
 	Bundle    identity.Bundle
 	Exports   []mesh.Export // what the topology offers
 	Ingresses []discovery.Ingress
+	Egresses  []topology.EgressProxy
 	// Zone is what global says about this zone; nil before the zone has heard of it.
 	Zone *policy.Zone
 }
@@ -46,7 +48,7 @@ func Compute(in Input) ([]Claim, []Withheld, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	ingresses, err := json.Marshal(ingressSet(in.Ingresses))
+	ingresses, err := json.Marshal(ingressSet(in.Ingresses, in.Egresses))
 	if err != nil {
 		return nil, nil, fmt.Errorf("ingress set: %w", err)
 	}
@@ -84,14 +86,18 @@ func MaySpeak(z policy.Zone, namespace string) bool {
 }
 
 // ingressSet advertises the ingresses that serve; if none does, all of them, so that the zone never
-// withdraws its last way in on the word of its own control path.
-func ingressSet(list []discovery.Ingress) mesh.IngressSet {
+// withdraws its last way in on the word of its own control path. Of egresses it says which do, since others may have a second zone to
+// leave by.
+func ingressSet(list []discovery.Ingress, egresses []topology.EgressProxy) mesh.IngressSet {
 	out := mesh.IngressSet{Ingresses: []mesh.Ingress{}}
 	ready := slices.ContainsFunc(list, func(i discovery.Ingress) bool { return i.Ready })
 	for _, i := range list {
 		if i.Ready || !ready {
 			out.Ingresses = append(out.Ingresses, i.Advertised)
 		}
+	}
+	for _, g := range egresses {
+		out.Egresses = append(out.Egresses, mesh.Egress{Name: g.Name, Ready: g.Ready})
 	}
 	return out
 }

@@ -2,6 +2,7 @@ package exports
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
 	"github.com/comity-mesh/comity/store/sqlitestore"
+	"github.com/comity-mesh/comity/xds/topology"
 	"github.com/comity-mesh/comity/zone-cp/internal/discovery"
 )
 
@@ -111,11 +113,19 @@ func TestOnlyWhatChangedIsSigned(t *testing.T) {
 func TestNobodyReadyStillAdvertises(t *testing.T) {
 	a := discovery.Ingress{Advertised: mesh.Ingress{ID: "a"}}
 	b := discovery.Ingress{Advertised: mesh.Ingress{ID: "b"}}
-	if n := len(ingressSet([]discovery.Ingress{a, b}).Ingresses); n != 2 {
+	if n := len(ingressSet([]discovery.Ingress{a, b}, nil).Ingresses); n != 2 {
 		t.Fatalf("%d of 2 advertised though none is better", n)
 	}
 	b.Ready = true
-	if got := ingressSet([]discovery.Ingress{a, b}).Ingresses; len(got) != 1 || got[0].ID != "b" {
+	if got := ingressSet([]discovery.Ingress{a, b}, nil).Ingresses; len(got) != 1 || got[0].ID != "b" {
+		t.Fatalf("%+v", got)
+	}
+}
+
+// Other zones are told of every egress, and of those that serve: they may have another zone to leave by.
+func TestEgressesAreAdvertised(t *testing.T) {
+	got := ingressSet(nil, []topology.EgressProxy{{Name: "out-1", Address: "10.0.0.1", Ready: true}, {Name: "out-2"}}).Egresses
+	if want := []mesh.Egress{{Name: "out-1", Ready: true}, {Name: "out-2"}}; !slices.Equal(got, want) {
 		t.Fatalf("%+v", got)
 	}
 }

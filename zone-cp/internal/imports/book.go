@@ -34,7 +34,7 @@ const (
 	maxWaiting    = 16 << 20 // bytes of all that is pending, whoever stated it
 	maxPorts      = 256
 	maxIdentities = 1_000
-	maxIngresses  = 64
+	maxIngresses  = 64 // and as many egresses
 )
 
 // bookBucket keeps the trust in other zones, one record for each trust domain: what one zone states never keeps
@@ -328,6 +328,14 @@ func (b *Book) verify(s identity.Statement, now time.Time) (held, error) {
 				return held{}, fmt.Errorf("%w: ingress %.64q: %w", identity.ErrStatement, in.ID, err)
 			}
 		}
+		if n := len(h.ingress.Egresses); n > maxIngresses {
+			return held{}, fmt.Errorf("%w: %d egresses, more than %d", identity.ErrStatement, n, maxIngresses)
+		}
+		for _, g := range h.ingress.Egresses {
+			if _, err := identity.EgressID(s.TrustDomain, g.Name); err != nil {
+				return held{}, fmt.Errorf("%w: %w", identity.ErrStatement, err)
+			}
+		}
 	}
 	// A kind that a later release invents is kept and passed over.
 	return h, lease
@@ -475,6 +483,7 @@ func (b *Book) remote(t identity.ZoneTrust, z policy.Zone, now time.Time, until 
 			for _, in := range h.ingress.Ingresses {
 				r.Ingresses = append(r.Ingresses, topology.RemoteIngress{Ingress: in})
 			}
+			r.Egresses = append(r.Egresses, h.ingress.Egresses...)
 		}
 		until(h.statement.LeaseUntil)
 	}

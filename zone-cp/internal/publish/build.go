@@ -386,7 +386,7 @@ func (p *Publisher) noteIssues(issues []topology.Issue, others imports.Picture) 
 
 // state says to the other zones what has changed about this one.
 func (p *Publisher) state(ctx context.Context, t *topology.Topology, zones map[string]policy.Zone) error {
-	in := exports.Input{Bundle: p.bundle, Exports: t.Exports(), Ingresses: p.picture.Ingresses}
+	in := exports.Input{Bundle: p.bundle, Exports: t.Exports(), Ingresses: p.picture.Ingresses, Egresses: p.picture.Egresses}
 	if z, ok := zones[p.cfg.Zone]; ok {
 		in.Zone = &z
 	}
