@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/comity-mesh/comity/dataplane"
 	"github.com/comity-mesh/comity/dataplane/sds"
 	"github.com/comity-mesh/comity/internal/envoybin"
 	"github.com/comity-mesh/comity/xds/envoy"
@@ -95,7 +96,7 @@ func inlined(t *testing.T, resources []envoy.Resource) object {
 	if len(in.missing) > 0 {
 		t.Errorf("named but not there: %v", in.missing)
 	}
-	return object{"bootstrap_extensions": []any{internalListeners()}, "static_resources": object{"clusters": clusters, "listeners": listeners, "secrets": secrets}}
+	return object{"bootstrap_extensions": dataplane.BootstrapExtensions(), "static_resources": object{"clusters": clusters, "listeners": listeners, "secrets": secrets}}
 }
 
 type inliner struct {

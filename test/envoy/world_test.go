@@ -370,7 +370,7 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 		"stats_config":              w.statistics(),
 		"stats_flush_on_admin":      true,
 		"inline_headers":            dataplane.InlineHeaders(),
-		"bootstrap_extensions":      []any{internalListeners()},
+		"bootstrap_extensions":      dataplane.BootstrapExtensions(),
 		"dynamic_resources": object{
 			"ads_config": object{
 				"api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
@@ -390,13 +390,6 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	}
 	p.run(t, dir, raw)
 	return p
-}
-
-// internalListeners lets an Envoy have listeners for itself, as the agent's bootstrap does.
-func internalListeners() object {
-	return object{"name": "envoy.bootstrap.internal_listener", "typed_config": object{
-		"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
-	}}
 }
 
 // statistics are counted as an agent has them counted; beyond the agent's choice all others too, for tests that look at them.
