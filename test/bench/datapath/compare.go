@@ -56,11 +56,11 @@ var modes = []mode{
 	// Beside it an Envoy written by hand, between sidecars that are ours too: how much passes at a time is for them to say.
 }
 
-// contestants of every mode. There are two of each kind, so that what differs between processes that do the same is known.
+// contestants of every mode. There are two lean pairs and two of ours, so that what differs between processes that do the same is known.
 const (
-	leanA, leanB    = "lean-a", "lean-b"
-	oursA, oursB    = "ours-a", "ours-b"
-	nginx, straight = "nginx", "direct"
+	leanA, leanB           = "lean-a", "lean-b"
+	oursA, oursB           = "ours-a", "ours-b"
+	alike, nginx, straight = "same", "nginx", "direct"
 )
 
 // ourWays are those of a pair of ours.
@@ -225,6 +225,9 @@ func (b *bench) compare(ctx context.Context) ([]comparison, error) {
 		}
 		rand.Shuffle(len(turns), func(i, j int) { turns[i], turns[j] = turns[j], turns[i] })
 		for _, t := range turns {
+			if t.name == alike {
+				continue // a second each, and its latency says nothing that its CPU doesn't
+			}
 			c := &out[t.mode]
 			w := b.contestants[t.name][c.mode.name]
 			var r load.Result
@@ -331,6 +334,14 @@ func (c comparison) ratio() (ours, leanControl, oursControl estimate) {
 	return estimateOf(c.ratios([]string{oursA, oursB}, []string{leanA, leanB})), estimateOf(c.ratios([]string{leanB}, []string{leanA})), estimateOf(c.ratios([]string{oursB}, []string{oursA}))
 }
 
+// ratioAlike is ours to the pair that is asked for the same; ok says that the mode has one.
+func (c comparison) ratioAlike() (ours estimate, ok bool) {
+	if len(c.slices[alike]) == 0 {
+		return estimate{}, false
+	}
+	return estimateOf(c.ratios([]string{oursA, oursB}, []string{alike})), true
+}
+
 // report prints what there is to know, and the limits.
 func (b *bench) reportModes(all []comparison) {
 	if b.repeated > 0 {
@@ -352,6 +363,11 @@ func (b *bench) reportModes(all []comparison) {
 			}
 		}
 		b.report.Limit(name+"-ratio", "  ours to lean, median of rounds", ours.value, "", maxRatio)
+		if ours, ok := c.ratioAlike(); ok {
+			b.report.Figure(name+"-same", "  same, CPU of a request and hop", median(c.perHop(alike)), "us")
+			b.report.Note("    ours to same %s", interval(ours))
+			b.report.Limit(name+"-same-ratio", "  ours to same, median of rounds", ours.value, "", maxRatio)
+		}
 		if b.pacedRounds > 0 {
 			b.report.Note("    at %d a second, p50/p99 in us: direct %.0f/%.0f, lean %.0f/%.0f, ours %.0f/%.0f; CPU of ours to lean %s", b.rate,
 				median(c.p50(straight)), median(c.p99(straight)), c.both(c.p50, leanA, leanB), c.both(c.p99, leanA, leanB), c.both(c.p50, oursA, oursB), c.both(c.p99, oursA, oursB), interval(c.pacedRatio()))
@@ -366,10 +382,13 @@ func interval(e estimate) string {
 // modesTable is the table of docs/performance.md.
 func (b *bench) modesTable(all []comparison) string {
 	var t strings.Builder
-	t.WriteString("| CPU of a request per hop | lean | ours | ours to lean (95 %) | A/A, lean / ours | nginx | limit |\n|---|---|---|---|---|---|---|\n")
+	t.WriteString("| CPU of a request per hop | lean | same | ours | ours to lean (95 %) | ours to same (95 %) | A/A, lean / ours | nginx | limit, to lean |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, c := range all {
 		ours, lean, own := c.ratio()
-		other := ""
+		var asked, toAsked, other string
+		if r, ok := c.ratioAlike(); ok {
+			asked, toAsked = fmt.Sprintf("%.1f µs", median(c.perHop(alike))), fmt.Sprintf("**%.3f** (%.3f to %.3f)", r.value, r.low, r.high)
+		}
 		if len(c.slices[nginx]) > 0 {
 			other = fmt.Sprintf("%.0f µs", median(c.perHop(nginx)))
 		}
@@ -377,8 +396,8 @@ func (b *bench) modesTable(all []comparison) string {
 		if ours.value > maxRatio {
 			verdict = "1.05: **not kept**"
 		}
-		fmt.Fprintf(&t, "| %s | %.1f µs | %.1f µs | **%.3f** (%.3f to %.3f) | %.3f / %.3f | %s | %s |\n", c.mode.text,
-			c.both(c.perHop, leanA, leanB), c.both(c.perHop, oursA, oursB), ours.value, ours.low, ours.high, lean.value, own.value, other, verdict)
+		fmt.Fprintf(&t, "| %s | %.1f µs | %s | %.1f µs | **%.3f** (%.3f to %.3f) | %s | %.3f / %.3f | %s | %s |\n", c.mode.text,
+			c.both(c.perHop, leanA, leanB), asked, c.both(c.perHop, oursA, oursB), ours.value, ours.low, ours.high, toAsked, lean.value, own.value, other, verdict)
 	}
 	fmt.Fprintf(&t, "\n| at %d requests a second, p50 / p99 | direct | lean | ours | nginx | CPU per hop, lean and ours | ours to lean |\n|---|---|---|---|---|---|---|\n", b.rate)
 	for _, c := range all {

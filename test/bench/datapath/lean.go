@@ -76,19 +76,22 @@ const (
 	lanesOfIngress = 4
 )
 
-// manager understands HTTP and does nothing but pass it on.
-func manager(cluster string) envoy {
+// manager understands HTTP and does nothing but pass it on by routes.
+func manager(routes ...envoy) envoy {
 	return envoy{"name": "http", "typed_config": envoy{
 		"@type":       envoyTypes + "filters.network.http_connection_manager.v3.HttpConnectionManager",
 		"stat_prefix": "http", "codec_type": "AUTO",
 		"generate_request_id": false, "skip_xff_append": true, "server_header_transformation": "PASS_THROUGH",
-		"route_config": envoy{"virtual_hosts": []envoy{{
-			"name": "all", "domains": []string{"*"}, "routes": []envoy{{"match": envoy{"prefix": "/"}, "route": envoy{"cluster": cluster, "timeout": "0s"}}},
-		}}},
+		"route_config": envoy{"virtual_hosts": []envoy{{"name": "all", "domains": []string{"*"}, "routes": routes}}},
 		"http_filters": []envoy{{"name": "router", "typed_config": envoy{
 			"@type": envoyTypes + "filters.http.router.v3.Router", "dynamic_stats": false, "suppress_envoy_headers": true,
 		}}},
 	}}
+}
+
+// plainRoute leads everything to a cluster.
+func plainRoute(cluster string) envoy {
+	return envoy{"match": envoy{"prefix": "/"}, "route": envoy{"cluster": cluster, "timeout": "0s"}}
 }
 
 // tunnel passes bytes on.
@@ -118,8 +121,8 @@ func plainListener(port int, filter envoy) envoy {
 }
 
 // serverListener ends mTLS.
-func serverListener(port int, k keyFiles, alpn []string, filter envoy) envoy {
-	return envoy{"name": strconv.Itoa(port), "address": socket(port), "filter_chains": []envoy{{"filters": []envoy{filter}, "transport_socket": envoy{
+func serverListener(port int, k keyFiles, alpn []string, filters ...envoy) envoy {
+	return envoy{"name": strconv.Itoa(port), "address": socket(port), "filter_chains": []envoy{{"filters": filters, "transport_socket": envoy{
 		"name": "tls", "typed_config": envoy{
 			"@type": envoyTypes + "transport_sockets.tls.v3.DownstreamTlsContext", "require_client_certificate": true, "common_tls_context": k.mtls(alpn),
 		},
@@ -164,8 +167,8 @@ func cluster(name string, http2 bool, k *keyFiles, ports ...int) envoy {
 	return c
 }
 
-// startLean starts a lean pair, and returns when each way is open.
-func startLean(ctx context.Context, dir, name string, app load.App, client, server keyFiles) (*peer, error) {
+// startPair starts a pair, and returns when each way is open.
+func startPair(ctx context.Context, dir, name string, app load.App, client, server keyFiles, do wants) (*peer, error) {
 	p := &peer{name: name, ways: map[string]way{}}
 	ports, err := freePorts(9)
 	if err != nil {
@@ -179,21 +182,21 @@ func startLean(ctx context.Context, dir, name string, app load.App, client, serv
 		clusters  []envoy
 	}{
 		{"client", []envoy{
-			plainListener(ports[0], manager("http1")), plainListener(ports[1], manager("http2")), plainListener(ports[2], manager("grpc")),
-			plainListener(ports[3], manager("bytes")), plainListener(ports[4], tunnel("bytes")),
+			plainListener(ports[0], do.client("http1")), plainListener(ports[1], do.client("http2")), plainListener(ports[2], do.client("grpc")),
+			plainListener(ports[3], do.client("bytes")), plainListener(ports[4], tunnel("bytes")),
 		}, []envoy{
 			cluster("http1", true, &client, serverHTTP1), cluster("http2", true, &client, serverHTTP2), cluster("grpc", true, &client, serverGRPC),
 			cluster("bytes", false, &client, serverBytes),
 		}},
 		{"server", []envoy{
-			serverListener(serverHTTP1, server, h2, manager("http1")), serverListener(serverHTTP2, server, h2, manager("http2")),
-			serverListener(serverGRPC, server, h2, manager("grpc")), serverListener(serverBytes, server, nil, tunnel("http1")),
+			serverListener(serverHTTP1, server, h2, do.server("http1")), serverListener(serverHTTP2, server, h2, do.server("http2")),
+			serverListener(serverGRPC, server, h2, do.server("grpc")), serverListener(serverBytes, server, nil, do.tunnel("http1")...),
 		}, []envoy{
 			cluster("http1", false, nil, int(app.HTTP1)), cluster("http2", true, nil, int(app.HTTP2)), cluster("grpc", true, nil, int(app.GRPC)),
 		}},
 	}
 	for _, s := range started {
-		q, err := startEnvoy(filepath.Join(dir, name+"-"+s.part+".json"), s.listeners, s.clusters)
+		q, err := startEnvoy(filepath.Join(dir, name+"-"+s.part+".json"), do.stats, s.listeners, s.clusters)
 		if err != nil {
 			p.stop()
 			return nil, err
@@ -230,17 +233,17 @@ func startMiddle(dir string, ports []int, name, address string, to int, ingress 
 	for _, p := range ports {
 		listeners = append(listeners, laneListener(p, map[string]string{name: "server", "": "ingress"}))
 	}
-	return startEnvoy(filepath.Join(dir, "middle.json"), listeners, []envoy{server, cluster("ingress", false, nil, ingress...)})
+	return startEnvoy(filepath.Join(dir, "middle.json"), lean().stats, listeners, []envoy{server, cluster("ingress", false, nil, ingress...)})
 }
 
-// startEnvoy runs one with one worker by a configuration, as agents do. It counts nothing.
-func startEnvoy(file string, listeners, clusters []envoy) (*process, error) {
+// startEnvoy runs one with one worker by a configuration, as agents do.
+func startEnvoy(file string, stats envoy, listeners, clusters []envoy) (*process, error) {
 	program, err := envoybin.Path()
 	if err != nil {
 		return nil, err
 	}
 	text, err := json.MarshalIndent(envoy{
-		"stats_config":     envoy{"stats_matcher": envoy{"reject_all": true}},
+		"stats_config":     stats,
 		"static_resources": envoy{"listeners": listeners, "clusters": clusters},
 	}, "", "  ")
 	if err != nil {
