@@ -65,7 +65,8 @@ var features = []feature{
 	{name: "mirror", page: routePage, text: "`RequestMirror` of 0 %", beside: "route"},
 
 	{name: "rules", page: authorization, text: "100 rules for other callers, beside one", limit: 2},
-	{name: "rules-paths", page: authorization, text: "100 rules by method and path for the caller, beside one", limit: 2},
+	{name: "rules-one", page: authorization, text: "a rule by method and path for the caller"},
+	{name: "rules-paths", page: authorization, text: "100 rules by method and path for the caller, beside one", beside: "rules-one", limit: 2},
 	{name: "shadow", page: authorization, text: "a policy in `mode: Shadow`"},
 	{name: "audit", page: authorization, text: "an `Audit`"},
 
