@@ -66,8 +66,10 @@ type ResourceStatus struct {
 
 // ListenerStatus is how a listener of a Gateway does in the zone (Gateway API, ListenerStatus).
 type ListenerStatus struct {
-	Name           string `json:"name"`
-	AttachedRoutes int    `json:"attachedRoutes"`
+	Name string `json:"name"`
+	// SupportedKinds are the kinds of routes that it takes.
+	SupportedKinds []string `json:"supportedKinds,omitempty"`
+	AttachedRoutes int      `json:"attachedRoutes"`
 	// Conditions: Accepted, ResolvedRefs and Programmed; Conflicted where it is.
 	Conditions []Condition `json:"conditions"`
 }

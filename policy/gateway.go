@@ -2,11 +2,13 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/comity-mesh/comity/mesh"
@@ -229,10 +231,11 @@ func validateSecretName(r *report, at string, res mesh.Resource, name string, na
 
 func validateAllowedRoutes(r *report, at string, l gatewayv1.Listener) {
 	if n := l.AllowedRoutes.Namespaces; n != nil && n.From != nil {
+		r.oneOf(at+"/namespaces/from", string(*n.From), "Same", "All", "Selector")
 		if *n.From == gatewayv1.NamespacesFromSelector {
-			r.unsupported(at+"/namespaces/from", "Selector", "namespaces have no labels here; write Same or All")
-		} else {
-			r.oneOf(at+"/namespaces/from", string(*n.From), "Same", "All")
+			validateNamespaceSelector(r, at+"/namespaces/selector", n.Selector)
+		} else if n.Selector != nil {
+			r.add(FieldError{Pointer: at + "/namespaces/selector", Code: CodeInvalid, Message: "goes with from: Selector alone", Hint: "write from: Selector, or remove it"})
 		}
 	}
 	r.atMost(at+"/kinds", len(l.AllowedRoutes.Kinds), 8)
@@ -244,6 +247,59 @@ func validateAllowedRoutes(r *report, at string, l gatewayv1.Listener) {
 		}
 		r.oneOf(kat+"/kind", string(k.Kind), possible...)
 	}
+}
+
+// NamespaceLabel is the label that every namespace has in Kubernetes, with its name. On machines namespaces are no resources, so it is
+// the only one.
+const NamespaceLabel = "kubernetes.io/metadata.name"
+
+func validateNamespaceSelector(r *report, at string, s *metav1.LabelSelector) {
+	if s == nil || len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
+		r.add(FieldError{Pointer: at, Code: CodeRequired, Message: "selects every namespace", Hint: "say which, by " + NamespaceLabel + ", or write from: All"})
+		return
+	}
+	r.atMost(at+"/matchExpressions", len(s.MatchExpressions), 16)
+	known := func(at, label string) {
+		if label != NamespaceLabel {
+			r.unsupported(at, "the label "+clip(label), "namespaces are no resources here and have one label, "+NamespaceLabel+", which is their name")
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
+		known(ptr(at+"/matchLabels", k), k)
+	}
+	for i, e := range s.MatchExpressions {
+		at := ptr(at+"/matchExpressions", i)
+		known(at+"/key", e.Key)
+		r.atMost(at+"/values", len(e.Values), 64)
+		r.oneOf(at+"/operator", string(e.Operator), string(metav1.LabelSelectorOpIn), string(metav1.LabelSelectorOpNotIn), string(metav1.LabelSelectorOpExists), string(metav1.LabelSelectorOpDoesNotExist))
+		listed := e.Operator == metav1.LabelSelectorOpIn || e.Operator == metav1.LabelSelectorOpNotIn
+		if listed != (len(e.Values) > 0) {
+			r.invalid(at+"/values", "In and NotIn need some, Exists and DoesNotExist have none")
+		}
+	}
+}
+
+// SelectsNamespace reports whether a valid selector selects a namespace.
+func SelectsNamespace(s *metav1.LabelSelector, namespace string) bool {
+	if s == nil {
+		return false
+	}
+	for _, name := range s.MatchLabels {
+		if name != namespace {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(s.MatchExpressions, func(e metav1.LabelSelectorRequirement) bool {
+		switch e.Operator {
+		case metav1.LabelSelectorOpIn:
+			return !slices.Contains(e.Values, namespace)
+		case metav1.LabelSelectorOpNotIn:
+			return slices.Contains(e.Values, namespace)
+		case metav1.LabelSelectorOpExists:
+			return false
+		}
+		return true
+	})
 }
 
 // RouteKinds are the kinds of routes that the protocol of a listener can have.
@@ -262,15 +318,16 @@ func validateGatewayAddress(r *report, at string, a gatewayv1.GatewaySpecAddress
 	if a.Type != nil {
 		kind = *a.Type
 	}
-	switch kind {
-	case gatewayv1.IPAddressType:
+	switch {
+	case a.Value == "" && (kind == gatewayv1.IPAddressType || kind == gatewayv1.HostnameAddressType): // any that an ingress has
+	case kind == gatewayv1.IPAddressType:
 		r.checked(at+"/value", a.Value, func(s string) error {
 			if ip, err := netip.ParseAddr(s); err != nil || ip.Zone() != "" {
 				return fmt.Errorf("%q must be an IP address", clip(s))
 			}
 			return nil
 		})
-	case gatewayv1.HostnameAddressType:
+	case kind == gatewayv1.HostnameAddressType:
 		r.checked(at+"/value", a.Value, mesh.CheckSubdomain)
 	default:
 		r.oneOf(at+"/type", string(kind), "IPAddress", "Hostname")

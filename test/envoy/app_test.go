@@ -30,11 +30,12 @@ const (
 	doStatus = "X-Do-Status" // the HTTP status (gRPC: the code) of the answer
 	doFail   = "X-Do-Fail"   // with doKey: only the first n requests of the key are answered with doStatus
 	doKey    = "X-Do-Key"
-	doDelay  = "X-Do-Delay" // how long the answer takes
-	doBody   = "X-Do-Body"  // how many bytes the answer has
-	doWork   = "X-Do-Work"  // how long the answer takes of one of the app's four workers, for whom requests wait in order
-	doReset  = "X-Do-Reset" // the connection ends instead of an answer
-	doHold   = "X-Do-Hold"  // the answer waits until the app is told to go on (release), unless it is doStatus
+	doDelay  = "X-Do-Delay"  // how long the answer takes
+	doBody   = "X-Do-Body"   // how many bytes the answer has
+	doWork   = "X-Do-Work"   // how long the answer takes of one of the app's four workers, for whom requests wait in order
+	doReset  = "X-Do-Reset"  // the connection ends instead of an answer; with doKey and doFail only for the first n requests
+	doAnswer = "X-Do-Answer" // headers of the answer, as name=value, separated by ;
+	doHold   = "X-Do-Hold"   // the answer waits until the app is told to go on (release), unless it is doStatus
 )
 
 // app is the application beside a sidecar: HTTP/1.1 and HTTP/2 on one port, gRPC on another, and an echo of
@@ -207,6 +208,15 @@ func (a *app) fails(get func(string) string) (code int, yes bool) {
 	return code, err != nil || a.keys.next(get(doKey)) <= n
 }
 
+// resets reports whether this is a request whose connection is to end.
+func (a *app) resets(h http.Header) bool {
+	if h.Get(doReset) == "" {
+		return false
+	}
+	n, err := strconv.Atoi(h.Get(doFail))
+	return err != nil || a.keys.next(h.Get(doKey)) <= n
+}
+
 func pause(ctx context.Context, of string) {
 	if d, err := time.ParseDuration(of); err == nil {
 		select {
@@ -230,8 +240,13 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		pause(context.WithoutCancel(r.Context()), of) // a worker does not notice that nobody waits for it any more
 		<-a.workers
 	}
-	if r.Header.Get(doReset) != "" {
+	if a.resets(r.Header) {
 		panic(http.ErrAbortHandler)
+	}
+	for _, h := range strings.Split(r.Header.Get(doAnswer), ";") {
+		if name, value, ok := strings.Cut(h, "="); ok {
+			w.Header().Set(name, value)
+		}
 	}
 	if r.Header.Get("Upgrade") == "websocket" {
 		serveUpgrade(w, r, a.name)

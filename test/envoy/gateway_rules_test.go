@@ -154,6 +154,33 @@ spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: oth
 			{host: "x.test", path: "/own", app: "echo-2"}, {host: "x.test", path: "/foreign", app: "echo-1"}, {host: "x.test", path: "/secret", status: 500},
 		})
 	})
+	t.Run("parents from selected namespaces, at whatever address", func(t *testing.T) {
+		foreign := func(namespace string) string {
+			return fmt.Sprintf(`
+---
+kind: HTTPRoute
+metadata: {name: site, namespace: %[1]s}
+spec: {parentRefs: [{name: edge, namespace: shop}], rules: [{matches: [{path: {value: /%[1]s}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: %[1]s.example}}]}]}`, namespace)
+		}
+		w.apply(t, fmt.Sprintf(`
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: comity
+  addresses: [{type: IPAddress}]
+  listeners:
+  - {name: http, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {kubernetes.io/metadata.name: bank}}}}}
+  - {name: two, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [bank]}]}}}}`, port, second)+
+			foreign("bank")+foreign("other")+foreign("shop"))
+		v.table(t, []visit{{host: "x.test", path: "/bank", status: 302}, {host: "x.test", path: "/other", status: 404}, {host: "x.test", path: "/shop", status: 404}})
+		visitor{at: at, port: second}.table(t, []visit{{host: "x.test", path: "/bank", status: 404}, {host: "x.test", path: "/other", status: 302}, {host: "x.test", path: "/shop", status: 302}})
+		topos, _ := w.topologies()
+		for k, listeners := range topos[0].Listeners() {
+			if len(listeners) != 2 || listeners[0].AttachedRoutes != 1 || listeners[1].AttachedRoutes != 2 || fmt.Sprint(listeners[0].SupportedKinds) != "[HTTPRoute GRPCRoute]" {
+				t.Errorf("%s: %+v", k, listeners)
+			}
+		}
+	})
 	t.Run("GRPCRoute", func(t *testing.T) {
 		w.apply(t, plain+`
 kind: GRPCRoute

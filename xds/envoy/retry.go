@@ -40,9 +40,14 @@ func (b *messages) retry(r *ir.Retry) *routev3.RetryPolicy {
 	}
 	var on []string
 	for _, reason := range r.On {
-		if status, err := strconv.ParseUint(string(reason), 10, 16); err == nil {
+		status, err := strconv.ParseUint(string(reason), 10, 16)
+		switch {
+		case err == nil:
 			m.RetriableStatusCodes = append(m.RetriableStatusCodes, uint32(status))
-		} else {
+		case reason == ir.RetryNoAnswer:
+			on = append(on, string(ir.RetryReset), "retriable-headers")
+			m.RetriableHeaders = []*routev3.HeaderMatcher{{Name: noAnswerHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}}}
+		default:
 			on = append(on, string(reason))
 		}
 	}

@@ -137,7 +137,9 @@ const (
 	RetryRefusedStream      RetryOn = "refused-stream"
 	RetryResetBeforeRequest RetryOn = "reset-before-request"
 
-	RetryReset       RetryOn = "reset"
+	RetryReset RetryOn = "reset"
+	// RetryNoAnswer is RetryReset, where the server's sidecar is told so by its application, too.
+	RetryNoAnswer    RetryOn = "no-answer"
 	RetryUnavailable RetryOn = "503"
 	RetryTimeout     RetryOn = "504"
 )

@@ -64,7 +64,7 @@ func listenerStatuses(gateways []gateway, routes []policy.Route, streams []strea
 			if w == nil {
 				w = &listenerWord{}
 			}
-			s := mesh.ListenerStatus{Name: string(l.Name), AttachedRoutes: attachedTo(taken{gw, l}, routes, streams)}
+			s := mesh.ListenerStatus{Name: string(l.Name), SupportedKinds: supportedKinds(l), AttachedRoutes: attachedTo(taken{gw, l}, routes, streams)}
 			accepted := condition(gatewayv1.ListenerConditionAccepted, gatewayv1.ListenerReasonAccepted)
 			resolved := condition(gatewayv1.ListenerConditionResolvedRefs, gatewayv1.ListenerReasonResolvedRefs)
 			programmed := condition(gatewayv1.ListenerConditionProgrammed, gatewayv1.ListenerReasonProgrammed)

@@ -136,7 +136,7 @@ func (g IngressProxy) serves(gw gateway) bool {
 		return false
 	}
 	return len(gw.spec.Addresses) == 0 || slices.ContainsFunc(gw.spec.Addresses, func(a gatewayv1.GatewaySpecAddress) bool {
-		return a.Value == g.BindAddress || strings.EqualFold(a.Value, g.Host)
+		return a.Value == "" || a.Value == g.BindAddress || strings.EqualFold(a.Value, g.Host)
 	})
 }
 
@@ -237,17 +237,31 @@ func (g gateway) listener(l gatewayv1.Listener) policy.ListenerRef {
 
 // admits reports whether a listener allows routes of a kind and namespace.
 func admits(gw gateway, l gatewayv1.Listener, namespace string, kind mesh.Kind) bool {
-	all, kinds := false, policy.RouteKinds(l)
-	if a := l.AllowedRoutes; a != nil {
-		all = a.Namespaces != nil && a.Namespaces.From != nil && *a.Namespaces.From == gatewayv1.NamespacesFromAll
-		if len(a.Kinds) > 0 {
-			kinds = nil
-			for _, k := range a.Kinds {
-				kinds = append(kinds, string(k.Kind))
-			}
+	if !slices.Contains(supportedKinds(l), string(kind)) {
+		return false
+	}
+	if a := l.AllowedRoutes; a != nil && a.Namespaces != nil && a.Namespaces.From != nil {
+		switch *a.Namespaces.From {
+		case gatewayv1.NamespacesFromAll:
+			return true
+		case gatewayv1.NamespacesFromSelector:
+			return policy.SelectsNamespace(a.Namespaces.Selector, namespace)
+		case gatewayv1.NamespacesFromSame, gatewayv1.NamespacesFromNone:
 		}
 	}
-	return (all || namespace == gw.res.Namespace) && slices.Contains(kinds, string(kind))
+	return namespace == gw.res.Namespace
+}
+
+// supportedKinds are the kinds of routes that a listener takes.
+func supportedKinds(l gatewayv1.Listener) []string {
+	if l.AllowedRoutes == nil || len(l.AllowedRoutes.Kinds) == 0 {
+		return policy.RouteKinds(l)
+	}
+	var out []string
+	for _, k := range l.AllowedRoutes.Kinds {
+		out = append(out, string(k.Kind))
+	}
+	return out
 }
 
 // edge collects what one ingress serves.

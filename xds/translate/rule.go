@@ -165,6 +165,8 @@ func (tr *Translator) ruleRetry(r *ir.Route, rule *gatewayv1.HTTPRouteRule) {
 	if b := millis(policy.Length(t.Backoff)); b > 0 {
 		r.Retry.BackOff, r.Retry.MaxBackOff = b, 10*b
 	}
+	// A rule that asks for retries has them for whatever ended without an answer, too, tries that took too long included (GEP-1731).
+	r.Retry.On = append(r.Retry.On, ir.RetryNoAnswer)
 	for _, c := range t.Codes {
 		r.Retry.On = append(r.Retry.On, ir.RetryOn(strconv.Itoa(int(c))))
 	}

@@ -1,0 +1,327 @@
+package envoy
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// conformance is a test of the Gateway API's conformance suite, by its short name, for routes of Services and of Gateways alike: rules,
+// and what requests meet. `v1`, `v2` and `v3` stand for backends, the third in another zone.
+type conformance struct {
+	name   string
+	rules  string
+	expect []expectation
+}
+
+const (
+	v1 = `backendRefs: [{name: echo-v1, port: 80}]`
+	v2 = `backendRefs: [{name: echo-v2, port: 80}]`
+	v3 = `backendRefs: [{name: pay, port: 80}]`
+
+	allowOrigin, allowMethods, allowHeaders, allowCredentials = "Access-Control-Allow-Origin", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Allow-Credentials"
+	// Headers as the suite edits them.
+	suiteEdits = `set: [{name: X-Header-Set, value: set-overwrites-values}], add: [{name: X-Header-Add, value: header-val-1}, {name: x-header-ADD-append, value: header-val-2}], remove: [X-Header-Remove]`
+)
+
+var (
+	suiteSent = map[string]string{"x-header-set": "set-val", "X-Header-Add-Append": "append-val-1", "X-Header-Remove": "remove-val", "Another-Header": "another"}
+	suiteTold = map[string]string{"X-Header-Set": "set-overwrites-values", "X-Header-Add": "header-val-1", "X-Header-Add-Append": "append-val-1, header-val-2", "X-Header-Remove": "", "Another-Header": "another"}
+)
+
+func asks(path, app string) expectation { return expectation{call{path: path}, want{app: app}} }
+
+func unmatched(path string) expectation {
+	return expectation{call{path: path}, want{status: http.StatusNotFound}}
+}
+
+func whose(path string, header map[string]string, app string) expectation {
+	return expectation{call{path: path, header: header}, want{app: app}}
+}
+
+func method(m, path string, header map[string]string, app string) expectation {
+	x := expectation{call{method: m, path: path, header: header}, want{app: app}}
+	if app == "" {
+		x.status = http.StatusNotFound
+	}
+	return x
+}
+
+func tells(path, sees, host string) expectation {
+	return expectation{call{path: path, header: suiteSent}, want{path: sees, told: suiteTold, body: []string{`"host":"` + host}}}
+}
+
+// failing is a request of which the first n are answered with a status, or end without an answer.
+func failing(path, key, status, n string, as want) expectation {
+	header := map[string]string{doKey: key, doFail: n, doStatus: status}
+	if status == "" {
+		header[doReset] = "yes"
+	}
+	return expectation{call{path: path, header: header}, as}
+}
+
+// moved is an answer that leads elsewhere; {host} and {port} are those by which it was asked.
+func moved(path string, status int, location string) expectation {
+	return expectation{call{path: path}, want{status: status, header: with("Location", location)}}
+}
+
+// preflight is what a browser asks before it makes a request of another origin.
+func preflight(path, origin, method, headers string, answer map[string]string) expectation {
+	ask := map[string]string{"Origin": origin, "Access-Control-Request-Method": method}
+	if headers != "" {
+		ask["Access-Control-Request-Headers"] = headers
+	}
+	return expectation{call{method: http.MethodOptions, path: path, header: ask}, want{header: answer}}
+}
+
+func suite() []conformance {
+	edit := func(more string) string {
+		return `filters: [` + more + `{type: RequestHeaderModifier, requestHeaderModifier: {` + suiteEdits + `}}]`
+	}
+	return []conformance{{
+		name:  "HTTPRouteExactPathMatching",
+		rules: `{matches: [{path: {type: Exact, value: /one}}], ` + v1 + `}, {matches: [{path: {type: Exact, value: /two}}], ` + v2 + `}`,
+		expect: []expectation{
+			asks("/one", "echo-1"), asks("/two", "echo-2"), unmatched("/"), unmatched("/one/example"), unmatched("/two/"), unmatched("/Two"),
+		},
+	}, {
+		name: "HTTPRoutePathMatchOrder",
+		rules: `{matches: [{path: {type: Exact, value: /match}}], ` + v1 + `}, {matches: [{path: {type: Exact, value: /match/exact}}], ` + v2 + `}, {matches: [{path: {type: Exact, value: /match/exact/one}}], ` + v3 + `},
+  {matches: [{path: {value: /match/}}], ` + v3 + `}, {matches: [{path: {value: /match/prefix/}}], ` + v1 + `}, {matches: [{path: {value: /match/prefix/one}}], ` + v2 + `}`,
+		expect: []expectation{
+			asks("/match/exact/one", "pay-1"), asks("/match/exact", "echo-2"), asks("/match", "echo-1"), asks("/match/prefix/one/any", "echo-2"), asks("/match/prefix/any", "echo-1"), asks("/match/any", "pay-1"),
+		},
+	}, {
+		name: "HTTPRouteHeaderMatching",
+		rules: `{matches: [{headers: [{name: version, value: one}]}], ` + v1 + `}, {matches: [{headers: [{name: version, value: two}]}], ` + v2 + `}, {matches: [{headers: [{name: version, value: two}, {name: color, value: orange}]}], ` + v1 + `},
+  {matches: [{headers: [{name: color, value: blue}]}, {headers: [{name: color, value: green}]}], ` + v1 + `}, {matches: [{headers: [{name: color, value: red}]}, {headers: [{name: color, value: yellow}]}], ` + v2 + `}`,
+		expect: []expectation{
+			whose("/", with("Version", "one"), "echo-1"), whose("/", with("Version", "two"), "echo-2"), whose("/", map[string]string{"Version": "two", "Color": "orange"}, "echo-1"),
+			whose("/", map[string]string{"Version": "two", "Color": "blue"}, "echo-2"), whose("/", with("Color", "blue"), "echo-1"), whose("/", with("Color", "green"), "echo-1"),
+			whose("/", with("Color", "red"), "echo-2"), whose("/", with("Color", "yellow"), "echo-2"),
+			{call{header: with("Color", "orange")}, want{status: 404}}, {call{header: with("Color", "purple")}, want{status: 404}}, {call{header: with("Some-Other-Header", "one")}, want{status: 404}},
+		},
+	}, {
+		name: "HTTPRouteMethodMatching",
+		rules: `{matches: [{method: POST}], ` + v1 + `}, {matches: [{method: GET}], ` + v2 + `}, {matches: [{path: {value: /path1}, method: GET}], ` + v1 + `}, {matches: [{headers: [{name: version, value: one}], method: PUT}], ` + v2 + `},
+  {matches: [{path: {value: /path2}, headers: [{name: version, value: two}], method: POST}], ` + v3 + `}, {matches: [{path: {value: /path3}, method: PATCH}, {path: {value: /path4}, headers: [{name: version, value: three}], method: DELETE}], ` + v1 + `},
+  {matches: [{path: {value: /path5}}], ` + v1 + `}, {matches: [{method: PATCH}], ` + v2 + `}, {matches: [{headers: [{name: version, value: four}]}], ` + v3 + `}`,
+		expect: []expectation{
+			method("POST", "/", nil, "echo-1"), method("GET", "/", nil, "echo-2"), method("HEAD", "/", nil, ""), method("GET", "/path1", nil, "echo-1"), method("PUT", "/", with("Version", "one"), "echo-2"),
+			method("POST", "/path2", with("Version", "two"), "pay-1"), method("PATCH", "/path3", nil, "echo-1"), method("DELETE", "/path4", with("Version", "three"), "echo-1"), method("PUT", "/", nil, ""),
+			method("DELETE", "/path4", nil, ""), method("PATCH", "/path5", nil, "echo-1"), method("PATCH", "/", with("Version", "four"), "echo-2"),
+		},
+	}, {
+		name: "HTTPRouteQueryParamMatching",
+		rules: `{matches: [{queryParams: [{name: animal, value: whale}]}], ` + v1 + `}, {matches: [{queryParams: [{name: animal, value: dolphin}]}], ` + v2 + `},
+  {matches: [{queryParams: [{name: animal, value: dolphin}, {name: color, value: blue}]}, {queryParams: [{name: ANIMAL, value: Whale}]}], ` + v3 + `},
+  {matches: [{path: {value: /path1}, queryParams: [{name: animal, value: whale}]}], ` + v1 + `}, {matches: [{headers: [{name: version, value: one}], queryParams: [{name: animal, value: whale}]}], ` + v2 + `},
+  {matches: [{path: {value: /path2}, headers: [{name: version, value: two}], queryParams: [{name: animal, value: whale}]}], ` + v3 + `},
+  {matches: [{path: {value: /path3}, queryParams: [{name: animal, value: shark}]}, {path: {value: /path4}, headers: [{name: version, value: three}], queryParams: [{name: animal, value: kraken}]}], ` + v1 + `},
+  {matches: [{path: {value: /path5}}], ` + v1 + `}, {matches: [{queryParams: [{name: animal, value: hydra}]}], ` + v2 + `}, {matches: [{headers: [{name: version, value: four}]}], ` + v3 + `}`,
+		expect: []expectation{
+			asks("/?animal=whale", "echo-1"), asks("/?animal=dolphin", "echo-2"), asks("/?animal=dolphin&color=blue", "pay-1"), asks("/?ANIMAL=Whale", "pay-1"), asks("/?animal=whale&otherparam=irrelevant", "echo-1"),
+			asks("/?animal=dolphin&color=yellow", "echo-2"), unmatched("/?color=blue"), unmatched("/?animal=dog"), unmatched("/?animal=whaledolphin"), unmatched("/"), asks("/path1?animal=whale", "echo-1"),
+			whose("/?animal=whale", with("Version", "one"), "echo-2"), whose("/path2?animal=whale", with("Version", "two"), "pay-1"), asks("/path3?animal=shark", "echo-1"),
+			whose("/path4?animal=kraken", with("Version", "three"), "echo-1"), unmatched("/?animal=shark"), unmatched("/path4?animal=kraken"), asks("/path5?animal=hydra", "echo-1"), whose("/?animal=hydra", with("Version", "four"), "pay-1"),
+		},
+	}, {
+		name:  "HTTPRouteMatching",
+		rules: `{matches: [{path: {value: /}}, {headers: [{name: version, value: one}]}], ` + v1 + `}, {matches: [{path: {value: /v2}}, {headers: [{name: version, value: two}]}], ` + v2 + `}`,
+		expect: []expectation{
+			asks("/", "echo-1"), asks("/example", "echo-1"), whose("/", with("Version", "one"), "echo-1"), asks("/v2", "echo-2"), asks("/v2/example", "echo-2"), whose("/", with("Version", "two"), "echo-2"), asks("/v2/", "echo-2"),
+			asks("/v2example", "echo-1"), asks("/foo/v2/example", "echo-1"),
+		},
+	}, {
+		name:   "HTTPRouteNamedRule",
+		rules:  `{name: named-rule, matches: [{path: {value: /named}}], ` + v1 + `}, {matches: [{path: {value: /unnamed}}], ` + v2 + `}`,
+		expect: []expectation{asks("/named", "echo-1"), asks("/unnamed", "echo-2")},
+	}, {
+		name:   "HTTPRouteRequestHeaderModifier",
+		rules:  `{` + edit("") + `, ` + v1 + `}`,
+		expect: []expectation{tells("/multiple", "/multiple", "")},
+	}, {
+		name:   "HTTPRouteBackendRequestHeaderModifier",
+		rules:  `{backendRefs: [{name: echo-v1, port: 80, ` + edit("") + `}]}`,
+		expect: []expectation{tells("/multiple", "/multiple", "")},
+	}, {
+		name: "HTTPRouteResponseHeaderModifier",
+		rules: `{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Header-Set, value: set-overwrites-values}], add: [{name: x-lowercase-add, value: a}, {name: X-UPPERCASE-ADD, value: b}], remove: [X-Header-Remove]}},
+    {type: RequestHeaderModifier, requestHeaderModifier: {` + suiteEdits + `}}], ` + v1 + `}`,
+		expect: []expectation{{
+			call{header: map[string]string{doAnswer: "x-header-set=original;X-Header-Remove=val;x-lowercase-ADD=first;Another-Header=val"}},
+			want{header: map[string]string{"X-Header-Set": "set-overwrites-values", "X-Header-Remove": "", "Another-Header": "val", "X-Uppercase-Add": "b"}, told: map[string]string{"X-Header-Set": "set-overwrites-values"}},
+		}},
+	}, {
+		name: "HTTPRouteRewritePath",
+		rules: `{matches: [{path: {value: /prefix/one}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /one}}}], ` + v1 + `},
+  {matches: [{path: {value: /strip-prefix}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}], ` + v1 + `},
+  {matches: [{path: {value: /full/one}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /one}}}], ` + v1 + `},
+  {matches: [{path: {value: /full/edited}}], ` + edit(`{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /test}}}, `) + `, ` + v1 + `},
+  {matches: [{path: {value: /prefix/edited}}], ` + edit(`{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /prefix}}}, `) + `, ` + v1 + `}`,
+		expect: []expectation{
+			{call{path: "/prefix/one/two"}, want{path: "/one/two"}}, {call{path: "/strip-prefix/three"}, want{path: "/three"}}, {call{path: "/strip-prefix"}, want{path: "/"}}, {call{path: "/full/one/two"}, want{path: "/one"}},
+			tells("/full/edited/test", "/test", ""), tells("/prefix/edited/one", "/prefix/one", ""),
+		},
+	}, {
+		name: "HTTPRouteRewriteHost",
+		rules: `{matches: [{path: {value: /one}}], filters: [{type: URLRewrite, urlRewrite: {hostname: one.example.org}}], ` + v1 + `}, {filters: [{type: URLRewrite, urlRewrite: {hostname: example.org}}], ` + v2 + `},
+  {matches: [{path: {value: /edited}}], ` + edit(`{type: URLRewrite, urlRewrite: {hostname: test.example.org}}, `) + `, ` + v2 + `}`,
+		expect: []expectation{
+			{call{path: "/one"}, want{app: "echo-1", body: []string{`"host":"one.example.org"`}}}, {call{path: "/two"}, want{app: "echo-2", body: []string{`"host":"example.org"`}}}, tells("/edited", "/edited", "test.example.org"),
+		},
+	}, {
+		name: "HTTPRouteBackendURLRewrite",
+		rules: `{matches: [{path: {value: /full}}], backendRefs: [{name: echo-v1, port: 80, filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /rewritten-full}}}]}]},
+  {matches: [{path: {value: /prefix}}], backendRefs: [{name: echo-v1, port: 80, filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /rewritten-prefix}}}]}]}`,
+		expect: []expectation{{call{path: "/full/original"}, want{path: "/rewritten-full"}}, {call{path: "/prefix/original"}, want{path: "/rewritten-prefix/original"}}},
+	}, {
+		name: "HTTPRouteRedirectPath",
+		rules: `{matches: [{path: {value: /original-prefix}}], filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /replacement-prefix}}}]},
+  {matches: [{path: {value: /full}}], filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /full-path-replacement}}}]},
+  {matches: [{path: {value: /path-and-host}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: example.org, path: {type: ReplacePrefixMatch, replacePrefixMatch: /replacement-prefix}}}]},
+  {matches: [{path: {value: /path-and-status}}], filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301, path: {type: ReplacePrefixMatch, replacePrefixMatch: /replacement-prefix}}}]},
+  {matches: [{path: {value: /full-path-and-host}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: example.org, path: {type: ReplaceFullPath, replaceFullPath: /replacement-full}}}]},
+  {matches: [{path: {value: /full-path-and-status}}], filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301, path: {type: ReplaceFullPath, replaceFullPath: /replacement-full}}}]}`,
+		expect: []expectation{
+			moved("/original-prefix/lemon", 302, "http://{host}/replacement-prefix/lemon"), moved("/full/path/original", 302, "http://{host}/full-path-replacement"),
+			moved("/path-and-host", 302, "http://example.org{port}/replacement-prefix"), moved("/path-and-status", 301, "http://{host}/replacement-prefix"),
+			moved("/full-path-and-host", 302, "http://example.org{port}/replacement-full"), moved("/full-path-and-status", 301, "http://{host}/replacement-full"),
+		},
+	}, {
+		name: "HTTPRouteRedirectHostPortScheme", // HTTPRouteRedirectHostAndStatus, HTTPRouteRedirectPort, HTTPRouteRedirectScheme, HTTPRoute303Redirect, 307, 308
+		rules: `{matches: [{path: {value: /host}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: example.org}}]}, {matches: [{path: {value: /host-and-status}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: example.org, statusCode: 301}}]},
+  {matches: [{path: {value: /port}}], filters: [{type: RequestRedirect, requestRedirect: {port: 8083}}]}, {matches: [{path: {value: /port-and-host}}], filters: [{type: RequestRedirect, requestRedirect: {port: 8083, hostname: example.org}}]},
+  {matches: [{path: {value: /port-and-status}}], filters: [{type: RequestRedirect, requestRedirect: {port: 8083, statusCode: 301}}]},
+  {matches: [{path: {value: /scheme}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}, {matches: [{path: {value: /scheme-and-host}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https, hostname: example.org}}]},
+  {matches: [{path: {value: /scheme-and-status}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301}}]},
+  {matches: [{path: {value: /303}}], filters: [{type: RequestRedirect, requestRedirect: {statusCode: 303}}]}, {matches: [{path: {value: /307}}], filters: [{type: RequestRedirect, requestRedirect: {statusCode: 307}}]},
+  {matches: [{path: {value: /308}}], filters: [{type: RequestRedirect, requestRedirect: {statusCode: 308}}]}`,
+		expect: []expectation{
+			moved("/host", 302, "http://example.org{port}/host"), moved("/host-and-status", 301, "http://example.org{port}/host-and-status"), moved("/port", 302, "http://{host}:8083/port"),
+			moved("/port-and-host", 302, "http://example.org:8083/port-and-host"), moved("/port-and-status", 301, "http://{host}:8083/port-and-status"), moved("/scheme", 302, "https://{host}/scheme"),
+			moved("/scheme-and-host", 302, "https://example.org/scheme-and-host"), moved("/scheme-and-status", 301, "https://{host}/scheme-and-status"),
+			moved("/303", 303, "http://{host}/303"), moved("/307", 307, "http://{host}/307"), moved("/308", 308, "http://{host}/308"),
+		},
+	}, {
+		name: "HTTPRouteBackendRequestRedirect",
+		rules: `{matches: [{path: {value: /full}}], backendRefs: [{name: echo-v1, port: 80, filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /redirected-full}}}]}]},
+  {matches: [{path: {value: /prefix}}], backendRefs: [{name: echo-v1, port: 80, filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /redirected-prefix}}}]}]}`,
+		expect: []expectation{moved("/full/original", 302, "http://{host}/redirected-full"), moved("/prefix/original", 302, "http://{host}/redirected-prefix/original")},
+	}, {
+		name: "HTTPRouteCORS",
+		rules: `{matches: [{path: {value: /cors-1}}], filters: [{type: CORS, cors: {allowOrigins: ["https://www.foo.com", "https://*.bar.com"], allowMethods: [GET, OPTIONS], allowHeaders: [x-header-1, x-header-2], exposeHeaders: [x-header-3, x-header-4], allowCredentials: true, maxAge: 3600}}], ` + v1 + `},
+  {matches: [{path: {value: /cors-2}}], filters: [{type: CORS, cors: {allowOrigins: ["https://www.foo.com"], allowMethods: ["*"]}}], ` + v1 + `},
+  {matches: [{path: {value: /any}}], filters: [{type: CORS, cors: {allowOrigins: ["*"], allowMethods: [PUT], allowCredentials: false}}], ` + v1 + `},
+  {matches: [{path: {value: /all}}], filters: [{type: CORS, cors: {allowOrigins: ["*"], allowMethods: ["*"], allowHeaders: ["*"], allowCredentials: true}}], ` + v1 + `},
+  {matches: [{path: {value: /all-unauth}}], filters: [{type: CORS, cors: {allowOrigins: ["*"], allowMethods: ["*"], allowHeaders: ["*"], allowCredentials: false}}], ` + v1 + `}`,
+		expect: func() (out []expectation) {
+			for _, origin := range []string{"https://www.foo.com", "https://www.bar.com", "https://xpto.www.bar.com"} {
+				out = append(out, preflight("/cors-1", origin, "GET", "x-header-1, x-header-2", map[string]string{
+					allowOrigin: origin, allowMethods: "GET, OPTIONS", allowHeaders: "x-header-1, x-header-2", "Access-Control-Expose-Headers": "x-header-3, x-header-4",
+					"Access-Control-Max-Age": "3600", allowCredentials: "true", "X-App": "",
+				}))
+			}
+			return append(out,
+				preflight("/cors-1", "https://foobar.com", "GET", "", with(allowOrigin, "")),
+				expectation{call{path: "/cors-1", header: with("Origin", "https://www.foo.com")}, want{app: "echo-1", header: with(allowOrigin, "https://www.foo.com")}},
+				expectation{call{path: "/cors-1", header: with("Origin", "https://www.bar.com")}, want{app: "echo-1", header: with(allowOrigin, "https://www.bar.com")}},
+				expectation{call{path: "/cors-1", header: with("Origin", "https://foobar.com")}, want{app: "echo-1", header: with(allowOrigin, "")}},
+				preflight("/cors-2", "https://www.foo.com", "POST", "", map[string]string{allowOrigin: "https://www.foo.com", allowMethods: "POST", allowCredentials: ""}),
+				preflight("/any", "https://foobar.com", "PUT", "", map[string]string{allowOrigin: "https://foobar.com", allowMethods: "PUT", allowCredentials: ""}),
+				preflight("/any", "https://foobar.com:12345", "PUT", "", map[string]string{allowOrigin: "https://foobar.com:12345", allowMethods: "PUT", allowCredentials: ""}),
+				expectation{call{method: "PUT", path: "/any", header: with("Origin", "https://foobar.com:12345")}, want{app: "echo-1", header: map[string]string{allowOrigin: "https://foobar.com:12345", allowCredentials: ""}}},
+				preflight("/all", "https://other.foo.com", "PUT", "x-header-1, x-header-2", map[string]string{allowOrigin: "https://other.foo.com", allowMethods: "PUT", allowHeaders: "x-header-1, x-header-2", allowCredentials: "true"}),
+				preflight("/all-unauth", "https://other.foo.com", "PUT", "x-header-1, x-header-2", map[string]string{allowOrigin: "https://other.foo.com", allowMethods: "PUT", allowHeaders: "x-header-1, x-header-2", allowCredentials: ""}),
+				expectation{call{path: "/all", header: with("Origin", "https://other.foo.com")}, want{header: map[string]string{allowOrigin: "https://other.foo.com", allowCredentials: "true"}}},
+				expectation{call{path: "/all-unauth", header: with("Origin", "https://other.foo.com")}, want{header: map[string]string{allowOrigin: "https://other.foo.com", allowCredentials: ""}}},
+			)
+		}(),
+	}, {
+		name: "HTTPRouteRequestTimeout",
+		rules: `{matches: [{path: {value: /request-timeout}}], timeouts: {request: 500ms}, ` + v1 + `}, {matches: [{path: {value: /disable-request-timeout}}], timeouts: {request: 0s}, ` + v1 + `},
+  {matches: [{path: {value: /backend-timeout}}], timeouts: {backendRequest: 500ms}, ` + v1 + `}, {matches: [{path: {value: /disable-backend-timeout}}], timeouts: {backendRequest: 0s}, ` + v1 + `}`,
+		expect: []expectation{
+			asks("/request-timeout", "echo-1"), {call{path: "/request-timeout", header: with(doDelay, "2s")}, want{status: 504}}, {call{path: "/disable-request-timeout", header: with(doDelay, "1s")}, want{app: "echo-1"}},
+			asks("/backend-timeout", "echo-1"), {call{path: "/backend-timeout", header: with(doDelay, "2s")}, want{status: 504}}, {call{path: "/disable-backend-timeout", header: with(doDelay, "1s")}, want{app: "echo-1"}},
+		},
+	}, {
+		name: "HTTPRouteRetry",
+		rules: `{matches: [{path: {value: /three}}], retry: {codes: [500], attempts: 3, backoff: 1ms}, ` + v1 + `}, {matches: [{path: {value: /two}}], retry: {codes: [500, 502, 503, 504], attempts: 2, backoff: 1ms}, ` + v1 + `},
+  {matches: [{path: {value: /lost}}], retry: {attempts: 3, backoff: 1ms}, ` + v1 + `}`,
+		expect: []expectation{
+			failing("/three", "a", "500", "2", want{app: "echo-1"}), failing("/three", "b", "500", "4", want{status: 500}), failing("/three", "c", "503", "1", want{status: 503}),
+			failing("/two", "d", "500", "1", want{app: "echo-1"}), failing("/two", "e", "500", "3", want{status: 500}), failing("/two", "f", "502", "1", want{app: "echo-1"}), failing("/two", "g", "502", "3", want{status: 502}),
+			failing("/two", "h", "503", "1", want{app: "echo-1"}), failing("/two", "i", "503", "3", want{status: 503}), failing("/two", "j", "504", "1", want{app: "echo-1"}), failing("/two", "k", "504", "3", want{status: 504}),
+			// HTTPRouteRetryConnectionError
+			failing("/lost", "l", "", "2", want{app: "echo-1"}), failing("/lost", "m", "", "4", want{status: 503}),
+		},
+	}}
+}
+
+// TestConformance: routes of a Service (the suite's mesh profile) and of a Gateway do what the Gateway API's conformance suite, in its
+// state after v1.6, demands of rules.
+func TestConformance(t *testing.T) {
+	w, at := edgeWorld(t)
+	port := w.port()
+	parents := map[string]string{"Mesh": `{group: "", kind: Service, name: echo, port: 80}`, "Gateway": "{name: edge}"}
+	for _, c := range suite() {
+		for where, parent := range parents {
+			t.Run(where+c.name, func(t *testing.T) {
+				w.apply(t, fmt.Sprintf(`
+kind: Gateway
+metadata: {name: edge}
+spec: {gatewayClassName: comity, listeners: [{name: http, port: %d, protocol: HTTP}]}
+---
+kind: HTTPRoute
+metadata: {name: it}
+spec: {parentRefs: [%s], rules: [%s]}
+`, port, parent, c.rules))
+				for _, e := range c.expect {
+					if key := e.call.header[doKey]; key != "" {
+						e.call.header = map[string]string{doKey: key + where, doFail: e.call.header[doFail], doStatus: e.call.header[doStatus], doReset: e.call.header[doReset]}
+					}
+					r, err, asked := reply{}, error(nil), strings.NewReplacer("{host}", echoHost, "{port}", "")
+					if where == "Mesh" {
+						r, err = w.try(t, e.call)
+					} else {
+						r, err = visitor{at: at, port: port}.ask(t, e.call)
+						asked = strings.NewReplacer("{host}", "x.test", "{port}", ":"+strconv.Itoa(int(port)))
+					}
+					if to := e.want.header["Location"]; to != "" {
+						e.want.header = with("Location", asked.Replace(to))
+					}
+					if err == nil {
+						err = e.check(r)
+					}
+					if err != nil {
+						t.Errorf("%+v: %v", e.call, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// ask is get for what a call asks for; its host is `to`, else x.test.
+func (v visitor) ask(t *testing.T, c call) (reply, error) {
+	t.Helper()
+	host, method, path := "x.test", http.MethodGet, "/"
+	for _, set := range []struct{ p, v *string }{{&host, &c.to}, {&method, &c.method}, {&path, &c.path}} {
+		if *set.v != "" {
+			*set.p = *set.v
+		}
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+net.JoinHostPort(v.at, strconv.Itoa(int(v.port)))+path, strings.NewReader(c.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	for k, value := range c.header {
+		req.Header.Set(k, value)
+	}
+	return exchange(t, v.client(t), req)
+}
