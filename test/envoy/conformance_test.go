@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -324,4 +325,179 @@ func (v visitor) ask(t *testing.T, c call) (reply, error) {
 		req.Header.Set(k, value)
 	}
 	return exchange(t, v.client(t), req)
+}
+
+// TestConformanceOfListeners: what the suite demands of host names, listeners and server names of Gateways, and of copies.
+func TestConformanceOfListeners(t *testing.T) {
+	w, at := edgeWorld(t)
+	ca := newPublicCA(t)
+	w.putSecret(t, "all", ca.issue(t, "*.example.com"), nil)
+	plain, secure := w.port(), w.port()
+	gateway := func(listeners string) string {
+		return "kind: Gateway\nmetadata: {name: edge}\nspec: {gatewayClassName: comity, listeners: [" + listeners + "]}\n"
+	}
+	route := func(name, listener, more, backend string) string {
+		return fmt.Sprintf("---\nkind: HTTPRoute\nmetadata: {name: %s}\nspec: {parentRefs: [%s]%s, rules: [{%s}]}\n", name, listener, more, backend)
+	}
+	t.Run("HTTPRouteListenerHostnameMatching", func(t *testing.T) {
+		listener := func(name, host string) string {
+			return fmt.Sprintf("{name: %s, port: %d, protocol: HTTP, hostname: %q}", name, plain, host)
+		}
+		w.apply(t, gateway(listener("one", "bar.com")+", "+listener("two", "foo.bar.com")+", "+listener("three", "*.bar.com")+", "+listener("four", "*.foo.com"))+
+			route("v1", "{name: edge, sectionName: one}", "", v1)+route("v2", "{name: edge, sectionName: two}", "", v2)+
+			route("v3", "{name: edge, sectionName: three}, {name: edge, sectionName: four}", "", v3))
+		visitor{at: at, port: plain}.table(t, []visit{
+			{host: "bar.com", path: "/", app: "echo-1"}, {host: "foo.bar.com", path: "/", app: "echo-2"}, {host: "baz.bar.com", path: "/", app: "pay-1"}, {host: "multiple.prefixes.bar.com", path: "/", app: "pay-1"},
+			{host: "multiple.prefixes.foo.com", path: "/", app: "pay-1"}, {host: "foo.com", path: "/", status: 404}, {host: "no.matching.host", path: "/", status: 404},
+		})
+	})
+	t.Run("HTTPRouteMatchingAcrossRoutes", func(t *testing.T) {
+		w.apply(t, gateway(fmt.Sprintf("{name: http, port: %d, protocol: HTTP}", plain))+
+			route("part1", "{name: edge}", ", hostnames: [example.com, example.net]", "matches: [{path: {value: /}}, {headers: [{name: version, value: one}]}], "+v1)+
+			route("part2", "{name: edge}", ", hostnames: [example.com]", "matches: [{path: {value: /v2}}, {headers: [{name: version, value: two}]}], "+v2))
+		visitor{at: at, port: plain}.table(t, []visit{
+			{host: "example.com", path: "/", app: "echo-1"}, {host: "example.com", path: "/example", app: "echo-1"}, {host: "example.net", path: "/example", app: "echo-1"}, {host: "example.com", path: "/example", header: []string{"Version", "one"}, app: "echo-1"},
+			{host: "example.com", path: "/v2", app: "echo-2"}, {host: "example.net", path: "/v2", app: "echo-1"}, {host: "example.com", path: "/v2/example", app: "echo-2"}, {host: "example.com", path: "/", header: []string{"Version", "two"}, app: "echo-2"},
+		})
+	})
+	t.Run("HTTPRouteHTTPSListenerDetectMisdirectedRequests", func(t *testing.T) {
+		listener := func(name, host string) string {
+			return fmt.Sprintf("{name: %s, port: %d, protocol: HTTPS%s, tls: {certificateRefs: [{name: all}]}}", name, secure, host)
+		}
+		w.apply(t, gateway(listener("https", "")+", "+listener("host", ", hostname: second-example.org")+", "+listener("wild", `, hostname: "*.wildcard.org"`)+", "+listener("within", ", hostname: fourth-example.wildcard.org"))+
+			route("one", "{name: edge, sectionName: https}", ", hostnames: [example.org]", v1)+route("two", "{name: edge, sectionName: host}", "", v2)+
+			route("three", "{name: edge, sectionName: wild}", "", v3)+route("four", "{name: edge, sectionName: within}", "", v1))
+		for _, x := range []struct {
+			serverName, host string
+			status           int
+			app              string
+		}{
+			{"example.org", "example.org", 200, "echo-1"}, {"example.org", "second-example.org", 421, ""}, {"example.org", "unknown-example.org", 404, ""},
+			{"second-example.org", "second-example.org", 200, "echo-2"}, {"second-example.org", "example.org", 421, ""}, {"second-example.org", "unknown-example.org", 421, ""},
+			{"third-example.wildcard.org", "third-example.wildcard.org", 200, "pay-1"}, {"third-example.wildcard.org", "fith-example.wildcard.org", 200, "pay-1"}, {"third-example.wildcard.org", "fourth-example.wildcard.org", 421, ""},
+			{"third-example.wildcard.org", "second-example.org", 421, ""}, {"third-example.wildcard.org", "unknown-example.org", 421, ""},
+			{"fourth-example.wildcard.org", "fourth-example.wildcard.org", 200, "echo-1"}, {"fourth-example.wildcard.org", "fith-example.wildcard.org", 421, ""},
+			{"unknown-example.org", "example.org", 200, "echo-1"}, {"unknown-example.org", "unknown-example.org", 404, ""},
+		} {
+			v := visitor{at: at, port: secure, tls: &tls.Config{InsecureSkipVerify: true, ServerName: x.serverName}} //nolint:gosec // what is asked is the point
+			if r := v.must(t, x.serverName, "/", "Host", x.host); r.status != x.status || r.app != x.app {
+				t.Errorf("%s over a connection for %s: %d by %q, not %d by %q", x.host, x.serverName, r.status, r.app, x.status, x.app)
+			}
+		}
+	})
+	t.Run("GatewayModifyListeners", func(t *testing.T) {
+		site := route("site", "{name: edge}", "", v1)
+		first := fmt.Sprintf("{name: https, port: %d, protocol: HTTPS, hostname: secure.test.com, tls: {certificateRefs: [{name: all}]}}", secure)
+		both := first + fmt.Sprintf(", {name: http, port: %d, protocol: HTTP, hostname: data.test.com}", plain)
+		v, s := visitor{at: at, port: plain}, visitor{at: at, port: secure, tls: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // who answers is not the point
+		w.apply(t, gateway(first)+site)
+		if _, err := v.get(t, "data.test.com", "/"); err == nil {
+			t.Error("a port that no listener has is served")
+		}
+		w.apply(t, gateway(both)+site)
+		v.table(t, []visit{{host: "data.test.com", path: "/", app: "echo-1"}})
+		s.table(t, []visit{{host: "secure.test.com", path: "/", app: "echo-1"}})
+		w.apply(t, gateway(first)+site)
+		s.table(t, []visit{{host: "secure.test.com", path: "/", app: "echo-1"}})
+		eventually(t, "the listener that was removed ends", func() error {
+			if r, err := v.get(t, "data.test.com", "/"); err == nil {
+				return fmt.Errorf("it answers %d", r.status)
+			}
+			return nil
+		})
+	})
+	t.Run("HTTPRouteRequestMultipleMirrors", func(t *testing.T) {
+		w.apply(t, gateway(fmt.Sprintf("{name: http, port: %d, protocol: HTTP}", plain))+route("copies", "{name: edge}", "", `filters: [{type: RequestHeaderModifier, requestHeaderModifier: {`+suiteEdits+`}},
+  {type: RequestMirror, requestMirror: {backendRef: {name: echo-v2, port: 80}}}, {type: RequestMirror, requestMirror: {backendRef: {name: pay, port: 80}, percent: 20}}], `+v1))
+		const n = 300
+		for range n {
+			if r, err := (visitor{at: at, port: plain}).ask(t, call{path: "/copied", header: suiteSent}); err != nil || r.app != "echo-1" {
+				t.Fatalf("%q, %v", r.app, err)
+			}
+		}
+		copies := func(app string) (count int) {
+			for _, r := range w.apps[app].requests() {
+				if r.Path != "/copied" {
+					continue
+				}
+				if count++; r.Header.Get("X-Header-Set") != "set-overwrites-values" || r.Header.Get("X-Header-Remove") != "" {
+					t.Errorf("a copy is told %v", r.Header)
+				}
+			}
+			return count
+		}
+		eventually(t, "each request is copied once", func() error {
+			if got := copies("echo-2"); got != n {
+				return fmt.Errorf("%d of %d", got, n)
+			}
+			return nil
+		})
+		if got := copies("pay-1"); got < 25 || got > 95 { // 5 sigma are 35
+			t.Errorf("HTTPRouteRequestPercentageMirror: %d of %d at 20 %%", got, n)
+		}
+	})
+	t.Run("TLSRouteHostnameIntersection", func(t *testing.T) {
+		target := w.port()
+		for app, name := range map[string]string{"echo-1": "first", "echo-2": "second"} {
+			tlsApp(t, net.JoinHostPort(w.spec(t, app).Spec.AppAddress, strconv.Itoa(int(target))), ca.issue(t, "abc.example.com"), name)
+		}
+		for _, x := range []struct {
+			listener string
+			routes   [2]string
+			want     map[string]string
+		}{
+			{"abc.example.com", [2]string{"*.example.com", ""}, map[string]string{"abc.example.com": "first", "non.matching.com": ""}},
+			{"*.example.com", [2]string{"abc.example.com", "*.com"}, map[string]string{"abc.example.com": "first", "other.example.com": "second", "non.matching.com": ""}},
+			{"*.com", [2]string{"abc.example.com", "*.example.com"}, map[string]string{"abc.example.com": "first", "other.example.com": "second", "non.matching.com": ""}},
+			{"", [2]string{"abc.example.com", "*.com"}, map[string]string{"abc.example.com": "first", "other.example.com": "second", "non.matching.org": ""}},
+		} {
+			host := ""
+			if x.listener != "" {
+				host = fmt.Sprintf(", hostname: %q", x.listener)
+			}
+			docs := gateway(fmt.Sprintf("{name: tls, port: %d, protocol: TLS%s, allowedRoutes: {kinds: [{kind: TLSRoute}]}, tls: {mode: Passthrough}}", secure, host))
+			for i, of := range []string{"first", "second"} {
+				docs += fmt.Sprintf("---\nkind: Service\nmetadata: {name: %s}\norigin: one\nspec: {selector: {app: echo-%d}, ports: [{port: 443, targetPort: %d}]}\n", of, i+1, target)
+				if x.routes[i] != "" {
+					docs += fmt.Sprintf("---\nkind: TLSRoute\nmetadata: {name: %[1]s}\nspec: {parentRefs: [{name: edge}], hostnames: [%[2]q], rules: [{backendRefs: [{name: %[1]s, port: 443}]}]}\n", of, x.routes[i])
+				}
+			}
+			w.apply(t, docs)
+			for name, want := range x.want {
+				line := ""
+				c, err := tls.Dial("tcp", net.JoinHostPort(at, strconv.Itoa(int(secure))), &tls.Config{InsecureSkipVerify: true, ServerName: name}) //nolint:gosec // who answers is the point
+				if err == nil {
+					line, _ = readLine(c)
+					_ = c.Close()
+				}
+				if strings.TrimSpace(line) != want {
+					t.Errorf("listener %q, routes %q: %s is answered by %q, not %q (%v)", x.listener, x.routes, name, line, want, err)
+				}
+			}
+		}
+	})
+	t.Run("TCPRouteParentRefAttachAll", func(t *testing.T) {
+		tcp := gateway(fmt.Sprintf("{name: one, port: %d, protocol: TCP}, {name: two, port: %d, protocol: TCP}", plain, secure))
+		stream := func(name, parent, backend string, port int) string {
+			return fmt.Sprintf("---\nkind: TCPRoute\nmetadata: {name: %s}\nspec: {parentRefs: [%s], rules: [{backendRefs: [{name: %s, port: %d}]}]}\n", name, parent, backend, port)
+		}
+		answers := func(port uint16) string {
+			line, err := readLine(dial(t, net.JoinHostPort(at, strconv.Itoa(int(port)))))
+			if err != nil {
+				return "closed"
+			}
+			return strings.TrimSpace(line)
+		}
+		for _, x := range []struct{ what, docs, one, two string }{
+			{"TCPRouteParentRefAttachAll", stream("all", "{name: edge}", "echo-v1", 7070), "echo-1", "echo-1"},
+			{"TCPRouteParentRefPortAndSectionName", stream("by-name", "{name: edge, sectionName: one}", "echo-v1", 7070) + stream("by-port", fmt.Sprintf("{name: edge, port: %d}", secure), "echo-v2", 7070), "echo-1", "echo-2"},
+			{"TCPRouteMultipleRoutesAttachment", stream("older", "{name: edge}", "echo-v2", 7070) + stream("newer", "{name: edge}", "echo-v1", 7070), "echo-2", "echo-2"},
+			{"TCPRouteInvalidBackendRefNonexistent", stream("gone", "{name: edge}", "gone", 7070), "closed", "closed"},
+		} {
+			w.apply(t, tcp+x.docs)
+			if one, two := answers(plain), answers(secure); one != x.one || two != x.two {
+				t.Errorf("%s: %q and %q, not %q and %q", x.what, one, two, x.one, x.two)
+			}
+		}
+	})
 }

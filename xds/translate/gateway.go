@@ -159,7 +159,7 @@ func (tr *Translator) edgeTable(name string, p topology.EdgePort, listeners []to
 		case taken[e.Host]:
 		case mine:
 			t.Hosts = append(t.Hosts, replying(e.Host, noRoute()))
-		case e.Host != "":
+		default: // also of the listener for all other hosts
 			t.Hosts = append(t.Hosts, replying(e.Host, misdirected()))
 		}
 		taken[e.Host] = true
