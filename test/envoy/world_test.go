@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,13 +72,41 @@ type world struct {
 type worldZone struct {
 	topology.Input
 	authority authority
+	// former is believed as well, if it is there.
+	former *authority
+}
+
+// bundle is whom the zones believe to speak for this one.
+func (z *worldZone) bundle() []byte {
+	out := z.authority.bundle()
+	if z.former != nil {
+		out = append(out, z.former.bundle()...)
+	}
+	return out
 }
 
 // proxy is a running Envoy of a world.
 type proxy struct {
 	*process
-	id  mesh.ProxyID
-	tap *tap.Server
+	id      mesh.ProxyID
+	zone    *worldZone
+	path    string // of its identity
+	secrets *sds.Secrets
+	tap     *tap.Server
+}
+
+// identify gives the proxy another certificate and key, as its agent does when it renews them, and returns the leaf.
+func (p *proxy) identify(t *testing.T, a authority) *x509.Certificate {
+	t.Helper()
+	cert := a.issue(t, p.path)
+	chain, err := chainOf(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.secrets.SetIdentity(chain, cert.PrivateKey.(*ecdsa.PrivateKey)); err != nil {
+		t.Fatal(err)
+	}
+	return chain[0]
 }
 
 const everybodyMay = `{"action":"Allow","rules":[{}]}`
@@ -98,7 +127,7 @@ func newWorldOf(t *testing.T, golden bool) *world {
 	w.ports = appPorts{w.port(), w.port(), w.port()}
 	for i, name := range []string{"one", "two"} {
 		td := mesh.TrustDomain(name + ".example")
-		w.zones[i] = &worldZone{topology.Input{Zone: name, TrustDomain: td}, newAuthority(t, td)}
+		w.zones[i] = &worldZone{Input: topology.Input{Zone: name, TrustDomain: td}, authority: newAuthority(t, td)}
 	}
 	w.base = []mesh.Resource{
 		resource(mesh.KindZone, "", "one", `{"namespaces":["*"]}`), resource(mesh.KindZone, "", "two", `{"namespaces":["*"]}`),
@@ -232,7 +261,7 @@ func (w *world) offer(t *testing.T, documents string) (refused []string) {
 func (w *world) topologies() (topos [2]*topology.Topology, issues [2][]topology.Issue) {
 	roots := map[mesh.TrustDomain][]byte{}
 	for _, z := range w.zones {
-		roots[z.TrustDomain] = z.authority.bundle()
+		roots[z.TrustDomain] = z.bundle()
 	}
 	for i, z := range w.zones {
 		z.Roots, z.Resources, z.Remotes = roots, slices.Concat(w.base, w.extra), nil
@@ -320,16 +349,9 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	secrets := sds.NewSecrets()
-	cert := z.authority.issue(t, path)
-	chain, err := chainOf(cert)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := secrets.SetIdentity(chain, cert.PrivateKey.(*ecdsa.PrivateKey)); err != nil {
-		t.Fatal(err)
-	}
-	agent, err := sds.NewServer(secrets, w.secrets, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	p := &proxy{process: &process{name: id.String(), log: &lockedBuffer{}, exit: make(chan struct{})}, id: id, zone: z, path: path, secrets: sds.NewSecrets()}
+	p.identify(t, z.authority)
+	agent, err := sds.NewServer(p.secrets, w.secrets, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +359,6 @@ func (w *world) start(z *worldZone, id mesh.ProxyID) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{process: &process{name: id.String(), log: &lockedBuffer{}, exit: make(chan struct{})}, id: id}
 	p.tap = tap.NewServer(p.tapShare)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
