@@ -85,7 +85,7 @@ func TestProbe(t *testing.T) {
 	grow("pay-1", "127.0.0.21")
 	web := z.workload("web")
 	web.answers(payHost, 200)
-	web.http.Timeout = within // a busy machine takes long, and nothing else
+	web.http.Timeout = within
 	load := openloop.Start(t.Context(), 50, func(ctx context.Context, _ int) (string, error) {
 		status, by, err := web.call(payHost)
 		if err == nil && status != http.StatusOK {
