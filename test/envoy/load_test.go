@@ -3,6 +3,7 @@ package envoy
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"testing"
 
@@ -34,7 +35,8 @@ func (w *world) load(t *testing.T, rate float64, host string) load {
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			return "", fmt.Errorf("%s %d", method, resp.StatusCode)
+			why, _ := io.ReadAll(io.LimitReader(resp.Body, 200)) // what there is of it
+			return "", fmt.Errorf("%s %d %s", method, resp.StatusCode, why)
 		}
 		return resp.Header.Get("X-App"), nil
 	})}

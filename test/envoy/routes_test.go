@@ -24,6 +24,19 @@ const (
 	toV2 = `backendRefs: [{name: echo-v2, port: 80}]`
 )
 
+// byBaggage is a route of a service: requests that a developer marked go to one service, all others to another.
+func byBaggage(service, dev, other string) string {
+	return fmt.Sprintf(`
+kind: HTTPRoute
+metadata: {name: %[1]s}
+spec:
+  parentRefs: [{group: "", kind: Service, name: %[1]s, port: 80}]
+  rules:
+    - {matches: [{headers: [{type: RegularExpression, name: baggage, value: "(.*,)?dev=ann(,.*)?"}]}], backendRefs: [{name: %[2]s, port: 80}]}
+    - {backendRefs: [{name: %[3]s, port: 80}]}
+`, service, dev, other)
+}
+
 func with(name, value string) map[string]string { return map[string]string{name: value} }
 
 // TestRouteMatches: what a request is like decides where it goes, in the precedence of the Gateway API and whatever the order of
@@ -67,6 +80,17 @@ func TestRouteMatches(t *testing.T) {
 			{call{header: with("X-Who", "yours")}, want{app: "echo-1"}},
 			{call{method: http.MethodDelete}, want{app: "echo-2"}},
 			{call{method: http.MethodDelete, header: with("X-Who", "me")}, want{app: "echo-1"}},
+		},
+	}, {
+		// Applications pass baggage on (W3C), so that what one request asks for holds for all of its calls.
+		name: "one request's calls, by its baggage",
+		yaml: byBaggage("echo", "echo-v2", "echo-v1") + "---" + byBaggage("pay", "echo-v2", "pay"),
+		expect: []expectation{
+			{call{header: with("Baggage", "user=ann,dev=ann")}, want{app: "echo-2"}},
+			{call{from: "echo-2", to: payHost, header: with("Baggage", "user=ann,dev=ann")}, want{app: "echo-2"}},
+			{call{header: with("Baggage", "user=ann,dev=anna")}, want{app: "echo-1"}},
+			{call{from: "echo-1", to: payHost, header: with("Baggage", "user=ann")}, want{app: "pay-1"}},
+			{call{to: payHost}, want{app: "pay-1"}},
 		},
 	}, {
 		name:   "what no rule matches",
