@@ -30,7 +30,7 @@ func TestLayerSwitch(t *testing.T) {
 	for _, service := range []string{"echo", "pay"} {
 		t.Run(service, func(t *testing.T) {
 			host := service + ".shop.svc.clusterset.local"
-			load := w.load(t, 200, host)
+			load := w.load(t, host)
 			for _, layer := range []string{"l7", "l4", "l7", "l4", "l7", ""} {
 				w.apply(t, layered(service, layer))
 				load.more(t, 100)

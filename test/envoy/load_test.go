@@ -3,51 +3,75 @@ package envoy
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
+	"sync"
 	"testing"
-
-	"github.com/comity-mesh/comity/internal/openloop"
+	"time"
 )
 
-// load is requests at a steady rate, each as if nobody else were there.
-type load struct{ *openloop.Load }
+// load is callers that ask on and on, each when it has its answer. They ask no more than 200 times a second together, and fewer times
+// where the machine is busy: callers that don't wait would only pile up there.
+type load struct {
+	stop  context.CancelFunc
+	ended sync.WaitGroup
 
-// load begins so many requests a second to a host. Half of them are POST, which is not tried again once it may have been seen.
-func (w *world) load(t *testing.T, rate float64, host string) load {
+	mu     sync.Mutex
+	all    int
+	failed map[string]int
+}
+
+// load begins requests to a host. Half of them are POST, which is not tried again once it may have been seen.
+func (w *world) load(t *testing.T, host string) *load {
 	t.Helper()
-	h, port := client(t, false), w.spec(t, "web").Spec.OutboundPort
-	return load{openloop.Start(t.Context(), rate, func(ctx context.Context, n int) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		method := http.MethodGet
-		if n%2 == 1 {
-			method = http.MethodPost
-		}
-		req, err := http.NewRequestWithContext(ctx, method, "http://"+local(port)+"/", nil)
-		if err != nil {
-			return "", err
-		}
-		req.Host = host
-		resp, err := h.Do(req)
-		if err != nil {
-			return "", err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			why, _ := io.ReadAll(io.LimitReader(resp.Body, 200)) // what there is of it
-			return "", fmt.Errorf("%s %d %s", method, resp.StatusCode, why)
-		}
-		return resp.Header.Get("X-App"), nil
-	})}
+	const callers, pace = 8, 40 * time.Millisecond
+	ctx, stop := context.WithCancel(t.Context())
+	l := &load{stop: stop, failed: map[string]int{}}
+	for range callers {
+		h := client(t, false)
+		l.ended.Go(func() {
+			next := time.NewTicker(pace)
+			defer next.Stop()
+			for n := 0; ctx.Err() == nil; n++ {
+				c := call{to: host, method: http.MethodGet}
+				if n%2 == 1 {
+					c.method = http.MethodPost
+				}
+				r, err := w.tryWith(t, h, c)
+				l.note(c, r, err)
+				select {
+				case <-next.C:
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	t.Cleanup(func() { stop(); l.ended.Wait() })
+	return l
+}
+
+func (l *load) note(c call, r reply, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all++
+	if err != nil {
+		l.failed[c.method+" "+err.Error()]++
+	} else if r.status != http.StatusOK {
+		l.failed[fmt.Sprintf("%s %d %.200s", c.method, r.status, r.body)]++
+	}
+}
+
+func (l *load) soFar() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all
 }
 
 // more waits until so many requests more have ended.
-func (l load) more(t *testing.T, n int) {
+func (l *load) more(t *testing.T, n int) {
 	t.Helper()
-	seen := len(l.SoFar())
+	seen := l.soFar()
 	eventually(t, "requests go on", func() error {
-		if more := len(l.SoFar()) - seen; more < n {
+		if more := l.soFar() - seen; more < n {
 			return fmt.Errorf("%d more", more)
 		}
 		return nil
@@ -55,16 +79,12 @@ func (l load) more(t *testing.T, n int) {
 }
 
 // unharmed ends the load and fails the test if a request failed.
-func (l load) unharmed(t *testing.T) {
+func (l *load) unharmed(t *testing.T) {
 	t.Helper()
-	failed, all := map[string]int{}, l.Stop()
-	for _, r := range all {
-		if r.Err != nil {
-			failed[r.Err.Error()]++
-		}
-	}
-	t.Logf("%d requests", len(all))
-	if len(failed) > 0 {
-		t.Errorf("of %d requests failed: %v", len(all), failed)
+	l.stop()
+	l.ended.Wait()
+	t.Logf("%d requests", l.all)
+	if len(l.failed) > 0 {
+		t.Errorf("of %d requests failed: %v", l.all, l.failed)
 	}
 }

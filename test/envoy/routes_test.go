@@ -157,7 +157,7 @@ func TestRouteWeights(t *testing.T) {
 	if got["echo-1"]+got["echo-2"] != n || got["echo-2"] < n*9/100 || got["echo-2"] > n*11/100 {
 		t.Errorf("%v of 90 to 10", got)
 	}
-	load := w.load(t, 200, echoHost)
+	load := w.load(t, echoHost)
 	for _, c := range []struct {
 		a, b int
 		only string // who then answers

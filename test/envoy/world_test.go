@@ -109,6 +109,10 @@ func (p *proxy) identify(t *testing.T, a authority) *x509.Certificate {
 	return chain[0]
 }
 
+// patient has proxies wait for each other: on a busy machine, who says nothing for a while is not dead. How they find out that somebody
+// is, tests of failover show (failover_test.go), with the defaults.
+const patient = `{"detection":{"connectTimeout":"10s","remoteConnectTimeout":"10s","keepalive":{"interval":"10s","timeout":"30s"}}}`
+
 const everybodyMay = `{"action":"Allow","rules":[{}]}`
 
 func newWorld(t *testing.T) *world {
@@ -132,6 +136,7 @@ func newWorldOf(t *testing.T, golden bool) *world {
 	w.base = []mesh.Resource{
 		resource(mesh.KindZone, "", "one", `{"namespaces":["*"]}`), resource(mesh.KindZone, "", "two", `{"namespaces":["*"]}`),
 		resource(mesh.KindServiceExport, "shop", "pay", `{}`), allow("everybody-may", everybodyMay),
+		resource(mesh.KindMeshConfig, "", "default", patient),
 	}
 	w.service("web", `{"app":"web"}`, "one")
 	w.service("echo", `{"echo":"yes"}`, "one")
@@ -257,6 +262,14 @@ func (w *world) offer(t *testing.T, documents string) (refused []string) {
 	return w.bring(t)
 }
 
+// resources are the base with what the test asked for, in place of what is called the same.
+func (w *world) resources() []mesh.Resource {
+	base := slices.DeleteFunc(slices.Clone(w.base), func(b mesh.Resource) bool {
+		return slices.ContainsFunc(w.extra, func(r mesh.Resource) bool { return r.Key == b.Key })
+	})
+	return append(base, w.extra...)
+}
+
 // topologies are both zones as they are now.
 func (w *world) topologies() (topos [2]*topology.Topology, issues [2][]topology.Issue) {
 	roots := map[mesh.TrustDomain][]byte{}
@@ -264,7 +277,7 @@ func (w *world) topologies() (topos [2]*topology.Topology, issues [2][]topology.
 		roots[z.TrustDomain] = z.bundle()
 	}
 	for i, z := range w.zones {
-		z.Roots, z.Resources, z.Remotes = roots, slices.Concat(w.base, w.extra), nil
+		z.Roots, z.Resources, z.Remotes = roots, w.resources(), nil
 		topos[i], _ = topology.Build(z.Input) // what it exports does not depend on the other
 	}
 	for i, z := range w.zones {
