@@ -122,6 +122,9 @@ func (s *shell) describe(ctx context.Context, r *remote, o client.Object) error 
 	if err := describeZones(w, resourceStatuses(o)); err != nil || o.Kind != mesh.KindService {
 		return err
 	}
+	if err := s.describeActing(ctx, r, o.Metadata.Namespace, o.Metadata.Name); err != nil {
+		return err
+	}
 	statuses, err := r.trafficOf(ctx, o.Metadata.Namespace, o.Metadata.Name)
 	if err != nil {
 		return err

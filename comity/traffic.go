@@ -37,6 +37,9 @@ func (s *shell) describeServices(ctx context.Context, r *remote, refs []ref, ori
 		field("Name", "%s", one.name)
 		field("Namespace", "%s", statuses[0].Namespace)
 		field("Kind", "Service, of other zones or several")
+		if err := s.describeActing(ctx, r, statuses[0].Namespace, one.name); err != nil {
+			return err
+		}
 		if err := s.describeTraffic(ctx, r, statuses); err != nil {
 			return err
 		}

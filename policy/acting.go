@@ -46,8 +46,8 @@ func ActingKinds() []mesh.Kind {
 	}
 }
 
-// Acting are those of the resources that act on the requests to a Service, the narrowest first. It goes by what they say: whether that
-// is in force is in their statuses. Whose spec can't be read is left out.
+// Acting are those of the resources that act on the requests to a Service, the narrowest first, and among equals in the order in which they
+// win (InOrder). It goes by what they say: whether that is in force is in their statuses. Whose spec can't be read is left out.
 func Acting(resources []mesh.Resource, namespace, service string) []Act {
 	acts := map[mesh.Key]Act{}
 	routes := map[mesh.Key]bool{} // without their origins, which targets don't name
@@ -95,9 +95,23 @@ func Acting(resources []mesh.Resource, namespace, service string) []Act {
 	for _, a := range acts {
 		out = append(out, a)
 	}
-	order := actOrder()
+	order, of := actOrder(), map[mesh.Key]int{}
+	for i, r := range resources {
+		of[r.Key] = i
+	}
+	enforced := func(a Act) bool {
+		p, ok := specs[of[a.Key]].(Attachable)
+		return ok && p.attachment().Enforced && a.Key.Origin == mesh.OriginGlobal
+	}
 	slices.SortFunc(out, func(a, b Act) int {
-		return cmp.Or(cmp.Compare(slices.Index(order, a.As), slices.Index(order, b.As)), a.Key.Compare(b.Key))
+		return cmp.Or(
+			cmp.Compare(slices.Index(order, a.As), slices.Index(order, b.As)),
+			cmp.Compare(a.Key.Kind, b.Key.Kind),
+			first(enforced(a), enforced(b)),
+			first(a.Key.Origin != mesh.OriginGlobal, b.Key.Origin != mesh.OriginGlobal),
+			cmp.Compare(resources[of[a.Key]].Created, resources[of[b.Key]].Created),
+			a.Key.Compare(b.Key),
+		)
 	})
 	return out
 }
