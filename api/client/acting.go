@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 
 	"github.com/comity-mesh/comity/policy"
@@ -16,6 +17,6 @@ type ActingList struct {
 // Acting reads what acts on the requests to a Service.
 func (c *Client) Acting(ctx context.Context, namespace, service string) (ActingList, error) {
 	var out ActingList
-	err := c.Fetch(ctx, "/acting?"+url.Values{"namespace": {namespace}, "service": {service}}.Encode(), &out)
+	err := c.do(ctx, request{method: http.MethodGet, path: "/api/v1/acting", query: url.Values{"namespace": {namespace}, "service": {service}}}, &out)
 	return out, err
 }
