@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -37,6 +38,8 @@ type heed struct {
 	heard map[string]bool
 	// out: global does not have the zone that answers as a member any more.
 	out bool
+	// blame is, of each zone that is gone, cut off or moving away, what is said of it: a service that lacks what it had there is not to blame.
+	blame map[string]client.Attention
 }
 
 // attention judges an overview. It is pure: the same overview at the same moment gives the same list. next is when
@@ -68,6 +71,7 @@ func attention(o *client.Overview, f facts, now time.Time) (list []client.Attent
 		}
 		h.trust(z)
 	}
+	h.blameable()
 	h.services()
 	h.failures()
 	h.refusals()
@@ -400,6 +404,7 @@ func (h *heed) services() {
 	for _, m := range order {
 		severity, what := matters(m.state)
 		first, zones := seen[m][0], []string{}
+		cause, caused := h.causeOf(seen[m])
 		a := client.Attention{
 			ID: "failover/" + m.namespace + "/" + m.service + "/" + string(m.state), Severity: severity, Link: "failover/" + first.Zone + "/" + m.namespace + "/" + m.service,
 			Since: first.Since, Try: "comity describe service " + m.service + " -n " + m.namespace,
@@ -411,8 +416,57 @@ func (h *heed) services() {
 			}
 		}
 		a.What, a.Why = m.namespace+"/"+m.service+" "+what, h.sentence(first.Reason, "For callers in "+names(zones))
+		if caused {
+			a.What, a.Try, a.Cause = a.What+", because "+lowered(h, cause.What), cause.Try, cause.ID
+			if m.state == mesh.FailoverMoved {
+				a.Severity = client.SeverityInfo // as it should
+			}
+		}
 		h.add(a)
 	}
+}
+
+// blameable gathers what is said of the zones that services may lack.
+func (h *heed) blameable() {
+	h.blame = map[string]client.Attention{}
+	for _, matter := range []string{"drain/", "link/", "away/", "revoked/"} { // the later explains more
+		for _, a := range h.list {
+			if zone, ok := strings.CutPrefix(a.ID, matter); ok {
+				h.blame[zone] = a
+			}
+		}
+	}
+}
+
+// causeOf is what is said of the zones to whose backends requests can't go, if that explains all that a service lacks wherever it is called.
+func (h *heed) causeOf(list []mesh.FailoverStatus) (cause client.Attention, ok bool) {
+	for _, w := range list {
+		for _, t := range w.Targets {
+			a, known := h.blame[t.Zone]
+			moving := strings.HasPrefix(a.ID, "drain/") || strings.HasPrefix(a.ID, "revoked/")
+			if t.Whole == 0 || t.Reachable && t.Ready >= t.Whole && !moving {
+				continue // nothing is lacking there
+			}
+			if !known {
+				return cause, false // it lacks something of its own
+			}
+			if !ok || rank(a.Severity) < rank(cause.Severity) {
+				cause, ok = a, true
+			}
+		}
+	}
+	return cause, ok
+}
+
+// lowered is a sentence in the middle of another.
+func lowered(h *heed, s string) string {
+	if word, _, _ := strings.Cut(s, " "); slices.ContainsFunc(h.o.Zones, func(z client.ZoneOverview) bool { return z.Name == word }) {
+		return s
+	}
+	if first, size := utf8.DecodeRuneInString(s); size > 0 {
+		return string(unicode.ToLower(first)) + s[size:]
+	}
+	return s
 }
 
 // missed reports whether a service without a backend should have one: a zone had it and is still believed, or it
@@ -436,7 +490,10 @@ func (h *heed) missed(w mesh.FailoverStatus) bool {
 // failures judges what callers get: one matter per service, whoever calls it.
 func (h *heed) failures() {
 	type service struct{ namespace, name string }
-	type sent struct{ attempts, failures float64 }
+	type sent struct {
+		attempts, failures float64
+		to                 map[string][2]float64 // attempts and failures by the zone that should have served them
+	}
 	by := map[service]map[string]sent{} // then by zone
 	for _, t := range h.o.Traffic {
 		if !h.heard[t.Zone] {
@@ -448,14 +505,23 @@ func (h *heed) failures() {
 		}
 		// What found no connection is a failure, and no request.
 		x := by[s][t.Zone]
-		by[s][t.Zone] = sent{x.attempts + max(t.Requests, t.Failures), x.failures + t.Failures}
+		if x.to == nil {
+			x.to = map[string][2]float64{}
+		}
+		attempts := max(t.Requests, t.Failures)
+		x.to[t.To] = [2]float64{x.to[t.To][0] + attempts, x.to[t.To][1] + t.Failures}
+		x.attempts, x.failures = x.attempts+attempts, x.failures+t.Failures
+		by[s][t.Zone] = x
 	}
 	for s, zones := range by {
 		var callers []string
 		worst := 0.0
+		cause, caused := client.Attention{}, true
 		for zone, x := range zones {
 			if x.attempts >= failingRate && x.failures > failing*x.attempts {
 				callers, worst = append(callers, zone), max(worst, x.failures/x.attempts)
+				a, ok := h.causeOfFailures(x.to)
+				cause, caused = a, caused && ok
 			}
 		}
 		if len(callers) == 0 {
@@ -474,8 +540,29 @@ func (h *heed) failures() {
 			share = "up to " + share
 		}
 		a.What = s.namespace + "/" + s.name + " fails " + share + " of the requests from " + names(callers)
+		if caused {
+			a.What, a.Try, a.Cause = a.What+", because "+lowered(h, cause.What), cause.Try, cause.ID
+		}
 		h.add(a)
 	}
+}
+
+// causeOfFailures is what is said of the zones to which the failures went, if elsewhere hardly any failed. to has attempts and failures by zone.
+func (h *heed) causeOfFailures(to map[string][2]float64) (cause client.Attention, ok bool) {
+	attempts, failures := 0.0, 0.0
+	for _, zone := range slices.Sorted(maps.Keys(to)) {
+		x := to[zone]
+		a, known := h.blame[zone]
+		switch {
+		case known && x[1] > 0:
+			if !ok || rank(a.Severity) < rank(cause.Severity) {
+				cause, ok = a, true
+			}
+		default:
+			attempts, failures = attempts+x[0], failures+x[1]
+		}
+	}
+	return cause, ok && failures <= failing*attempts
 }
 
 // behind says what may be behind the failures of a service: how its own failover stands where its callers are, and

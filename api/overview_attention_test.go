@@ -185,6 +185,28 @@ func TestAttention(t *testing.T) {
 			cut(o, "north", "east") // its own word only
 			f.leaves = []time.Time{now.Add(2 * time.Hour), now.Add(11 * time.Hour)}
 		}, want: []string{"warning away/global", "warning leaves/north", "warning link/west"}, says: "Connection refused"},
+		{name: "a service is not to blame for the zone that had it", change: func(o *client.Overview, _ *facts) {
+			o.Zones[2].Status.Connected, o.Zones[2].Status.LastSeen = false, now.Add(-3*time.Minute)
+			cut(o, "west", "east", "north")
+			for _, state := range []struct {
+				service string
+				state   mesh.FailoverState
+				ready   float64 // in north, of 1
+			}{{"gone", mesh.FailoverNone, 1}, {"moved", mesh.FailoverMoved, 1}, {"both", mesh.FailoverMoved, 0.5}} {
+				o.Failover = append(o.Failover, mesh.FailoverStatus{
+					Zone: "north", Namespace: "shop", Service: state.service, State: state.state, Reason: "it went",
+					Targets: []mesh.FailoverTarget{{Zone: "west", Whole: 2, Ready: 2}, {Zone: "north", Whole: 1, Ready: state.ready, Reachable: true}},
+				})
+			}
+			o.Traffic = append(o.Traffic,
+				mesh.TrafficStatus{Zone: "north", To: "west", Namespace: "shop", Service: "split", Requests: 10, Failures: 10},
+				mesh.TrafficStatus{Zone: "north", To: "north", Namespace: "shop", Service: "split", Requests: 10},
+				mesh.TrafficStatus{Zone: "north", To: "west", Namespace: "shop", Service: "bad", Requests: 10, Failures: 10},
+				mesh.TrafficStatus{Zone: "north", To: "north", Namespace: "shop", Service: "bad", Requests: 10, Failures: 5})
+		}, want: []string{
+			"critical away/west", "critical failing/shop/bad", "critical failover/shop/gone/NoBackend because of away/west",
+			"warning failing/shop/split because of away/west", "warning failover/shop/both/FailedOver", "info failover/shop/moved/FailedOver because of away/west",
+		}},
 		{name: "a zone that stands alone", change: func(o *client.Overview, _ *facts) {
 			o.Mode, o.Zone, o.Zones, o.Links = "zone", "north", []client.ZoneOverview{{Name: "north"}}, nil
 		}, want: []string{"info join/north"}},
@@ -201,7 +223,11 @@ func TestAttention(t *testing.T) {
 			var got []string
 			text := ""
 			for i, a := range list {
-				got = append(got, string(a.Severity)+" "+a.ID)
+				line := string(a.Severity) + " " + a.ID
+				if a.Cause != "" {
+					line += " because of " + a.Cause
+				}
+				got = append(got, line)
 				if i == 0 {
 					text = a.What + " " + a.Why + " " + a.Try
 				}

@@ -21,6 +21,7 @@ type finding struct {
 	Level   string `json:"level"` // ok, info, warning, error
 	Message string `json:"message"`
 	Try     string `json:"try,omitempty"`
+	Cause   string `json:"cause,omitempty"` // the subject of another finding, where there is something to be mended
 }
 
 func (s *shell) checkCommand() *cobra.Command {
@@ -33,6 +34,10 @@ func (s *shell) checkCommand() *cobra.Command {
 are cut, services that lack backends or capacity or have failed over, certificates and trust that end. Then it looks at every
 zone, every resource (applied and acknowledged in each zone), and every proxy of the zones that are connected. Of a
 zone that is away only its last word is known, which proves nothing.
+
+What fails for a reason that is found elsewhere is said to: a service that lacks what a zone had that is down, cut off or drained, one whose own
+requests to another service fail, or are refused because it lacks the permission (for that the proxies are asked for a second, if a service
+fails). What is to be mended is there.
 
 It ends with 0 if nothing is wrong and with 7 otherwise.`,
 		Args: cobra.NoArgs,
@@ -74,6 +79,9 @@ func (s *shell) showFindings(all []finding, short bool, failOn string) error {
 				continue
 			}
 			fmt.Fprintf(s.out, "%s %s: %s\n", sign[f.Level], clean(f.Subject), clean(f.Message))
+			if f.Cause != "" {
+				fmt.Fprintf(s.out, "    because of %s\n", clean(f.Cause))
+			}
 			if f.Try != "" {
 				fmt.Fprintf(s.out, "    → %s\n", clean(f.Try))
 			}
@@ -109,6 +117,7 @@ func (r *remote) check(ctx context.Context) ([]finding, error) {
 		matters[a.Link] = matters[a.Link] || f.Level != "info"
 		all = append(all, f)
 	}
+	r.findCauses(ctx, all)
 	atZone := o.Mode == "zone"
 	heard := map[string]bool{} // zones whose words are of now
 	for _, z := range o.Zones {
@@ -147,7 +156,7 @@ func (r *remote) check(ctx context.Context) ([]finding, error) {
 
 // checkAttention is what the console says, as a finding.
 func checkAttention(a client.Attention) finding {
-	f := finding{Subject: a.ID, Level: "info", Message: a.What + ". " + a.Why, Try: a.Try}
+	f := finding{Subject: a.ID, Level: "info", Message: a.What + ". " + a.Why, Try: a.Try, Cause: a.Cause}
 	switch a.Severity {
 	case client.SeverityCritical:
 		f.Level = "error"
@@ -195,12 +204,17 @@ func checkProxy(p mesh.ProxyStatus) finding {
 	switch {
 	case !p.Connected:
 		f.Level, f.Message = "warning", "not connected to its zone; it goes on with what it has"
-	case p.LastError != "":
+	case p.Nacks > 0 && p.LastError != "":
 		f.Level, f.Message = "error", "refused configuration: "+p.LastError
 	case !p.CertExpires.IsZero() && time.Until(p.CertExpires) < time.Hour:
 		f.Level, f.Message = "error", "its certificate ends in "+until(p.CertExpires)
 	case !p.Healthy:
 		f.Level, f.Message = "warning", "its application is unhealthy"
+		if p.LastError != "" {
+			f.Message += ": " + p.LastError
+		}
+	case p.LastError != "":
+		f.Level, f.Message = "warning", p.LastError
 	case p.Draining:
 		f.Level, f.Message = "info", "drained: it gets no new requests until undrain"
 	}

@@ -102,6 +102,8 @@ type Attention struct {
 	// Link is the path of the record that it is about, as in an OverviewChange.
 	Link  string    `json:"link,omitempty"`
 	Since time.Time `json:"since,omitzero"`
+	// Cause is the ID of another Attention that it comes from: what is to be mended is there.
+	Cause string `json:"cause,omitempty"`
 }
 
 // OverviewChange is the data of an event of GET /api/v1/overview/stream. In an event "snapshot" Records are all
