@@ -141,5 +141,5 @@ const codeUsage = "CLI-USAGE"
 
 // usage is a complaint about the command line; main adds the help of the command.
 func usage(format string, args ...any) error {
-	return &fault.Error{Code: codeUsage, What: fmt.Sprintf(format, args...), Exit: fault.ExitUsage, Docs: "docs/cli.md"}
+	return &fault.Error{Code: codeUsage, What: fmt.Sprintf(format, args...), Exit: fault.ExitUsage}
 }

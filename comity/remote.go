@@ -88,7 +88,7 @@ func notFound(format string, args ...any) error {
 // missing is the complaint about a name that nobody has, with the one that was probably meant.
 func missing(what, name string, known []string, list string) error {
 	return &fault.Error{Code: "CLI-NOT-FOUND", What: fmt.Sprintf("there is no %s %q", what, name), Exit: fault.ExitNotFound,
-		Cause: nearest.Question(name, known), Try: list + " lists what there is", Docs: "docs/cli.md"}
+		Cause: nearest.Question(name, known), Try: list + " lists what there is"}
 }
 
 // services are those that somebody has a Service for or that zones offer, as namespace and name.
@@ -304,7 +304,7 @@ func (r *remote) rejected(ctx context.Context, p client.Progress, items []client
 		}
 	}
 	return &fault.Error{Code: "APPLY-REJECTED", What: fmt.Sprintf("a part of revision %d was refused; there, what was last good stays in force", p.Revision),
-		Cause: strings.Join(lines, "\n"), Try: "comity describe what is named above", Docs: "docs/cli.md", Exit: fault.ExitFailure}
+		Cause: strings.Join(lines, "\n"), Try: "comity describe what is named above", Exit: fault.ExitFailure}
 }
 
 func zonesDone(p client.Progress) int {

@@ -72,7 +72,7 @@ func must(err error) {
 func asFault(cmd *cobra.Command, err error) error {
 	help := cmd.CommandPath() + " --help"
 	if f, ok := errors.AsType[*fault.Error](err); ok {
-		f.Docs = firstOf(f.Docs, "docs/cli.md")
+		f.Docs = firstOf(f.Docs, docsOf(cmd))
 		if f.Code == codeUsage {
 			f.Try = firstOf(f.Try, help)
 		}
@@ -84,10 +84,25 @@ func asFault(cmd *cobra.Command, err error) error {
 	}
 	for _, usageError := range []string{cmd.CommandPath() + " takes", "accepts ", "requires ", "required flag", "unknown flag", "invalid argument"} {
 		if strings.HasPrefix(text, usageError) {
-			return &fault.Error{Code: codeUsage, What: text, Cause: "it is used as: " + cmd.UseLine(), Exit: fault.ExitUsage, Try: help, Docs: "docs/cli.md"}
+			return &fault.Error{Code: codeUsage, What: text, Cause: "it is used as: " + cmd.UseLine(), Exit: fault.ExitUsage, Try: help, Docs: docsOf(cmd)}
 		}
 	}
 	return err
+}
+
+// docsOf is where a command is documented: by a heading of its own if it has one.
+func docsOf(cmd *cobra.Command) string {
+	const page = "docs/cli.md"
+	for cmd.HasParent() && cmd.Parent().HasParent() {
+		cmd = cmd.Parent()
+	}
+	switch name := cmd.Name(); name {
+	case "apply", "check", "compile", "describe", "diff", "get", "import", "plaintext", "proxy", "tap", "top":
+		return page + "#" + name
+	case "zone", "drain", "undrain", "revoke":
+		return page + "#drain-leave-revoke"
+	}
+	return page + "#errors"
 }
 
 func (s *shell) versionCommand() *cobra.Command {

@@ -26,7 +26,7 @@ func refuseUnknown(cmd *cobra.Command) {
 			}
 		}
 		return &fault.Error{Code: codeUsage, What: fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0]), Exit: fault.ExitUsage,
-			Cause: nearest.Question(args[0], known), Try: cmd.CommandPath() + " --help", Docs: "docs/cli.md"}
+			Cause: nearest.Question(args[0], known), Try: cmd.CommandPath() + " --help"}
 	}
 	if !cmd.Runnable() {
 		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }

@@ -257,7 +257,7 @@ func (v *tapView) nobody() error {
 		}
 	}
 	slices.Sort(why)
-	return &fault.Error{Code: "TAP-NOBODY", What: "nobody could be watched", Cause: clean(strings.Join(why, "\n")), Try: "comity get proxies shows who is connected", Docs: "docs/cli.md", Exit: fault.ExitUnreachable}
+	return &fault.Error{Code: "TAP-NOBODY", What: "nobody could be watched", Cause: clean(strings.Join(why, "\n")), Try: "comity get proxies shows who is connected", Exit: fault.ExitUnreachable}
 }
 
 func (v *tapView) request(r mesh.TapRequest) error {

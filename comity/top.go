@@ -170,7 +170,7 @@ func (v *topView) event(f mesh.Flows) error {
 
 func (v *topView) nothing() error {
 	return &fault.Error{Code: "TOP-NOBODY", What: "no zone tells what passes", Cause: clean(strings.Join(slices.Sorted(maps.Keys(v.said)), "\n")),
-		Try: "comity get zones shows which are connected", Docs: "docs/cli.md", Exit: fault.ExitUnreachable}
+		Try: "comity get zones shows which are connected", Exit: fault.ExitUnreachable}
 }
 
 // topRow is one line: rates are a second, durations in milliseconds.

@@ -362,7 +362,7 @@ func (c *Client) problem(res *http.Response) error {
 func fromProblem(p Problem, status int) *fault.Error {
 	f := &fault.Error{Code: firstOf(p.Code, fmt.Sprintf("API-%d", status)), What: firstOf(p.Detail, p.Title), Try: p.Try, Exit: exitCode(status)}
 	cause := &ProblemError{p}
-	f.Err, f.Docs = cause, firstOf(cause.Pages(), "docs/cli.md")
+	f.Err, f.Docs = cause, cause.Pages()
 	if status == http.StatusUnauthorized {
 		// The server speaks of headers; its answer is for every client.
 		f.Try, f.Docs = "give the token of this server with --token-file, COMITY_TOKEN or COMITY_TOKEN_FILE, or with a context that names exactly this server", "comity help contexts"
