@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/identity"
+	"github.com/comity-mesh/comity/internal/envoybin"
 	"github.com/comity-mesh/comity/internal/fault"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
@@ -40,6 +42,7 @@ func (s *shell) compileCommand() *cobra.Command {
 		zone      string
 		proxy     string
 		asIR      bool
+		validate  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "compile -f FILE --proxy PROXY",
@@ -57,7 +60,7 @@ PROXY is NAMESPACE/WORKLOAD, or ingress/gate.`,
   comity compile -f shop/ --zone east --proxy ingress/gate -o json
   comity get zones,services,httproutes,authorizationpolicies,workloads -A -o yaml | comity compile -f - --proxy shop/web-1 --ir`,
 		Args: cobra.NoArgs,
-		RunE: func(_ *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			docs, err := s.manifests(files, recursive)
 			if err != nil {
 				return err
@@ -66,12 +69,20 @@ PROXY is NAMESPACE/WORKLOAD, or ingress/gate.`,
 			if err != nil {
 				return err
 			}
-			return s.compile(c, zone, proxy, asIR)
+			if asIR && validate {
+				return usage("--validate is about Envoy's messages, and --ir shows none")
+			}
+			resources, err := s.compile(c, zone, proxy, asIR)
+			if err != nil || !validate {
+				return err
+			}
+			return s.tryCompiled(cmd.Context(), resources)
 		},
 	}
 	documentFlags(cmd, &files, &recursive)
 	cmd.Flags().StringVar(&zone, "zone", "", "zone of the proxy (default: the only one that has it)")
 	cmd.Flags().StringVar(&proxy, "proxy", "", "proxy to compile for")
+	cmd.Flags().BoolVar(&validate, "validate", false, "have an Envoy of this machine read it, too, which says what else it would refuse; scripts in it run")
 	cmd.Flags().BoolVar(&asIR, "ir", false, "print Comity's own form instead of Envoy's messages")
 	must(cmd.MarkFlagRequired("filename"))
 	must(cmd.MarkFlagRequired("proxy"))
@@ -218,41 +229,74 @@ func compiledRoot(td mesh.TrustDomain) ([]byte, error) {
 	return identity.PEMCertificates(cert), nil
 }
 
-func (s *shell) compile(c *compiled, zone, name string, asIR bool) error {
+// compile prints what a proxy is sent, and returns it.
+func (s *shell) compile(c *compiled, zone, name string, asIR bool) ([]envoy.Resource, error) {
 	t, issues, p, err := c.find(zone, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, i := range issues {
 		s.say("%s %s: %s", i.Key.Kind, strings.TrimPrefix(i.Key.Namespace+"/"+i.Key.Name, "/"), i.Message)
 	}
 	out := translate.Proxy(t, p)
 	if asIR {
-		return s.writeDocument(out)
+		return nil, s.writeDocument(out)
 	}
 	resources, err := envoy.Build(out)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	list := make([]compiledOutput, len(resources))
 	for i, r := range resources {
 		raw, err := r.JSON()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		list[i] = compiledOutput{Type: r.Type, Name: r.Name, Version: r.Version, Sources: sourceNames(r.Sources), Resource: raw}
 	}
 	if err := s.writeDocument(list); err != nil {
-		return err
+		return nil, err
 	}
 	var refused []string
 	for _, bad := range envoy.Validate(resources) {
 		refused = append(refused, bad.Err.Error())
 	}
 	if refused != nil {
-		return &fault.Error{Code: "COMPILE-REFUSED", What: "Envoy would refuse some of it", Cause: strings.Join(refused, "; "),
+		return nil, &fault.Error{Code: "COMPILE-REFUSED", What: "Envoy would refuse some of it", Cause: strings.Join(refused, "; "),
 			Try: "the resources that shaped it stand at its sources; a mesh would hold them at their last good version"}
 	}
+	return resources, nil
+}
+
+// tryLimit is how long an Envoy may read what was compiled.
+const tryLimit = 30 * time.Second
+
+// tryCompiled has an Envoy of this machine read what was compiled.
+func (s *shell) tryCompiled(ctx context.Context, resources []envoy.Resource) error {
+	program, err := envoybin.Path()
+	if err != nil {
+		return err
+	}
+	clusters := map[string]envoy.Resource{}
+	for _, r := range resources {
+		if r.Type == envoy.TypeCluster {
+			clusters[r.Name] = r
+		}
+	}
+	bootstrap, err := envoy.Trial(resources, clusters)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	refusal, err := envoybin.Validate(ctx, program, "", bootstrap)
+	if err != nil {
+		return &fault.Error{Code: "COMPILE-UNTRIED", What: "Envoy could not be asked", Err: err, Try: "see that " + program + " runs, or leave out --validate"}
+	}
+	if refusal != "" {
+		return &fault.Error{Code: "COMPILE-REFUSED", What: "Envoy refuses it", Cause: refusal, Try: "the resources that shaped it stand at its sources"}
+	}
+	s.say("Envoy takes it (%s)", program)
 	return nil
 }
 

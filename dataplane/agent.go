@@ -206,12 +206,13 @@ func (a *agent) describe(ctx context.Context) error {
 	}
 	a.severer = newSeverer(func() int { return a.proxyState().PID }, a.changed, a.log)
 	a.severer.never = a.enroller.endpoints
-	spec.Answers = a.client == nil // there is an Envoy to ask
+	spec.Answers, spec.Tries = a.client == nil, a.client == nil // there is an Envoy to ask
 	a.attend = newAttendant(spec)
 	a.attend.sever, a.attend.names = a.severer.set, a.answerNames
 	a.attend.log, a.attend.metrics, a.attend.drain = a.log, a.metrics, a.config.DrainTime
 	if a.envoy != nil {
 		a.attend.inspect = a.envoy.admin.inspect
+		a.attend.trials = newTrials(a.envoy.path, a.run.file(folderTrials))
 		a.attend.tap, a.attend.self = tap.NewServer(a.envoy.admin.tapShare), a.tapSelf
 		a.attend.top = a.exporter.Follow
 	}

@@ -46,7 +46,12 @@ func (a *attendant) answer(ctx context.Context, client enrolpb.EnrolmentClient, 
 	stream, err := client.Answer(ctx)
 	if err == nil {
 		parts := &answerParts{id: ask.GetId(), send: stream.Send}
-		if err = a.inspect(ctx, ask.GetWhat(), parts); err == nil {
+		if ask.GetWhat() == "try" && a.trials != nil {
+			err = a.trials.try(ctx, ask.GetDetail(), parts)
+		} else {
+			err = a.inspect(ctx, ask.GetWhat(), parts)
+		}
+		if err == nil {
 			err = parts.flush()
 		}
 		if err != nil && !errors.Is(err, io.EOF) {

@@ -44,7 +44,8 @@ type attendant struct {
 	sever   func([]*enrolpb.Address)
 	names   func([]*enrolpb.Name)
 	inspect func(ctx context.Context, what string, w io.Writer) error
-	tap     *tap.Server // nil where there is no Envoy
+	trials  *trials     // nil where there is no Envoy
+	tap     *tap.Server // likewise
 	self    func() tap.Self
 	top     func(context.Context, mesh.Top, func(mesh.Flows) error) error
 

@@ -26,6 +26,7 @@ const (
 	filePeers     = "peers.sock"
 	fileBootstrap = "envoy.json"
 	fileXDS       = "xds.sock"
+	folderTrials  = "trials"
 )
 
 // runDir is the folder of one running agent: sockets and the bootstrap, nothing that must survive.
@@ -102,6 +103,9 @@ func (d *runDir) clean() error {
 		if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
+	}
+	if err := os.RemoveAll(d.file(folderTrials)); err != nil { // of an agent that was killed while one ran
+		errs = append(errs, err)
 	}
 	// Left in place when somebody else keeps files there.
 	if err := os.Remove(d.path); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, fs.ErrPermission) {

@@ -26,7 +26,7 @@ func (z *zone) handler(ctx context.Context) (http.Handler, error) {
 	rest, err := api.New(api.Config{
 		Store: z.store, Mode: api.ModeZone, ZoneName: z.Zone, Tokens: tokens,
 		Log: z.part("api"), Registerer: z.metrics, Version: version.Version, Routes: z.routes, Stopping: z.stopping,
-		Uplink: z.uplink, LeafTTL: z.cfg.LeafTTL, Check: check.Resource,
+		Uplink: z.uplink, LeafTTL: z.cfg.LeafTTL, Check: check.Resource, Admit: z.publisher.Admit,
 		Inspect: func(ctx context.Context, _ string, proxy mesh.ProxyID, what string) ([]byte, error) {
 			return z.desk.Ask(ctx, proxy, what)
 		},

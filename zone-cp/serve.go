@@ -263,7 +263,7 @@ func (z *zone) openFederation(ctx context.Context) error {
 			z.fed.Offer(list)
 			z.peers.Offer(list)
 		},
-		Sever: z.table.Sever,
+		Sever: z.table.Sever, Try: z.desk.Try,
 	})
 	if err != nil {
 		return err

@@ -385,6 +385,7 @@ type AgentReport struct {
 	//	*AgentReport_PeerWord
 	Report        isAgentReport_Report `protobuf_oneof:"report"`
 	Answers       bool                 `protobuf:"varint,9,opt,name=answers,proto3" json:"answers,omitempty"` // in the first frame: this agent answers Ask
+	Tries         bool                 `protobuf:"varint,10,opt,name=tries,proto3" json:"tries,omitempty"`    // in the first frame: it answers "try"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +493,13 @@ func (x *AgentReport) GetPeerWord() *PeerWord {
 func (x *AgentReport) GetAnswers() bool {
 	if x != nil {
 		return x.Answers
+	}
+	return false
+}
+
+func (x *AgentReport) GetTries() bool {
+	if x != nil {
+		return x.Tries
 	}
 	return false
 }
@@ -1388,9 +1396,10 @@ func (x *Name) GetNumber() uint32 {
 type Ask struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	What  string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // "config", "stats", "clusters"; "tap", "top", whose answers go on until either side ends them
+	What  string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"` // "config", "stats", "clusters", "try"; "tap", "top", whose answers go on until either side ends them
 	// JSON: of "tap" mesh.Tap, answered with a mesh.TapEvent in each part; of "top" mesh.Top, answered with mesh.Flows. A first part that
-	// is empty says that the answer begins.
+	// is empty says that the answer begins. Of "try" a bootstrap, compressed by gzip, which an Envoy reads and does not run; answered with
+	// mesh.Trial.
 	Detail        []byte `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2294,7 +2303,7 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\rRenewResponse\x12+\n" +
 	"\x11certificate_chain\x18\x01 \x03(\fR\x10certificateChain\x12\x1d\n" +
 	"\n" +
-	"zone_roots\x18\x02 \x03(\fR\tzoneRoots\"\xa1\x03\n" +
+	"zone_roots\x18\x02 \x03(\fR\tzoneRoots\"\xb7\x03\n" +
 	"\vAgentReport\x12;\n" +
 	"\bworkload\x18\x01 \x01(\v2\x1d.comity.enrol.v1.WorkloadSpecH\x00R\bworkload\x128\n" +
 	"\aingress\x18\x02 \x01(\v2\x1c.comity.enrol.v1.IngressSpecH\x00R\aingress\x121\n" +
@@ -2304,7 +2313,9 @@ const file_dataplane_enrolpb_enrol_proto_rawDesc = "" +
 	"\n" +
 	"peer_links\x18\x05 \x01(\v2\x1a.comity.enrol.v1.PeerLinksH\x00R\tpeerLinks\x128\n" +
 	"\tpeer_word\x18\x06 \x01(\v2\x19.comity.enrol.v1.PeerWordH\x00R\bpeerWord\x12\x18\n" +
-	"\aanswers\x18\t \x01(\bR\aanswersB\b\n" +
+	"\aanswers\x18\t \x01(\bR\aanswers\x12\x14\n" +
+	"\x05tries\x18\n" +
+	" \x01(\bR\x05triesB\b\n" +
 	"\x06report\"V\n" +
 	"\n" +
 	"LoadReport\x12\x1b\n" +

@@ -106,7 +106,7 @@ var rooms = []room{
 	{"internal/retry", nil, anyLib, "a leaf"},
 	{"internal/nearest", nil, []string{"github.com/agext/levenshtein"}, "a leaf: edits are counted by one library, and what is near means the same everywhere"},
 	{"internal/lifecycle", nil, []string{"golang.org/x/sync/errgroup"}, "a leaf: one library"},
-	{"internal/envoybin", []string{"internal/fault"}, nil, "a leaf"},
+	{"internal/envoybin", []string{"internal/fault"}, []string{"golang.org/x/sys/unix"}, "a leaf"},
 	{"internal/freeport", nil, nil, "a leaf"},
 	{"internal/freeport/freeporttest", []string{"internal/freeport"}, nil, "used by tests only"},
 	{"internal/pgbin", []string{"internal/fault"}, nil, "a leaf: it runs Postgres, and does not speak with it"},

@@ -1,4 +1,5 @@
-// Package envoybin finds the Envoy program on this machine, for the dataplane, the demo and tests.
+// Package envoybin finds the Envoy program on this machine, for the dataplane, the demo and tests, and has it read a
+// configuration that it does not run.
 package envoybin
 
 import (

@@ -48,6 +48,7 @@ func TestValidate(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				takes(t, bin, p.ID.String(), resources)
 				boot := filepath.Join(t.TempDir(), "bootstrap.json")
 				raw, err := json.Marshal(inlined(t, resources))
 				if err != nil {
@@ -62,6 +63,24 @@ func TestValidate(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// takes has the Envoy try the resources as a zone has patched ones tried: what Comity makes must not be refused there.
+func takes(t *testing.T, bin, proxy string, resources []envoy.Resource) {
+	t.Helper()
+	clusters := map[string]envoy.Resource{}
+	for _, r := range resources {
+		if r.Type == envoy.TypeCluster {
+			clusters[r.Name] = r
+		}
+	}
+	bootstrap, err := envoy.Trial(resources, clusters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if refusal, err := envoybin.Validate(t.Context(), bin, t.TempDir(), bootstrap); err != nil || refusal != "" {
+		t.Errorf("%s: tried: %s, %v", proxy, refusal, err)
 	}
 }
 

@@ -49,6 +49,7 @@ type Agent struct {
 	Attending    bool // its stream is open
 	Healthy      bool // as published
 	Draining     bool // it is to get no new requests
+	Tries        bool // it has its Envoy read what another is to run
 	Reason       string
 	EnvoyVersion string
 	Identity     string // SPIFFE ID

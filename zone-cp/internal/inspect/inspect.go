@@ -112,6 +112,11 @@ func (d *Desk) end(id uint64) {
 	delete(d.open, id)
 }
 
+// saidError is what an agent says instead of an answer.
+type saidError string
+
+func (e saidError) Error() string { return string(e) }
+
 // ErrUnasked is the error of an answer for which nobody waits.
 var ErrUnasked = errors.New("nobody waits for this answer")
 
@@ -146,7 +151,7 @@ func (d *Desk) Answer(from mesh.ProxyID, stream Parts) error {
 func (q *question) read(part *enrolpb.AnswerPart, stream Parts) error {
 	for {
 		if part.GetError() != "" {
-			q.end(errors.New(part.GetError()))
+			q.end(saidError(part.GetError()))
 			return nil
 		}
 		if err := q.take(part.GetData()); err != nil {

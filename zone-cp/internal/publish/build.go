@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ import (
 func (p *Publisher) build(ctx context.Context, b batch) error {
 	began := time.Now()
 	changed := p.takeIn(b)
+	for k := range changed {
+		p.trials.changed[k] = struct{}{}
+	}
 	heeded := errors.Join(p.cfg.Book.Heed(ctx, p.zones()), p.cfg.Book.HeedLives(ctx, p.zoneUIDs()))
 	in, zones, others := p.input(ctx, began)
 	in.Decode = p.specs.decode
@@ -47,11 +51,11 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	p.invalid = nil
 	blamed := map[mesh.ProxyID]blame{}
 	p.stale = false
-	if p.last != nil && len(changed) == 0 && len(p.isolations) == 0 && sameShape(*p.last, in) {
+	if p.last != nil && len(changed) == 0 && len(p.isolations) == 0 && len(p.trials.waiting) == 0 && sameShape(*p.last, in) {
 		err = p.publishEndpoints(t, failing.Plans, blamed)
 		p.metrics.builds.WithLabelValues("endpoints").Inc()
 	} else {
-		err = p.publishAll(t, p.translators(t, in, failing.Plans, began), blamed)
+		err = p.publishAll(ctx, t, p.translators(t, in, failing.Plans, began), blamed)
 		p.metrics.builds.WithLabelValues("all").Inc()
 	}
 	if p.cfg.Told != nil {
@@ -75,6 +79,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 		}
 	}
 	p.settleIsolations()
+	p.settleTrials()
 	p.noteIssues(issues, others)
 	p.tracker.noteListeners(t.Listeners())
 	p.tracker.notePlaintext(p.plaintextOf(t))
@@ -126,10 +131,14 @@ type edit struct {
 }
 
 // publishAll translates and builds every view, and publishes those that differ.
-func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.ViewKey) *translate.Translator, blamed map[mesh.ProxyID]blame) error {
+func (p *Publisher) publishAll(ctx context.Context, t *topology.Topology, translator func(snapshot.ViewKey) *translate.Translator, blamed map[mesh.ProxyID]blame) error {
 	proxies := t.Proxies()
 	next := make(map[snapshot.ViewKey]*view, len(p.views))
 	p.shelves, p.kept = map[*ir.Proxy]*shelf{}, nil
+	patches := patchesOf(t)
+	members := byView(t, patches)
+	wanted := map[snapshot.ViewKey]*view{} // where it is not what is published
+	clear(p.trials.unseen)
 	var failed error
 	for _, x := range proxies {
 		key := snapshot.ViewKey(x.ViewKey)
@@ -144,16 +153,23 @@ func (p *Publisher) publishAll(t *topology.Topology, translator func(snapshot.Vi
 			}
 			continue
 		}
+		if !p.mayGoOut(ctx, key, v, patches, members[key]) {
+			wanted[key] = v
+			next[key], err = p.meanwhile(key, v, patches)
+			failed = errors.Join(failed, err)
+			continue
+		}
 		next[key] = v
 		if old := p.views[key]; old != nil && !old.failed && v.same(old) {
 			p.server.Advance(key, p.cursor.Revision)
+			v.revision = p.cursor.Revision
 			continue
 		}
-		failed = errors.Join(failed, p.publish(key, v))
+		failed = errors.Join(failed, p.publish(key, v, p.cursor.Revision))
 	}
 	p.cache.Turn()
 	p.shelves, p.kept = nil, nil
-	p.assign(proxies, next, blamed)
+	p.assign(proxies, next, wanted, blamed)
 	return failed
 }
 
@@ -175,7 +191,7 @@ func (p *Publisher) compose(x topology.Proxy, tr *translate.Translator) (*view, 
 		if err != nil {
 			return nil, err
 		}
-		if len(s.invalid) > 0 { // what takes its place may be another in each view
+		if len(s.invalid) > 0 || p.refusedIn(s) { // what takes its place may be another in each view
 			own, s = slices.Concat(own, s.list), newShelf(nil)
 		}
 		common = append(common, s)
@@ -198,7 +214,13 @@ func (p *Publisher) withoutInvalid(key snapshot.ViewKey, list []envoy.Resource, 
 		}
 	}
 	bad := map[resourceName]bool{}
-	for _, i := range p.cache.Validate(fresh) {
+	invalid := p.cache.Validate(fresh)
+	for _, r := range fresh {
+		if why := p.trials.refused[r.Version]; why != "" {
+			invalid = append(invalid, envoy.Invalid{Resource: r, Err: errors.New("not sent: " + why)})
+		}
+	}
+	for _, i := range invalid {
 		bad[nameOf(i.Resource)] = true
 		p.cfg.Log.Error("a resource is not valid; the last good one stays", "view", string(key), "resource", i.Resource.String(), "error", i.Err)
 		p.invalid = append(p.invalid, invalidResource{string(key), i})
@@ -228,8 +250,8 @@ type invalidResource struct {
 }
 
 // assign gives proxies their views, notes who is to blame for what changed for each, and forgets
-// what is no longer there.
-func (p *Publisher) assign(proxies []topology.Proxy, next map[snapshot.ViewKey]*view, blamed map[mesh.ProxyID]blame) {
+// what is no longer there. What changes for a proxy whose view waits is what is wanted of it.
+func (p *Publisher) assign(proxies []topology.Proxy, next, wanted map[snapshot.ViewKey]*view, blamed map[mesh.ProxyID]blame) {
 	type pair struct{ from, to snapshot.ViewKey }
 	diffs, d := map[pair]blame{}, newDiffer()
 	present := make(map[mesh.ProxyID]struct{}, len(proxies))
@@ -243,7 +265,7 @@ func (p *Publisher) assign(proxies []topology.Proxy, next map[snapshot.ViewKey]*
 		way := pair{from, to}
 		b, known := diffs[way]
 		if !known {
-			b = d.views(p.views[from], next[to])
+			b = d.views(p.views[from], cmp.Or(wanted[to], next[to]))
 			diffs[way] = b
 		}
 		if len(b) > 0 {
@@ -303,7 +325,7 @@ func (p *Publisher) publishEndpoints(t *topology.Topology, plans translate.Plans
 			b = blame{}.with(by)
 			if len(list) > 0 {
 				v.replace(list, moved)
-				failed = errors.Join(failed, p.publish(key, v))
+				failed = errors.Join(failed, p.publish(key, v, p.cursor.Revision))
 			}
 			built[key] = b
 		}
@@ -327,7 +349,7 @@ func (p *Publisher) republish(x topology.Proxy, tr *translate.Translator) (blame
 		return nil, fmt.Errorf("view %s of %s: %w", key, x.ID, err)
 	}
 	v := newView(nil, newShelf(p.withoutInvalid(key, list, before)))
-	if err := p.publish(key, v); err != nil {
+	if err := p.publish(key, v, p.cursor.Revision); err != nil {
 		return nil, err
 	}
 	p.views[key] = v
@@ -374,6 +396,9 @@ func (p *Publisher) noteIssues(issues []topology.Issue, others imports.Picture) 
 	}
 	for _, i := range issues {
 		add(i)
+	}
+	for k, why := range p.trials.unseen {
+		add(topology.Issue{Key: k, Message: why})
 	}
 	for zone, list := range others.Notes {
 		for _, n := range list {

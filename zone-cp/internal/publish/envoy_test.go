@@ -54,6 +54,8 @@ type running struct {
 	xds      string
 	spoil    func([]envoy.Resource) []envoy.Resource
 	ca       *ca.CA
+	try      func(context.Context, mesh.ProxyID, []byte) (string, error) // of Config; may be nil
+	p        *Publisher
 	stop     func()
 	whole    *testing.T // t is the subtest's
 }
@@ -130,14 +132,17 @@ func (r *running) run() {
 		Identity: mesh.TrustDomain("east.example").WorkloadID("shop", "web"),
 		Spec:     policy.Workload{ServiceAccount: "web", Address: "127.0.0.1", InboundPort: uint16(r.inbound), OutboundPort: uint16(r.outbound)},
 	}}}
+	if r.try != nil {
+		picture.Agents = map[mesh.ProxyID]discovery.Agent{r.id: {Attending: true, Tries: true, Healthy: true}}
+	}
 	p, err := New(Config{
 		Zone: "east", TrustDomain: "east.example", Store: r.store, Source: still{picture}, Book: book, Resolver: resolver, Keys: issuerKeys(r.t, r.store), Ledger: ledger, Peers: alone(r.t, r.store, book, ledger), TrustUntil: forever, Identity: r.ca,
-		Statuses: federation.NewStatusBook("00"), Offer: func([]identity.Statement) {}, Log: log, Metrics: prometheus.NewRegistry(),
+		Statuses: federation.NewStatusBook("00"), Offer: func([]identity.Statement) {}, Log: log, Metrics: prometheus.NewRegistry(), Try: r.try,
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	p.spoil = r.spoil
+	p.spoil, r.p = r.spoil, p
 	x, err := ads.NewServer(ads.Config{
 		Log: log, Metrics: prometheus.NewRegistry(), Observer: p.Observer(),
 		Authorize: func(_ context.Context, _ []*x509.Certificate, node string) (mesh.ProxyID, error) {

@@ -172,7 +172,7 @@ func (p *Publisher) block(view snapshot.ViewKey, iso *isolation) {
 // searched goes on where what was tried has been acknowledged.
 func (p *Publisher) searched(view snapshot.ViewKey) {
 	iso := p.isolations[view]
-	if iso == nil || iso.trying == nil || p.stale {
+	if iso == nil || iso.trying == nil || p.stale || p.trials.waiting[view] != nil {
 		return
 	}
 	now := p.views[view].get(iso.of)

@@ -199,8 +199,8 @@ func (m *members) ack(id mesh.ProxyID, view string, revision mesh.Revision, now 
 }
 
 // shape sets which resources shape a view; one may be named several times. Those that were edited are as they are since the
-// revision, as is what is new in the view.
-func (m *members) shape(view string, keys iter.Seq[mesh.Key], edited map[mesh.Key]struct{}, revision mesh.Revision, now time.Time) {
+// revision; what is new in the view is since the one as of which that was published.
+func (m *members) shape(view string, keys iter.Seq[mesh.Key], edited map[mesh.Key]struct{}, revision, published mesh.Revision, now time.Time) {
 	v := m.view(view)
 	v.turn++
 	left := len(v.need)
@@ -217,14 +217,19 @@ func (m *members) shape(view string, keys iter.Seq[mesh.Key], edited map[mesh.Ke
 		if had {
 			left--
 		}
-		if _, changed := edited[key]; had && !changed {
+		_, changed := edited[key]
+		if had && !changed {
 			v.need[k] = need{old.since, v.turn}
 			continue
 		}
-		v.need[k] = need{revision, v.turn}
+		since := revision
+		if !changed {
+			since = published
+		}
+		v.need[k] = need{since, v.turn}
 		delete(v.behind, k)
 		for _, x := range v.up {
-			if !x.fresh && x.acked < revision {
+			if !x.fresh && x.acked < since {
 				v.behind[k]++
 			}
 		}
@@ -338,7 +343,7 @@ func (p *Publisher) countMembers(changed map[mesh.Key]edit, blamed map[mesh.Prox
 		if !differs && m.knows(string(key)) {
 			continue
 		}
-		m.shape(string(key), v.sources, e, p.cursor.Revision, now)
+		m.shape(string(key), v.sources, e, p.cursor.Revision, v.revision, now)
 	}
 	for name := range m.views {
 		if p.views[snapshot.ViewKey(name)] == nil {

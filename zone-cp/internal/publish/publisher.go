@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -62,7 +63,10 @@ type Config struct {
 	// Offer hands new statements of the zone to the federation.
 	Offer func([]identity.Statement)
 	// Sever, when not nil, is told to what no proxy may be connected any more, in full at each change.
-	Sever   func([]netip.AddrPort)
+	Sever func([]netip.AddrPort)
+	// Try, when not nil, has a proxy's Envoy read a bootstrap that it does not run, and returns why it refuses it; empty if it does not.
+	// The error is why that proxy could not say.
+	Try     func(ctx context.Context, proxy mesh.ProxyID, bootstrap []byte) (refusal string, err error)
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
@@ -107,7 +111,9 @@ type Publisher struct {
 	isolations map[snapshot.ViewKey]*isolation
 	priors     map[mesh.Key]prior
 	heldWrites []store.RecordWrite // not yet in the store
-	stale      bool                // an isolation changed what is to be published
+	stale      bool                // an isolation or a verdict changed what is to be published
+	trials     trials
+	trying     sync.WaitGroup // questions to agents that are on their way
 	// spoil, in tests, breaks resources behind all validation.
 	spoil func([]envoy.Resource) []envoy.Resource
 
@@ -129,7 +135,7 @@ func New(cfg Config) (*Publisher, error) {
 		cache: envoy.NewCache(), sound: map[string]bool{},
 		views: map[snapshot.ViewKey]*view{}, assigned: map[mesh.ProxyID]snapshot.ViewKey{},
 		isolations: map[snapshot.ViewKey]*isolation{}, priors: map[mesh.Key]prior{},
-		ready: make(chan struct{}),
+		trials: newTrials(), ready: make(chan struct{}),
 	}, nil
 }
 
@@ -214,6 +220,7 @@ func (p *Publisher) Turned() {
 func (p *Publisher) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer p.trying.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	bundle, err := p.cfg.Identity.Bundle(ctx)
@@ -233,7 +240,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		return err
 	}
 	p.begin(time.Now())
-	if err := p.restoreHeld(ctx); err != nil {
+	if err := errors.Join(p.restoreHeld(ctx), p.restoreTried(ctx)); err != nil {
 		return err
 	}
 	wg.Go(func() { log.run(ctx) })

@@ -216,7 +216,7 @@ func TestMembersCount(t *testing.T) {
 						next[k] = old
 					}
 				}
-				m.shape(view, maps.Keys(set), edited, head, now)
+				m.shape(view, maps.Keys(set), edited, head, head, now)
 				need[view] = next
 			case 6:
 				used := false

@@ -55,7 +55,7 @@ func shape(tr *tracker, view string, revision mesh.Revision, keys ...mesh.Key) {
 	for _, k := range keys {
 		set[k] = struct{}{}
 	}
-	tr.members.shape(view, maps.Keys(set), set, revision, now)
+	tr.members.shape(view, maps.Keys(set), set, revision, revision, now)
 }
 
 func apply(tr *tracker, wanted, revision mesh.Revision, proxies ...mesh.ProxyID) {

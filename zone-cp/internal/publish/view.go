@@ -16,6 +16,8 @@ type view struct {
 	own    map[resourceName]envoy.Resource
 	common []*shelf // of the same things in the same places, in all views of a role
 	failed bool     // the xDS server did not take it
+	// revision of the zone's store as of which it was published; zero if it never was.
+	revision mesh.Revision
 }
 
 type resourceName struct{ typ, name string }
@@ -137,8 +139,8 @@ func (v *view) replace(list []envoy.Resource, moved map[*shelf]*shelf) {
 	v.common = common
 }
 
-// publish hands a view to the xDS server.
-func (p *Publisher) publish(key snapshot.ViewKey, v *view) error {
+// publish hands a view to the xDS server, as it is at a revision of the zone's store.
+func (p *Publisher) publish(key snapshot.ViewKey, v *view, revision mesh.Revision) error {
 	parts := make([]*snapshot.Part, 0, len(v.common)+1)
 	for _, s := range v.common {
 		if s.part == nil {
@@ -150,8 +152,10 @@ func (p *Publisher) publish(key snapshot.ViewKey, v *view) error {
 		}
 		parts = append(parts, s.part)
 	}
-	err := p.server.Publish(key, p.cursor.Revision, slices.Collect(maps.Values(v.own)), parts...)
-	v.failed = err != nil
+	err := p.server.Publish(key, revision, slices.Collect(maps.Values(v.own)), parts...)
+	if v.failed = err != nil; !v.failed {
+		v.revision = revision
+	}
 	return err
 }
 

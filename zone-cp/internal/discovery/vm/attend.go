@@ -131,6 +131,9 @@ func (t *Table) Attend(peer *Peer, stream Stream, check CheckWorkload, log *slog
 			log.DebugContext(ctx, "the stream ended; the lease runs on", "reason", err)
 			return nil
 		case r := <-reports:
+			if !accepted { // before it counts: whoever sees it there may ask
+				s.answers(r.GetAnswers(), r.GetTries())
+			}
 			var code string
 			var err error
 			stack.Apart(func() { code, err = s.take(peer, r, check) })
@@ -151,7 +154,6 @@ func (t *Table) Attend(peer *Peer, stream Stream, check CheckWorkload, log *slog
 			if peer.Names != nil {
 				names = peer.Names.Wake
 			}
-			s.answers(r.GetAnswers())
 			log.InfoContext(ctx, "proxy attends", "identity", peer.Identity)
 			if err := stream.Send(&enrolpb.ZoneNotice{Notice: &enrolpb.ZoneNotice_Accepted{
 				Accepted: &enrolpb.Accepted{LeaseMs: uint32(t.lease.Milliseconds()), TakesLoads: peer.Load != nil},
@@ -229,10 +231,13 @@ func (s *Session) take(peer *Peer, r *enrolpb.AgentReport, check CheckWorkload) 
 	return codeInvalid, errors.New("the report says nothing this zone understands")
 }
 
-// answers notes whether the agent answers questions.
-func (s *Session) answers(yes bool) {
+// answers notes whether the agent answers questions, and has its Envoy try what it is shown.
+func (s *Session) answers(yes, tries bool) {
 	_ = s.with(func(e *entry) bool { // fenced: then its successor says it
-		e.answers, e.asks = yes, nil
+		if e.tries != tries {
+			s.table.touchPicture()
+		}
+		e.answers, e.tries, e.asks = yes, tries, nil
 		return false
 	})
 }

@@ -82,6 +82,7 @@ type entry struct {
 	plaintext    []mesh.PlaintextPort
 	secrets      map[string]string // of its machine that are not as they should be, by name, with the reason
 	answers      bool              // its agent answers questions
+	tries        bool              // and has an Envoy read what it is shown
 	asks         []*enrolpb.Ask    // that it was not told yet
 	staleAt      time.Time         // unhealthy from then on, unless renewed
 	goneAt       time.Time
@@ -144,7 +145,7 @@ func (t *Table) draw() discovery.Picture {
 			}
 		}
 		p.Agents[id] = discovery.Agent{
-			Attending: e.session != 0, Healthy: e.Healthy, Draining: e.Draining, Reason: e.reason,
+			Attending: e.session != 0, Tries: e.session != 0 && e.tries, Healthy: e.Healthy, Draining: e.Draining, Reason: e.reason,
 			EnvoyVersion: e.envoyVersion, Identity: e.Identity, Unsevered: e.unsevered, Plaintext: e.plaintext,
 		}
 	}
