@@ -72,9 +72,15 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 
 	p.follow(changed, blamed, began)
 	for _, i := range p.invalid {
-		said := mesh.Rejection{Proxy: p.cfg.Zone, Resource: i.Resource.String(), Error: i.Err.Error()}
+		underWay := func(k mesh.Key) bool { _, now := changed[k]; return now }
+		said, tried := p.trials.refused[i.Resource.Version]
+		if tried {
+			underWay = func(k mesh.Key) bool { return p.trials.underWay(k, p.tracker.settled) }
+		} else {
+			said = mesh.Rejection{Proxy: p.cfg.Zone, Resource: i.Resource.String(), Error: i.Err.Error()}
+		}
 		name := resourceName{i.Resource.Type, i.Resource.Name}
-		if !p.isolate(snapshot.ViewKey(i.view), name, i.Resource.Sources, said, func(k mesh.Key) bool { _, now := changed[k]; return now }) {
+		if !p.isolate(snapshot.ViewKey(i.view), name, i.Resource.Sources, said, underWay) {
 			p.tracker.reject(i.Resource.Sources, i.view, said, began)
 		}
 	}
@@ -214,18 +220,16 @@ func (p *Publisher) withoutInvalid(key snapshot.ViewKey, list []envoy.Resource, 
 		}
 	}
 	bad := map[resourceName]bool{}
-	invalid := p.cache.Validate(fresh)
-	for _, r := range fresh {
-		if why := p.trials.refused[r.Version]; why != "" {
-			invalid = append(invalid, envoy.Invalid{Resource: r, Err: errors.New("not sent: " + why)})
-		}
-	}
-	for _, i := range invalid {
+	for _, i := range p.cache.Validate(fresh) {
 		bad[nameOf(i.Resource)] = true
 		p.cfg.Log.Error("a resource is not valid; the last good one stays", "view", string(key), "resource", i.Resource.String(), "error", i.Err)
 		p.invalid = append(p.invalid, invalidResource{string(key), i})
 	}
 	for _, r := range fresh {
+		if _, refused := p.trials.refused[r.Version]; refused && !bad[nameOf(r)] {
+			bad[nameOf(r)] = true
+			p.invalid = append(p.invalid, invalidResource{string(key), envoy.Invalid{Resource: r}})
+		}
 		if !bad[nameOf(r)] {
 			p.sound[r.Version] = true
 		}

@@ -22,8 +22,8 @@ import (
 type trials struct {
 	// tried are the versions of patched Envoy resources that may go out: taken by an Envoy, or with the reason why none could say.
 	tried map[string]string
-	// refused are those that may not, with what Envoy says.
-	refused map[string]string
+	// refused are those that may not, with who says why.
+	refused map[string]mesh.Rejection
 	asked   map[string]struct{} // those that are being asked about
 	silence map[string]int      // how often a question about them was not answered
 	waiting map[snapshot.ViewKey]*candidate
@@ -53,7 +53,7 @@ const (
 
 func newTrials() trials {
 	return trials{
-		tried: map[string]string{}, refused: map[string]string{}, asked: map[string]struct{}{}, silence: map[string]int{},
+		tried: map[string]string{}, refused: map[string]mesh.Rejection{}, asked: map[string]struct{}{}, silence: map[string]int{},
 		waiting: map[snapshot.ViewKey]*candidate{}, changed: keySet{}, unseen: map[mesh.Key]string{},
 	}
 }
@@ -116,7 +116,7 @@ func (p *Publisher) mayGoOut(ctx context.Context, key snapshot.ViewKey, v *view,
 	switch {
 	case len(who) > 0:
 		if len(fresh) > 0 {
-			p.try(ctx, key, fresh, v, who)
+			p.try(ctx, fresh, v, who)
 		}
 	case soon:
 	default:
@@ -192,8 +192,14 @@ type judgement struct {
 	err     error // nobody could say
 }
 
+// underWay reports whether a mesh resource may be what a trial refused: it changed since, or not all who run it have said that they do.
+func (t *trials) underWay(k mesh.Key, settled func(mesh.Key) bool) bool {
+	_, now := t.changed[k]
+	return now || !settled(k)
+}
+
 // try has resources of a view tried, and comes back with the verdict.
-func (p *Publisher) try(ctx context.Context, key snapshot.ViewKey, list []envoy.Resource, v *view, who []mesh.ProxyID) {
+func (p *Publisher) try(ctx context.Context, list []envoy.Resource, v *view, who []mesh.ProxyID) {
 	for _, r := range list {
 		p.trials.asked[r.Version] = struct{}{}
 	}
@@ -205,7 +211,7 @@ func (p *Publisher) try(ctx context.Context, key snapshot.ViewKey, list []envoy.
 		if x.err == nil && x.reason == "" {
 			p.keepTried(ctx, list)
 		}
-		p.inbox.put(func() { p.judged(key, x) })
+		p.inbox.put(func() { p.judged(x) })
 	})
 }
 
@@ -259,8 +265,8 @@ func (p *Publisher) judge(ctx context.Context, list []envoy.Resource, clusters m
 	return x
 }
 
-// judged takes a verdict.
-func (p *Publisher) judged(key snapshot.ViewKey, x judgement) {
+// judged takes a verdict. Whose fault a refusal is the next build finds, in every view that has the resource.
+func (p *Publisher) judged(x judgement) {
 	p.stale = true
 	for _, r := range x.of {
 		delete(p.trials.asked, r.Version)
@@ -269,7 +275,7 @@ func (p *Publisher) judged(key snapshot.ViewKey, x judgement) {
 	case errors.Is(x.err, inspect.ErrSilent) && p.silent(x.of) < mostSilence: // the next build asks who is there then
 		return
 	case x.err != nil:
-		p.cfg.Log.Warn("a patch goes out without having been tried", "view", string(key), "error", x.err)
+		p.cfg.Log.Warn("a patch goes out without having been tried", "proxy", x.by.String(), "resource", x.of[0].String(), "error", x.err)
 		for _, r := range x.of {
 			p.trials.tried[r.Version] = fmt.Sprintf("it was not tried beforehand, because %s could not say (%.200s): the first Envoy that gets it does", x.by, x.err)
 		}
@@ -280,18 +286,10 @@ func (p *Publisher) judged(key snapshot.ViewKey, x judgement) {
 		}
 		return
 	}
-	var sources []mesh.Key
 	for _, r := range x.refused {
-		p.trials.refused[r.Version] = x.reason
-		sources = append(sources, r.Sources...)
+		p.trials.refused[r.Version] = mesh.Rejection{Proxy: x.by.String(), Resource: r.String(), Error: "not sent: " + x.reason}
 	}
-	first := x.refused[0]
-	p.cfg.Log.Warn("an Envoy would refuse what is patched; it is not sent, and the last good one stays", "proxy", x.by.String(), "resource", first.String(), "error", x.reason)
-	said := mesh.Rejection{Proxy: x.by.String(), Resource: first.String(), Error: "not sent: " + x.reason}
-	p.isolate(key, nameOf(first), sources, said, func(k mesh.Key) bool {
-		_, now := p.trials.changed[k]
-		return now || !p.tracker.settled(k)
-	}) // if nothing is found, it is left out, and all its sources are told
+	p.cfg.Log.Warn("an Envoy would refuse what is patched; it is not sent, and the last good one stays", "proxy", x.by.String(), "resource", x.refused[0].String(), "error", x.reason)
 }
 
 // silent counts a question that was not answered.
@@ -306,7 +304,7 @@ func (p *Publisher) silent(list []envoy.Resource) int {
 
 // refusedIn reports whether something in a shelf was tried and refused.
 func (p *Publisher) refusedIn(s *shelf) bool {
-	return len(p.trials.refused) > 0 && slices.ContainsFunc(s.list, func(r envoy.Resource) bool { return p.trials.refused[r.Version] != "" })
+	return len(p.trials.refused) > 0 && slices.ContainsFunc(s.list, func(r envoy.Resource) bool { _, refused := p.trials.refused[r.Version]; return refused })
 }
 
 // settleTrials follows a build.
@@ -327,9 +325,8 @@ func (p *Publisher) settleTrials() {
 	for _, v := range p.views {
 		v.each(func(r envoy.Resource) { live[r.Version] = struct{}{} })
 	}
-	old := func(version, _ string) bool { _, ok := live[version]; return !ok }
-	maps.DeleteFunc(p.trials.tried, old)
-	maps.DeleteFunc(p.trials.refused, old)
+	maps.DeleteFunc(p.trials.tried, func(version, _ string) bool { _, ok := live[version]; return !ok })
+	clear(p.trials.refused) // what is held is not built, and what is still wanted is asked about again
 }
 
 // keepTried remembers over a restart what was taken: it is in force then, and must not wait for an agent to come back.
