@@ -24,6 +24,7 @@ type settings struct {
 	Advertise   []string       `json:"advertise" usage:"host:port list under which agents reach listen.proxies; default: its own address"`
 	Global      globalSettings `json:"global"`
 	API         apiSettings    `json:"api"`
+	Issuers     issuerSettings `json:"issuers"`
 	// AdminTokenFile gets the first admin's token.
 	AdminTokenFile string              `json:"adminTokenFile" usage:"file that gets the first admin's token (0600); default: admin.token in dataDir"`
 	SealingKeyFile string              `json:"sealingKeyFile" usage:"file with the key that seals the zone's private keys; default: kek in dataDir. Keep it apart from backups"`
@@ -47,6 +48,23 @@ type listenSettings struct {
 
 type globalSettings struct {
 	Endpoints []string `json:"endpoints" usage:"host:port list of global's federation service; default: as the join token says"`
+}
+
+type issuerSettings struct {
+	Allow []string `json:"allow" usage:"addresses (CIDR) at which keys of issuers of tokens are fetched though only the machine itself or its wire should reach them: loopback, link-local, clouds' metadata"`
+}
+
+// prefixes are what Allow says; Validate has read it.
+func (s issuerSettings) prefixes() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range s.Allow {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no range of addresses, as 10.1.0.0/16", text)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }
 
 type apiSettings struct {
@@ -94,6 +112,8 @@ func (s *settings) Validate() error {
 	if s.API.TLSCert == "" && !loopback(s.Listen.API) {
 		add("listen.api", errors.New("plain HTTP is for loopback only: set api.tlsCert and api.tlsKey"))
 	}
+	_, err := s.Issuers.prefixes()
+	add("issuers.allow", err)
 	if s.ForgetAfter < 0 || s.ForgetAfter > 7*24*time.Hour {
 		add("forgetAfter", fmt.Errorf("%s is not between 0s and 168h", s.ForgetAfter))
 	}

@@ -220,7 +220,11 @@ func (z *zone) openFederation(ctx context.Context) error {
 	if z.resolver, err = imports.NewResolver(ctx, net.DefaultResolver.LookupHost, z.store, z.part("resolver")); err != nil {
 		return err
 	}
-	if z.keys, err = keys.New(ctx, keys.Config{Records: z.store, Log: z.part("keys"), Metrics: z.metrics}); err != nil {
+	allow, err := z.cfg.Issuers.prefixes()
+	if err != nil {
+		return err
+	}
+	if z.keys, err = keys.New(ctx, keys.Config{Records: z.store, Allow: allow, Log: z.part("keys"), Metrics: z.metrics}); err != nil {
 		return err
 	}
 	if z.ledger, err = exports.OpenLedger(ctx, z.store, z.Zone, z.TrustDomain, z.Incarnation, z.ca.StatementSigner()); err != nil {

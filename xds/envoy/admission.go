@@ -1,7 +1,9 @@
 package envoy
 
 import (
+	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,6 +46,9 @@ const (
 
 	// maxExpression bounds one expression in characters; Envoy reads no longer ones than 100,000.
 	maxExpression = 60_000
+	// maxAdmission bounds all expressions of an admission, in bytes: Envoy keeps them compiled, and evaluates them for every connection.
+	// 5,000 callers who are decided about and noted take 2 MiB.
+	maxAdmission = 4 << 20
 	// maxDecisionCounters bounds what the policies that came and went leave behind.
 	maxDecisionCounters = 4096
 )
@@ -66,17 +71,22 @@ func admissionMessage(b *messages, a ir.Admission) (proto.Message, error) {
 		s.ask(destinationState, `filter_state["`+decisionState+`"] == b"`+allowed+`"`, to)
 		s.values[len(s.values)-1].FactoryKey = destinationState
 	}
+	if s.bytes > maxAdmission {
+		b.invalid = append(b.invalid, fmt.Errorf("the policies about %s name callers in %d bytes; at most %d are possible: name namespaces, or fewer", a.Name, s.bytes, maxAdmission))
+	}
 	return b.extension(a.Name, &setstatev3.Config{OnDownstreamTlsHandshake: s.values}), b.err
 }
 
 // states are said of a connection in their order.
 type states struct {
 	values []*filterstatev3.FilterStateValue
+	bytes  int // of what they are made from
 	// relayed ones go with the connection to the listener to which it is led inside of the Envoy.
 	relayed bool
 }
 
 func (s *states) text(key, format string) {
+	s.bytes += len(key) + len(format)
 	shared := filterstatev3.FilterStateValue_NONE
 	if s.relayed {
 		shared = filterstatev3.FilterStateValue_ONCE
@@ -142,7 +152,7 @@ func (s *states) decide(callers []ir.Caller, policyKey, decisionKey string) {
 
 // note says which audits a connection is about.
 func (s *states) note(audits []ir.Audit) {
-	all := ""
+	var all []string
 	for _, a := range audits {
 		var of []ir.Pattern
 		for _, c := range a.Callers {
@@ -150,11 +160,12 @@ func (s *states) note(audits []ir.Audit) {
 		}
 		for _, some := range portions(of) { // no caller is of two of them
 			s.ask(auditState, isOf(some), a.Policy) // the first of the audits comes last
-			all = chosen(isOf(some), a.Policy+",") + all
+			all = append(all, chosen(isOf(some), a.Policy+","))
 		}
 	}
-	if all != "" {
-		s.text(auditsState, all)
+	if len(all) > 0 {
+		slices.Reverse(all)
+		s.text(auditsState, strings.Join(all, ""))
 	}
 }
 

@@ -47,3 +47,28 @@ func TestManyCallers(t *testing.T) {
 		}
 	}
 }
+
+// TestTooManyCallers: what a port has to say of callers is bounded in bytes, whatever they are called; what is more is not sent.
+func TestTooManyCallers(t *testing.T) {
+	admission := func(n int) ir.Proxy {
+		var callers []ir.Caller
+		for i := range n {
+			callers = append(callers, ir.Caller{
+				Identity:  ir.Pattern(fmt.Sprintf("spiffe://one.example/ns/shop/sa/%s-%d", strings.Repeat("x", 1500), i)),
+				Decisions: []ir.Decision{{Policy: "global/shop/many", Allow: true}},
+			})
+		}
+		return ir.Proxy{Admissions: []ir.Admission{{Name: "a", To: &ir.HostPort{Address: "::1", Port: 7070}, Audits: []ir.Audit{{Policy: "global/shop/watch", Callers: callers}}}}}
+	}
+	for n, most := range map[int]int{1_000: 0, 2_000: 1} {
+		c := NewCache()
+		list, err := c.Build(admission(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := c.Validate(list)
+		if len(bad) != most || most > 0 && !strings.Contains(bad[0].Err.Error(), "at most 4194304") {
+			t.Errorf("%d callers: %v", n, bad)
+		}
+	}
+}

@@ -12,7 +12,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,15 +34,20 @@ const (
 	fetchLimit = 5 * time.Second
 	// maxAnswer bounds what is read of an issuer; the certificates that many send along are most of it.
 	maxAnswer = 256 << 10
-	// maxSources bounds what policies can have this zone ask for. The keys of further ones are fetched by the proxies themselves.
+	// maxSources bounds what policies can have this zone ask for, shared among their namespaces. The keys of further ones are fetched by
+	// the proxies themselves.
 	maxSources = 256
 	// keepEvery is how often keys are written that have not changed, for their age.
 	keepEvery = time.Hour
+	// forgetAfter is how long keys are kept that no policy names any more: one that is put back soon finds them.
+	forgetAfter = 24 * time.Hour
 )
 
 // Config is what a Fetcher is made of.
 type Config struct {
 	Records store.Records
+	// Allow are addresses of issuers that are asked though they are not for everybody (loopback, link-local).
+	Allow   []netip.Prefix
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
@@ -53,7 +61,7 @@ type Fetcher struct {
 	fetches, age *prometheus.Desc
 
 	mu      sync.Mutex
-	wanted  map[string]policy.JWKS
+	wanted  map[string]policy.JWKS // nil until somebody said
 	sources map[string]*source
 }
 
@@ -80,7 +88,7 @@ const (
 // New reads what was fetched before the restart.
 func New(ctx context.Context, cfg Config) (*Fetcher, error) {
 	f := &Fetcher{
-		cfg: cfg, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), wanted: map[string]policy.JWKS{}, sources: map[string]*source{},
+		cfg: cfg, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), sources: map[string]*source{},
 		fetches: prometheus.NewDesc("comity_jwks_fetches_total", "Fetches of the keys of issuers of tokens that policies name by URL.", []string{"url", "result"}, nil),
 		age:     prometheus.NewDesc("comity_jwks_age_seconds", "Since the keys of an issuer were last fetched; none while they never were.", []string{"url"}, nil),
 	}
@@ -126,18 +134,13 @@ func (f *Fetcher) Collect(out chan<- prometheus.Metric) {
 // Changed signals (coalesced, capacity 1) when keys, or what is wrong with them, became others.
 func (f *Fetcher) Changed() <-chan struct{} { return f.changed }
 
-// Want replaces what is kept fresh, and returns what there is of it, by policy.JWKS.Source.
-func (f *Fetcher) Want(list []policy.JWKS) map[string]topology.Keys {
+// Want replaces what is kept fresh: what the policies of each namespace name. It returns what there is of it, by policy.JWKS.Source.
+func (f *Fetcher) Want(named map[string][]policy.JWKS) map[string]topology.Keys {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	wanted := map[string]policy.JWKS{}
+	wanted := fair(named)
 	out := map[string]topology.Keys{}
-	for _, k := range list {
-		at := k.Source()
-		if was, twice := wanted[at]; twice && was.Every() <= k.Every() || !twice && len(wanted) == maxSources {
-			continue
-		}
-		wanted[at] = k
+	for at := range wanted {
 		if s := f.sources[at]; s != nil {
 			out[at] = topology.Keys{JWKS: s.good.JWKS, Problem: s.told()}
 		}
@@ -146,6 +149,37 @@ func (f *Fetcher) Want(list []policy.JWKS) map[string]topology.Keys {
 		signal(f.wake)
 	}
 	f.wanted = wanted
+	return out
+}
+
+// fair takes a source of each namespace in turn, until there are enough: one that names many takes nothing from those that name few. The
+// same input gives the same sources. One that is named with several refreshes is refreshed as the most impatient wants.
+func fair(named map[string][]policy.JWKS) map[string]policy.JWKS {
+	soonest := map[string]policy.JWKS{}
+	lists := make(map[string][]string, len(named))
+	for namespace, list := range named {
+		for _, k := range list {
+			at := k.Source()
+			if was, twice := soonest[at]; !twice || k.Every() < was.Every() {
+				soonest[at] = k
+			}
+			lists[namespace] = append(lists[namespace], at)
+		}
+		slices.Sort(lists[namespace])
+	}
+	namespaces := slices.Sorted(maps.Keys(lists))
+	out := map[string]policy.JWKS{}
+	for turn, more := 0, true; more; turn++ {
+		more = false
+		for _, n := range namespaces {
+			if turn >= len(lists[n]) {
+				continue
+			}
+			if more = true; len(out) < maxSources {
+				out[lists[n][turn]] = soonest[lists[n][turn]]
+			}
+		}
+	}
 	return out
 }
 
@@ -188,6 +222,8 @@ func (f *Fetcher) Run(ctx context.Context) error {
 		stop context.CancelFunc
 	}
 	all := map[string]running{}
+	tidy := time.NewTicker(keepEvery)
+	defer tidy.Stop()
 	for {
 		f.mu.Lock()
 		wanted := f.wanted
@@ -210,13 +246,34 @@ func (f *Fetcher) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-f.wake:
+		case now := <-tidy.C:
+			f.forget(ctx, now)
 		}
+	}
+}
+
+// forget drops what no policy names and was not renewed for a day. In use it is written every hour.
+func (f *Fetcher) forget(ctx context.Context, now time.Time) {
+	f.mu.Lock()
+	var old []store.RecordWrite
+	for at, s := range f.sources {
+		if _, wanted := f.wanted[at]; !wanted && f.wanted != nil && now.Sub(s.written) > forgetAfter {
+			delete(f.sources, at)
+			old = append(old, store.RecordWrite{Key: at, Delete: true})
+		}
+	}
+	f.mu.Unlock()
+	if len(old) == 0 {
+		return
+	}
+	if _, err := f.cfg.Records.PutRecords(ctx, Bucket, old...); err != nil {
+		f.cfg.Log.WarnContext(ctx, "keys that nobody needs any more stay in the store", "error", err)
 	}
 }
 
 // keep fetches again and again, sooner while it fails.
 func (f *Fetcher) keep(ctx context.Context, at string, k policy.JWKS) {
-	client, err := clientFor(k)
+	client, err := clientFor(k, f.cfg.Allow)
 	if err != nil {
 		f.took(ctx, at, k, "", err)
 		return
@@ -291,7 +348,7 @@ func (f *Fetcher) took(ctx context.Context, at string, k policy.JWKS, set string
 }
 
 // clientFor believes whom the policy says at the URL, and goes nowhere else: who can redirect could sign.
-func clientFor(k policy.JWKS) (*http.Client, error) {
+func clientFor(k policy.JWKS, allow []netip.Prefix) (*http.Client, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if k.CA != nil {
 		conf.RootCAs = x509.NewCertPool()
@@ -299,9 +356,13 @@ func clientFor(k policy.JWKS) (*http.Client, error) {
 			return nil, errors.New("its authorities can't be read")
 		}
 	}
+	transport := &http.Transport{TLSClientConfig: conf, MaxIdleConns: 1, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 64 << 10, Proxy: http.ProxyFromEnvironment}
+	if !proxied(k.URL) {
+		transport.DialContext = dialer(allow)
+	}
 	return &http.Client{
 		Timeout:       fetchLimit,
-		Transport:     &http.Transport{TLSClientConfig: conf, MaxIdleConns: 1, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 64 << 10, Proxy: http.ProxyFromEnvironment},
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }

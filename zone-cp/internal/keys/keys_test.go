@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -74,7 +75,7 @@ func set(keys ...string) string { return `{"keys":[` + strings.Join(keys, ",") +
 
 func open(t *testing.T, records store.Records) *Fetcher {
 	t.Helper()
-	f, err := New(t.Context(), Config{Records: records, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	f, err := New(t.Context(), Config{Records: records, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func until(t *testing.T, f *Fetcher, of policy.JWKS, what string, ok func(topolo
 	t.Helper()
 	limit := time.After(20 * time.Second)
 	for {
-		k := f.Want([]policy.JWKS{of})[of.Source()]
+		k := f.Want(map[string][]policy.JWKS{"shop": {of}})[of.Source()]
 		if ok(k) {
 			return k
 		}
@@ -138,12 +139,12 @@ func TestLastGoodKeys(t *testing.T) {
 			t.Errorf("%s: %+v", what, k)
 		}
 	}
-	held := f.Want([]policy.JWKS{i.JWKS})[i.Source()]
-	again := open(t, records).Want([]policy.JWKS{i.JWKS})[i.Source()]
+	held := f.Want(map[string][]policy.JWKS{"shop": {i.JWKS}})[i.Source()]
+	again := open(t, records).Want(map[string][]policy.JWKS{"shop": {i.JWKS}})[i.Source()]
 	if again.JWKS != held.JWKS {
 		t.Errorf("after a restart: %+v", again)
 	}
-	if other := f.Want([]policy.JWKS{{URL: i.URL}}); len(other) != 0 {
+	if other := f.Want(map[string][]policy.JWKS{"shop": {{URL: i.URL}}}); len(other) != 0 {
 		t.Errorf("keys of who was believed by another authority: %+v", other)
 	}
 }

@@ -96,12 +96,14 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	return errors.Join(err, heeded, p.state(ctx, t, zones))
 }
 
-// issuers are the keys that policies have fetched.
-func (p *Publisher) issuers() []policy.JWKS {
-	var out []policy.JWKS
+// issuers are the keys that policies have fetched, by namespace.
+func (p *Publisher) issuers() map[string][]policy.JWKS {
+	out := map[string][]policy.JWKS{}
 	for _, r := range p.resources[mesh.KindAuthenticationPolicy] {
 		if spec, err := p.specs.decode(r); err == nil {
-			out = append(out, spec.(*policy.AuthenticationPolicy).Fetched()...)
+			if list := spec.(*policy.AuthenticationPolicy).Fetched(); len(list) > 0 {
+				out[r.Namespace] = append(out[r.Namespace], list...)
+			}
 		}
 	}
 	return out
