@@ -22,7 +22,7 @@ type TelemetryPolicy struct {
 	AccessLogs []AccessLogTo `json:"accessLogs,omitempty"`
 	// Tracing tells a collector of requests.
 	Tracing *Tracing `json:"tracing,omitempty"`
-	// Metrics of those who serve.
+	// Metrics of those who serve, and of who asks them.
 	Metrics *Metrics `json:"metrics,omitempty"`
 }
 
@@ -82,11 +82,34 @@ type Tracing struct {
 	Tags []SpanTag `json:"tags,omitempty"`
 }
 
-// Metrics says what servers tell apart.
+// Metrics says what is told apart of requests.
 type Metrics struct {
 	// Callers has requests counted for each caller's identity, instead of for each zone that they come from. Default false: it costs
 	// each request up to 1.5 us, and clients tell the same of themselves for nothing.
 	Callers bool `json:"callers,omitempty"`
+	// Methods has servers count requests for each method, too; of the methods that are not HTTP's own all are one. Default false: it
+	// costs each request up to 1.5 us.
+	Methods bool `json:"methods,omitempty"`
+	// Rules is what who asks tells of the named rules of the routes of what is asked. Default Counts.
+	Rules RuleMetrics `json:"rules,omitempty"`
+}
+
+// RuleMetrics is how much is told of a rule with a name.
+type RuleMetrics string
+
+// None tells nothing, Counts answers by class and retries (six series), Durations how long they took as well (a histogram).
+const (
+	RuleMetricsNone      RuleMetrics = "None"
+	RuleMetricsCounts    RuleMetrics = "Counts"
+	RuleMetricsDurations RuleMetrics = "Durations"
+)
+
+// OfRules is Rules or its default, of no policy too.
+func (m *Metrics) OfRules() RuleMetrics {
+	if m == nil || m.Rules == "" {
+		return RuleMetricsCounts
+	}
+	return m.Rules
 }
 
 // OTLPProtocol is how spans are sent.
@@ -193,6 +216,9 @@ func validateTelemetryPolicy(r *report, res mesh.Resource, t *TelemetryPolicy) {
 	}
 	if t.Tracing != nil {
 		validateTracing(r, *t.Tracing)
+	}
+	if t.Metrics != nil {
+		r.oneOf("/spec/metrics/rules", string(t.Metrics.Rules), "", string(RuleMetricsNone), string(RuleMetricsCounts), string(RuleMetricsDurations))
 	}
 }
 

@@ -1,5 +1,7 @@
 package metrics
 
+import "github.com/comity-mesh/comity/internal/signals"
+
 // Bootstrap is Envoy's stats_config: which counters it makes, and which parts of their names are labels. The reader of this package
 // reads what an Envoy with it says.
 func Bootstrap() map[string]any {
@@ -68,6 +70,7 @@ func golden() []string {
 		`cluster\.external/.+\.upstream_rq_time`,
 		// The same of rules with a name.
 		`vhost\..+\.route\..+\.upstream_rq_([1-5]xx|retry)`,
+		`vhost\..+\.route\.` + signals.TimedRules + `.+\.upstream_rq_time`,
 		`cluster\.` + cluster + `\.upstream_cx_(total|active|connect_fail|connect_timeout|overflow|rx_bytes_total|tx_bytes_total|http2_total)`,
 		`cluster\.` + cluster + `\.(membership_(healthy|total)|lb_healthy_panic|outlier_detection\.ejections_(active|enforced_total)|upstream_cx_none_healthy)`,
 		// Failed handshakes, by reason, on both sides.

@@ -55,9 +55,12 @@ type collected struct {
 	series map[series]*dto.Metric
 }
 
+// words are the values of the labels beside those of the pair, "" where there is none.
+type words [2]string
+
 type series struct {
 	pair
-	more string
+	words
 }
 
 // Read makes the metrics of pairs. again gives a second look at the counters of answers alone, if the first leaves a doubt.
@@ -70,6 +73,7 @@ func (t *Traffic) Read(self Self, of families, again func() families) []*dto.Met
 	}
 	r.asked(again)
 	r.served()
+	r.methods()
 	r.connections()
 	r.bytes()
 	maps.DeleteFunc(t.apart, func(p pair, _ bool) bool { return !r.seen[p] })
@@ -233,27 +237,28 @@ func (r *reading) own(p pair) pair {
 }
 
 // metric is a series, new or not.
-func (r *reading) metric(name string, p pair, more, label string) *dto.Metric {
+func (r *reading) metric(name string, p pair, beside words, labels ...string) *dto.Metric {
 	c := r.out[name]
 	if c == nil {
-		c = &collected{labels: signals.Pair(), series: map[series]*dto.Metric{}}
-		if label != "" {
-			c.labels = append(c.labels, label)
-		}
+		c = &collected{labels: append(signals.Pair(), labels...), series: map[series]*dto.Metric{}}
 		r.out[name] = c
 	}
 	p = r.own(p)
-	m := c.series[series{p, more}]
+	m := c.series[series{p, beside}]
 	if m == nil {
-		m = &dto.Metric{Label: labelPairs(c.labels, append(p.values(), more))}
-		c.series[series{p, more}] = m
+		m = &dto.Metric{Label: labelPairs(c.labels, append(p.values(), beside[:]...))}
+		c.series[series{p, beside}] = m
 	}
 	return m
 }
 
 // add counts; several of Envoy's counters may be one of ours. label names what is told beside the pair, with the value more.
 func (r *reading) add(name string, p pair, more string, n float64, label string) {
-	m := r.metric(name, p, more, label)
+	var labels []string
+	if label != "" {
+		labels = []string{label}
+	}
+	m := r.metric(name, p, words{more}, labels...)
 	if name == signals.TCPOpen {
 		m.Gauge = &dto.Gauge{Value: proto.Float64(m.GetGauge().GetValue() + n)}
 		return
@@ -263,14 +268,21 @@ func (r *reading) add(name string, p pair, more string, n float64, label string)
 
 // observe adds a histogram of milliseconds.
 func (r *reading) observe(p pair, h *dto.Histogram) {
-	m := r.metric(signals.RequestDuration, p, "", "")
+	m := r.metric(signals.RequestDuration, p, words{})
 	if m.Histogram == nil {
-		m.Histogram = &dto.Histogram{SampleCount: proto.Uint64(0), SampleSum: proto.Float64(0)}
+		m.Histogram = &dto.Histogram{}
+	}
+	addMillis(m.Histogram, h)
+}
+
+// addMillis adds a histogram of milliseconds to one of seconds, which may be empty.
+func addMillis(to, h *dto.Histogram) {
+	if to.SampleCount == nil {
+		to.SampleCount, to.SampleSum = proto.Uint64(0), proto.Float64(0)
 		for _, b := range h.GetBucket() {
-			m.Histogram.Bucket = append(m.Histogram.Bucket, &dto.Bucket{UpperBound: proto.Float64(b.GetUpperBound() / 1000), CumulativeCount: proto.Uint64(0)})
+			to.Bucket = append(to.Bucket, &dto.Bucket{UpperBound: proto.Float64(b.GetUpperBound() / 1000), CumulativeCount: proto.Uint64(0)})
 		}
 	}
-	to := m.Histogram
 	*to.SampleCount += h.GetSampleCount()
 	*to.SampleSum += h.GetSampleSum() / 1000
 	for i, b := range h.GetBucket() {
@@ -292,7 +304,7 @@ func (r *reading) families() []*dto.MetricFamily {
 			f.Type = dto.MetricType_HISTOGRAM.Enum()
 		}
 		keys := slices.SortedFunc(maps.Keys(r.out[name].series), func(a, b series) int {
-			return cmp.Or(slices.Compare(a.values(), b.values()), cmp.Compare(a.more, b.more))
+			return cmp.Or(slices.Compare(a.values(), b.values()), slices.Compare(a.words[:], b.words[:]))
 		})
 		for _, k := range keys {
 			f.Metric = append(f.Metric, r.out[name].series[k])
@@ -305,6 +317,7 @@ func (r *reading) families() []*dto.MetricFamily {
 func help(name string) string {
 	return map[string]string{
 		signals.Requests:        "Requests that were answered, each once however often it was tried.",
+		signals.MethodRequests:  "Requests that a server answered, by method.",
 		signals.RequestDuration: "Seconds from the whole request to the whole answer, of requests that an endpoint answered.",
 		signals.GRPCErrors:      "Answers with a gRPC status other than OK; they are among the requests too.",
 		signals.TCPConnections:  "TCP connections that reached an endpoint.",

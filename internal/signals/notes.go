@@ -9,6 +9,8 @@ const (
 	NotedAnswers = "answers"
 	// NotedCalls are a server's answers by caller. Tags: TagChain, TagCaller, TagCode.
 	NotedCalls = "calls"
+	// NotedMethods are a server's answers by method. Tags: TagChain, TagMethod, TagCode.
+	NotedMethods = "methods"
 	// NotedErrors are answers of gRPC that are not OK. Tags: TagStatus, and TagCluster and TagZone, or TagChain and TagCaller.
 	NotedErrors = "grpc_errors"
 	// NotedConnections reached an endpoint, NotedOpen of them are open. Tags: TagCluster and TagZone, or TagChain and TagCaller.
@@ -24,6 +26,7 @@ const (
 	TagCaller  = "caller"  // SPIFFE ID
 	TagCode    = "code"    // of HTTP, 0 if the caller went before
 	TagStatus  = "status"  // of gRPC, by name
+	TagMethod  = "method"  // one of Methods, or Other
 )
 
 // MaxNotes bounds the counters of one kind that an Envoy makes for one listener's part, several of which make a pair; what would be

@@ -54,14 +54,20 @@ spec: {accessLogs: [{file: {path: `+log+`}, filter: {flags: [UO]}}]}
 		t.Helper()
 		eventually(t, "what is refused is logged", func() error {
 			text, err := os.ReadFile(log)
+			if err != nil {
+				return err
+			}
 			lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-			if err != nil || len(lines) != n {
-				return fmt.Errorf("%v: %d lines, not %d: %s", err, len(lines), n, text)
+			if len(lines) != n {
+				return fmt.Errorf("%d lines, not %d: %s", len(lines), n, text)
 			}
 			for _, line := range lines {
 				var l struct{ Flags, Reporter string }
-				if err := json.Unmarshal([]byte(line), &l); err != nil || l.Flags != "UO" || l.Reporter != "client" {
-					return fmt.Errorf("%v: %s", err, line)
+				if err := json.Unmarshal([]byte(line), &l); err != nil {
+					return fmt.Errorf("%w: %s", err, line)
+				}
+				if l.Flags != "UO" || l.Reporter != "client" {
+					return fmt.Errorf("it does not tell of what was refused: %s", line)
 				}
 			}
 			return nil

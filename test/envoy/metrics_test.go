@@ -388,6 +388,99 @@ func TestMetricsOfCallers(t *testing.T) {
 	got.is(t, 1, signals.Requests, "source=echo-1", "source_zone=one", "code_class=2xx", "reporter=server")
 }
 
+// TestMetricsOfMethods: a server tells methods apart where a policy wants that, and whatever else a caller makes up is one.
+func TestMetricsOfMethods(t *testing.T) {
+	w := newWorldOf(t, true)
+	pay := w.exporter(t, "pay-1", "")
+	w.call(t, call{to: payHost})
+	if got := scrape(t, pay); len(got[signals.MethodRequests].GetMetric()) > 0 {
+		t.Errorf("nobody asked for\n%s", got.text(signals.MethodRequests))
+	}
+	w.apply(t, "kind: TelemetryPolicy\nmetadata: {name: methods}\nspec: {targetRef: {kind: Service, name: pay}, metrics: {methods: true, callers: true}}\n")
+	eventually(t, "requests come by the new chain", func() error {
+		w.call(t, call{to: payHost, method: http.MethodHead})
+		if n := scrape(t, pay).sum(signals.MethodRequests, "method=HEAD"); n < 3 {
+			return fmt.Errorf("%v", n)
+		}
+		return nil
+	})
+	for method, n := range map[string]int{http.MethodGet: 3, http.MethodPost: 2, http.MethodDelete: 1} {
+		for range n {
+			w.call(t, call{to: payHost, method: method, header: map[string]string{doStatus: "409"}})
+		}
+	}
+	// HTTP/2 passes any method on.
+	const strange = 30
+	for i := range strange {
+		w.call(t, call{to: payHost, method: fmt.Sprintf("MADEUP%d", i), h2: true})
+	}
+	got := scrape(t, pay)
+	of := func(method, class string) []string {
+		return []string{"reporter=server", "destination=pay", "destination_zone=two", "source=unknown", "source_zone=one", "protocol=http", "method=" + method, "code_class=" + class}
+	}
+	got.is(t, 3, signals.MethodRequests, of("GET", "4xx")...)
+	got.is(t, 2, signals.MethodRequests, of("POST", "4xx")...)
+	got.is(t, 1, signals.MethodRequests, of("DELETE", "4xx")...)
+	got.is(t, strange, signals.MethodRequests, of("other", "2xx")...)
+	if n := len(got[signals.MethodRequests].GetMetric()); n != 5 {
+		t.Errorf("%d series\n%s", n, got.text(signals.MethodRequests))
+	}
+	got.is(t, got.sum(signals.MethodRequests), signals.Requests, "reporter=server", "source=web")
+}
+
+// TestMetricsOfRules: who asks tells of the named rules of a service as much as a policy for it wants.
+func TestMetricsOfRules(t *testing.T) {
+	w := newWorldOf(t, true)
+	web := w.exporter(t, "web", "")
+	const route = `
+kind: HTTPRoute
+metadata: {name: pay}
+spec:
+  parentRefs: [{group: "", kind: Service, name: pay}]
+  rules:
+  - {name: charge, matches: [{path: {type: PathPrefix, value: /charge}}, {path: {type: PathPrefix, value: /refund}}], backendRefs: [{name: pay, port: 80}]}
+  - {backendRefs: [{name: pay, port: 80}]}
+`
+	of := []string{"route_namespace=shop", "route=pay", "rule=charge"}
+	ask := func() {
+		for range 3 {
+			w.call(t, call{to: payHost, path: "/charge", header: with(doDelay, "30ms")})
+		}
+		w.call(t, call{to: payHost, path: "/refund", header: map[string]string{doStatus: "404"}})
+		w.call(t, call{to: payHost, path: "/else"})
+	}
+	w.apply(t, route)
+	ask()
+	got := scrape(t, web)
+	got.is(t, 3, signals.RuleRequests, append(of, "code_class=2xx")...)
+	got.is(t, 4, signals.RuleRequests)
+	got.is(t, 0, signals.RuleDuration)
+	with := func(rules string) {
+		w.apply(t, route+"\n---\nkind: TelemetryPolicy\nmetadata: {name: rules}\nspec: {targetRef: {kind: Service, name: pay}, metrics: {rules: "+rules+"}}\n")
+	}
+
+	with("Durations")
+	ask()
+	eventually(t, "durations are told", func() error {
+		if got = scrape(t, web); got.sum(signals.RuleDuration, of...) != 4 {
+			return fmt.Errorf("not 4, of\n%s", got.text("comity_rule_"))
+		}
+		return nil
+	})
+	h := got[signals.RuleDuration].GetMetric()[0].GetHistogram()
+	if h.GetSampleSum() < 0.09 || h.GetSampleSum() > 5 || h.GetBucket()[3].GetCumulativeCount() > 1 { // one was quick, 10 ms at most
+		t.Errorf("%v", h)
+	}
+
+	with("None")
+	before := scrape(t, web).sum(signals.RuleRequests)
+	ask()
+	got = scrape(t, web)
+	if n := got.sum(signals.RuleRequests); n > before {
+		t.Errorf("%v, after %v:\n%s", n, before, got.text("comity_rule_"))
+	}
+}
+
 // TestMetricsOfGateway: an ingress tells what it asks for who is outside.
 func TestMetricsOfGateway(t *testing.T) {
 	w, at := edgeWorld(t)

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/comity-mesh/comity/internal/signals"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/xds/ir"
 )
@@ -61,6 +62,9 @@ func (b *messages) route(r ir.Route) (*routev3.Route, error) {
 	m := &routev3.Route{Name: r.Name, Match: b.match(r.Match)}
 	if r.Counted {
 		m.StatPrefix = r.Name
+	}
+	if r.Timed {
+		m.StatPrefix = signals.TimedRules + r.Name
 	}
 	switch {
 	case r.Reply != nil && len(r.Backends) == 0:

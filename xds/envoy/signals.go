@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"slices"
+	"strings"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -34,7 +35,23 @@ func (b *messages) httpNotes(h ir.HTTP) []*accesslogv3.AccessLog {
 	case h.Callers:
 		out = append(out, b.note(nil, counter(signals.NotedCalls, append(slices.Clip(of), code))))
 	}
+	if h.Methods {
+		out = append(out, b.methodNotes(h.StatPrefix, code)...)
+	}
 	return out
+}
+
+// methodNotes count answers by method. What strangers make up is one method, so that they can't use up the counters that there may be.
+func (b *messages) methodNotes(chain string, code *statsaccesslogv3.Config_Tag) []*accesslogv3.AccessLog {
+	known := func(not bool, method string) *accesslogv3.AccessLog {
+		filter := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_HeaderFilter{HeaderFilter: &accesslogv3.HeaderFilter{
+			Header: &routev3.HeaderMatcher{Name: ":method", InvertMatch: not, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
+				MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: strings.Join(signals.Methods(), "|")}},
+			}}},
+		}}}
+		return b.note(filter, counter(signals.NotedMethods, append(serverTags(chain, false), tag(signals.TagMethod, method), code)))
+	}
+	return []*accesslogv3.AccessLog{known(false, "%REQ(:METHOD)%"), known(true, signals.Other)}
 }
 
 // tcpNotes are the logger of a TCP proxy, which must flush its logs when connected. Callers are always told apart: of connections

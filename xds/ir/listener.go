@@ -62,6 +62,8 @@ type HTTP struct {
 	Explain bool `json:"explain,omitempty"`
 	// Callers are counted one by one, of a manager that authorizes.
 	Callers bool `json:"callers,omitempty"`
+	// Methods are counted one by one, of a manager that authorizes.
+	Methods bool `json:"methods,omitempty"`
 	// ForwardIdentity tells the application the caller's SPIFFE ID (x-forwarded-client-cert, URI=) and
 	// drops what the caller wrote there itself.
 	ForwardIdentity bool `json:"forwardIdentity,omitempty"`

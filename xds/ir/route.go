@@ -31,9 +31,10 @@ type VirtualHost struct {
 
 // Route is what happens to the requests that match; of several the first counts.
 type Route struct {
-	// Name of the rule that it comes from, for logs; Counted says that its requests are counted by it.
+	// Name of the rule that it comes from, for logs; Counted says that its requests are counted by it, Timed that their durations are, too.
 	Name    string `json:"name,omitempty"`
 	Counted bool   `json:"counted,omitempty"`
+	Timed   bool   `json:"timed,omitempty"`
 	Match   Match  `json:"match"`
 	// Exactly one of Backends, Reply and Redirect is set.
 	Backends []Backend `json:"backends,omitempty"`

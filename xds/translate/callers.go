@@ -7,10 +7,11 @@ import (
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
-// tellCallers has the callers of a port counted one by one, where a policy wants that. The chain then counts under a prefix of its own,
+// tellApart has the callers and methods of a port counted one by one, where a policy wants that. With callers the chain counts under a prefix of its own,
 // `callers/` instead of `inbound/`, so that agents don't take what it counts in all for what it counted before.
-func (tr *Translator) tellCallers(h *ir.HTTP, s *topology.Service, p topology.Port) {
+func (tr *Translator) tellApart(h *ir.HTTP, s *topology.Service, p topology.Port) {
 	m := tr.t.ServerTelemetry(s, p).Spec.Metrics
+	h.Methods = m != nil && m.Methods
 	if m == nil || !m.Callers {
 		return
 	}

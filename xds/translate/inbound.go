@@ -94,7 +94,7 @@ func (in *inbound) chain(s *topology.Service, p topology.Port, from topology.Zon
 		StatPrefix: name, Codec: ir.CodecHTTP2, RouteTable: name,
 		Authorize: true, Explain: in.tr.t.Config.ExplainRefusals, ForwardIdentity: true, Telemetry: in.serverTelemetry(s, p, from),
 	}
-	in.tr.tellCallers(c.HTTP, s, p)
+	in.tr.tellApart(c.HTTP, s, p)
 	hosts, more := in.hosts(s, p, ir.VirtualHost{
 		Name: name, Authorization: in.tr.authorization(s, p, from), Filters: ir.Filters{Before: slices.Concat(in.tr.tokens(s, p), in.tr.audits(s, p, from))},
 	})

@@ -236,6 +236,9 @@ func placeTrust(zones []topology.Zone) map[string]string {
 func (tr *Translator) hostSources(clients policy.Clients, s *topology.Service, p topology.Port) ir.Sources {
 	out := slices.Concat(s.Sources, tr.t.Traffic(s, p, mesh.Key{}, "").Sources, tr.extensionSources(policy.SideClient, s, p, mesh.Key{}, ""))
 	for _, m := range tr.t.RoutesTo(clients, s, p) {
+		if m.RuleName != "" {
+			out = append(out, ruleMetricsSources(tr.t.ServerTelemetry(s, p))...)
+		}
 		out = slices.Concat(out, ir.Sources{m.Route}, tr.t.Traffic(s, p, m.Route, m.RuleName).Sources, tr.extensionSources(policy.SideClient, s, p, m.Route, m.RuleName))
 	}
 	return out

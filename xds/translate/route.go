@@ -114,7 +114,7 @@ func (tr *Translator) serviceRoutes(clients policy.Clients, s *topology.Service,
 	}
 	var out []ir.Route
 	for _, m := range matches {
-		routes := tr.ruleRoutes(p, m, tr.t.Traffic(s, p, m.Route, m.RuleName).Spec)
+		routes := tr.ruleRoutes(p, m, tr.t.Traffic(s, p, m.Route, m.RuleName).Spec, tr.t.ServerTelemetry(s, p).Spec.Metrics)
 		out = append(out, extend(routes, tr.extensions(policy.SideClient, s, p, m.Route, m.RuleName))...)
 	}
 	kind := string(matches[0].Route.Kind) // all are of one

@@ -30,14 +30,14 @@ func (s share) plain() bool {
 }
 
 // ruleRoutes makes the routes of one match, as its rule and policies say.
-func (tr *Translator) ruleRoutes(p topology.Port, m policy.RouteMatch, t policy.TrafficPolicy) []ir.Route {
+func (tr *Translator) ruleRoutes(p topology.Port, m policy.RouteMatch, t policy.TrafficPolicy, told *policy.Metrics) []ir.Route {
 	session := sessionOf(m)
 	if session == nil {
 		session = sessionAsked(t.Session)
 	}
 	routes := tr.matchRoutes(m, session)
 	for i := range routes {
-		routes[i].Name, routes[i].Counted = ruleName(m), m.RuleName != ""
+		countRule(&routes[i], m, told)
 	}
 	return tr.treatOutbound(p, routes, ruled(t, m.Does))
 }

@@ -77,6 +77,9 @@ var features = []feature{
 	{name: "log-errors", page: telemetryPage, text: "access log of errors alone"},
 	{name: "trace-1", page: telemetryPage, text: "traces by OTLP, 1 %"},
 	{name: "trace-100", page: telemetryPage, text: "traces by OTLP, 100 %"},
+	{name: "metrics-callers", page: telemetryPage, text: "`metrics.callers`"},
+	{name: "metrics-methods", page: telemetryPage, text: "`metrics.methods`"},
+	{name: "metrics-rules", page: telemetryPage, text: "a route's named rule, with `metrics.rules: Durations`", beside: "route"},
 
 	{name: "lua", page: "extension", text: "Lua that sets a header"},
 	{name: "authz", page: "extension", text: "`externalAuthorization`, the question alone"},
