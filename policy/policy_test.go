@@ -162,6 +162,9 @@ func TestValidateMetadata(t *testing.T) {
 	if diff := cmp.Diff([]string{bad, bad, bad}, found(policy.Validate(res))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	if got := policy.Validate(mesh.Resource{Key: mesh.Key{Kind: "ListenerSet"}}); len(got) != 1 || got[0].Hint != "write the listeners into the Gateway" {
+		t.Errorf("%+v", got)
+	}
 	if got := policy.Validate(mesh.Resource{Key: mesh.Key{Kind: "Servise"}}); len(got) != 1 || got[0].Hint != `did you mean "Service"?` {
 		t.Errorf("unknown kind: %+v", got)
 	}

@@ -27,6 +27,21 @@ var (
 	labelValue = regexp.MustCompile(`^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$`)
 )
 
+// instead says what to do where a kind of the Gateway API is none of ours; empty for other kinds.
+func instead(kind string) string {
+	switch kind {
+	case "BackendTLSPolicy":
+		return "services of the mesh are asked by mTLS as it is; for what is outside make an ExternalService with tls"
+	case "ListenerSet", "XListenerSet":
+		return "write the listeners into the Gateway"
+	case "UDPRoute":
+		return "only what TCP carries can be meshed"
+	case "Namespace":
+		return "namespaces come with what is in them; a Gateway selects them by " + NamespaceLabel
+	}
+	return ""
+}
+
 // Validate reports everything that is wrong with a resource as a user wrote it: kind and apiVersion,
 // metadata, spec. It returns nil for a resource that every zone of the same release can enforce. It
 // looks at nothing but the resource: whether a zone or a service that it names exists is for the caller.
@@ -34,6 +49,9 @@ func Validate(res mesh.Resource) []FieldError {
 	info, ok := exactKind(res.Kind)
 	if !ok {
 		f := FieldError{Pointer: "/kind", Code: CodeUnknownKind, Message: fmt.Sprintf("there is no kind %q", clip(string(res.Kind))), Choices: kindNames()}
+		if f.Hint = instead(string(res.Kind)); f.Hint != "" {
+			return []FieldError{f}
+		}
 		if near := nearest.Word(string(res.Kind), f.Choices); near != "" {
 			f.Hint = fmt.Sprintf("did you mean %q?", near)
 		}

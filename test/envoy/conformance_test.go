@@ -436,6 +436,46 @@ func TestConformanceOfListeners(t *testing.T) {
 			t.Errorf("HTTPRouteRequestPercentageMirror: %d of %d at 20 %%", got, n)
 		}
 	})
+	t.Run("copies of one backend's requests", func(t *testing.T) {
+		w.apps["pay-1"].forget()
+		w.apply(t, gateway(fmt.Sprintf("{name: http, port: %d, protocol: HTTP}", plain))+route("copies", "{name: edge}", "", `backendRefs: [{name: echo-v1, port: 80, filters: [{type: RequestMirror, requestMirror: {backendRef: {name: pay, port: 80}}}]}]`))
+		visitor{at: at, port: plain}.table(t, []visit{{host: "x.test", path: "/of-one", app: "echo-1"}})
+		eventually(t, "the copy arrives", func() error {
+			if len(w.apps["pay-1"].requests()) == 0 {
+				return fmt.Errorf("it has not")
+			}
+			return nil
+		})
+	})
+	t.Run("MeshPorts", func(t *testing.T) {
+		w.apply(t, fmt.Sprintf(`
+kind: Service
+metadata: {name: two-ports}
+origin: one
+spec: {selector: {app: echo-1}, ports: [{name: a, port: 80, targetPort: %[1]d, appProtocol: http}, {name: b, port: 8080, targetPort: %[1]d, appProtocol: http}]}
+---
+kind: Service
+metadata: {name: both-ports}
+origin: one
+spec: {selector: {app: echo-2}, ports: [{name: a, port: 80, targetPort: %[1]d, appProtocol: http}, {name: b, port: 8080, targetPort: %[1]d, appProtocol: http}]}
+---
+kind: HTTPRoute
+metadata: {name: one}
+spec: {parentRefs: [{group: "", kind: Service, name: two-ports, port: 80}], rules: [{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Header-Set, value: v1}]}}], backendRefs: [{name: two-ports, port: 80}]}]}
+---
+kind: HTTPRoute
+metadata: {name: every}
+spec: {parentRefs: [{group: "", kind: Service, name: both-ports}], rules: [{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Header-Set, value: v2}]}}], backendRefs: [{name: both-ports, port: 80}]}]}
+`, w.ports.http))
+		for _, x := range []struct{ host, app, set string }{
+			{"two-ports.shop.svc.clusterset.local", "echo-1", "v1"}, {"two-ports.shop.svc.clusterset.local:8080", "echo-1", ""},
+			{"both-ports.shop.svc.clusterset.local", "echo-2", "v2"}, {"both-ports.shop.svc.clusterset.local:8080", "echo-2", "v2"},
+		} {
+			if r := w.call(t, call{to: x.host}); r.app != x.app || r.header.Get("X-Header-Set") != x.set {
+				t.Errorf("%s: by %q, %q", x.host, r.app, r.header.Get("X-Header-Set"))
+			}
+		}
+	})
 	t.Run("TLSRouteHostnameIntersection", func(t *testing.T) {
 		target := w.port()
 		for app, name := range map[string]string{"echo-1": "first", "echo-2": "second"} {

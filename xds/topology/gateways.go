@@ -385,9 +385,22 @@ func (e *edge) listener(x taken, leads map[ServicePort]bool) EdgeListener {
 // asked are the backends of a rule and those that get copies.
 func asked(rule *gatewayv1.HTTPRouteRule) []gatewayv1.HTTPBackendRef {
 	out := slices.Clone(rule.BackendRefs)
-	for _, f := range rule.Filters {
+	for _, ref := range copied(rule) {
+		out = append(out, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: ref}})
+	}
+	return out
+}
+
+// copied are those that get copies of a rule's requests, or of those of one of its backends.
+func copied(rule *gatewayv1.HTTPRouteRule) []gatewayv1.BackendObjectReference {
+	filters := slices.Clone(rule.Filters)
+	for _, b := range rule.BackendRefs {
+		filters = append(filters, b.Filters...)
+	}
+	var out []gatewayv1.BackendObjectReference
+	for _, f := range filters {
 		if f.RequestMirror != nil {
-			out = append(out, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.RequestMirror.BackendRef}})
+			out = append(out, f.RequestMirror.BackendRef)
 		}
 	}
 	return out

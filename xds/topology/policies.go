@@ -86,11 +86,8 @@ func (b *builder) checkRoute(r mesh.Resource, spec *policy.HTTPRoute) {
 				b.unresolved(r.Key, err, "rule %d: %v: its share of the requests %s", i, err, answer)
 			}
 		}
-		for _, f := range rule.Filters {
-			if f.RequestMirror == nil {
-				continue
-			}
-			if _, err := b.t.Backend(r.Key, f.RequestMirror.BackendRef); err != nil {
+		for _, ref := range copied(&rule) {
+			if _, err := b.t.Backend(r.Key, ref); err != nil {
 				b.unresolved(r.Key, err, "rule %d: mirror: %v: nothing is copied", i, err)
 			}
 		}
