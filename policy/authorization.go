@@ -45,7 +45,8 @@ type Rule struct {
 
 // Source matches a caller; its set fields must all match, each by one of its values.
 type Source struct {
-	// Identities are exact SPIFFE IDs, or prefixes ending at "/".
+	// Identities are exact SPIFFE IDs, or prefixes ending at "/". Those of visitors are in the certificates that a Gateway demands of
+	// its clients.
 	Identities []string `json:"identities,omitempty"`
 	Namespaces []string `json:"namespaces,omitempty"`
 	// ServiceAccounts of the namespaces above.
@@ -65,6 +66,8 @@ type Operation struct {
 	Paths   []string      `json:"paths,omitempty"`
 	Headers []HeaderValue `json:"headers,omitempty"`
 	Ports   []uint16      `json:"ports,omitempty"`
+	// ServerNames that visitors of a Gateway ask for within TLS (SNI): names, or "*." and what comes after one label or more.
+	ServerNames []string `json:"serverNames,omitempty"`
 }
 
 // HeaderValue matches a request header by one of its values: exact, a prefix when it ends with "*", anything for "*" alone. A header

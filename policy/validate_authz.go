@@ -32,9 +32,6 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 		validateTarget(r, res, p.TargetRef, "Service", "ExternalService", "Gateway")
 	}
 	visitors := p.ForVisitors()
-	if visitors && (p.Action == Audit || p.Mode == Shadow) {
-		r.unsupported("/spec/mode", "watching the visitors of a Gateway without deciding", "write action Allow or Deny, and leave mode out")
-	}
 	r.oneOf("/spec/action", string(p.Action), string(Allow), string(Deny), string(Audit))
 	r.oneOf("/spec/mode", string(p.Mode), "", string(Enforce), string(Shadow))
 	if p.Action == Audit && p.Mode == Shadow {
@@ -60,6 +57,9 @@ func validateAuthorizationPolicy(r *report, res mesh.Resource, p *AuthorizationP
 			validateOperation(r, ptr(at+"/to", j), o)
 			if visitors && len(o.Ports) > 0 {
 				r.invalid(ptr(at+"/to", j)+"/ports", "a Gateway has no ports of services: narrow the target by sectionName, to one listener")
+			}
+			if !visitors && len(o.ServerNames) > 0 {
+				r.invalid(ptr(at+"/to", j)+"/serverNames", "callers of the mesh ask for services, not for names of their choice: target the Gateway to decide about visitors")
 			}
 		}
 		if rule.When != nil {
@@ -124,12 +124,13 @@ func (p *AuthorizationPolicy) ForVisitors() bool {
 
 // validateVisitors checks a source of who has no identity.
 func validateVisitors(r *report, at string, s Source) {
-	if len(s.Identities)+len(s.Namespaces)+len(s.ServiceAccounts)+len(s.Zones) > 0 {
-		r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: "visitors of a Gateway have no identity, namespace or zone", Hint: "write addresses, or target the Service to decide about callers of the mesh"})
+	if len(s.Namespaces)+len(s.ServiceAccounts)+len(s.Zones) > 0 {
+		r.add(FieldError{Pointer: at, Code: CodeInvalid, Message: "visitors of a Gateway have no namespace or zone", Hint: "write addresses, or identities of their certificates, or target the Service to decide about callers of the mesh"})
 	}
-	if len(s.Addresses) == 0 {
+	if len(s.Addresses)+len(s.Identities) == 0 {
 		r.required(at + "/addresses")
 	}
+	r.values(at+"/identities", s.Identities, checkIdentity)
 	r.values(at+"/addresses", s.Addresses, func(a string) error {
 		_, err := AddressRange(a)
 		return err
@@ -194,7 +195,7 @@ func notIDRune(c rune) bool {
 }
 
 func validateOperation(r *report, at string, o Operation) {
-	if len(o.Methods)+len(o.Paths)+len(o.Headers)+len(o.Ports) == 0 {
+	if len(o.Methods)+len(o.Paths)+len(o.Headers)+len(o.Ports)+len(o.ServerNames) == 0 {
 		r.add(FieldError{Pointer: at, Code: CodeRequired, Message: "says nothing about the request", Hint: "leave `to` out to match every request"})
 	}
 	r.values(at+"/methods", o.Methods, func(m string) error {
@@ -222,6 +223,9 @@ func validateOperation(r *report, at string, o Operation) {
 		return nil
 	})
 	validateHeaders(r, at+"/headers", o.Headers)
+	r.values(at+"/serverNames", o.ServerNames, func(name string) error {
+		return mesh.CheckSubdomain(strings.TrimPrefix(name, "*."))
+	})
 	r.atMost(at+"/ports", len(o.Ports), maxValues)
 	for i, p := range o.Ports {
 		r.port(ptr(at+"/ports", i), p)

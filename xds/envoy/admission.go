@@ -58,11 +58,15 @@ const (
 func admissionMessage(b *messages, a ir.Admission) (proto.Message, error) {
 	s := &states{relayed: a.To == nil}
 	s.text(callerState, "%DOWNSTREAM_PEER_URI_SAN%")
-	s.decide(a.Authorization.Callers, policyState, decisionState)
-	if len(a.Authorization.Shadow) > 0 {
-		s.decide(a.Authorization.Shadow, shadowPolicyState, shadowState)
+	if v := a.Visitors; v != nil {
+		s.visits(*v, a.Audits)
+	} else {
+		s.decide(a.Authorization.Callers, policyState, decisionState)
+		if len(a.Authorization.Shadow) > 0 {
+			s.decide(a.Authorization.Shadow, shadowPolicyState, shadowState)
+		}
+		s.note(a.Audits)
 	}
-	s.note(a.Audits)
 	if a.To == nil {
 		s.text(sourceState, "%DOWNSTREAM_REMOTE_ADDRESS%")
 		s.values[len(s.values)-1].FactoryKey = sourceState
@@ -146,8 +150,13 @@ func (s *states) decide(callers []ir.Caller, policyKey, decisionKey string) {
 			say(isOf(some), v.policy, v.allow)
 		}
 	}
-	// Two URIs are longer than the first, and nobody is recognised by one that could be written in two ways.
-	say(`!(size(filter_state["`+callerState+`"]) == size(`+callerID+`) && `+callerID+`.matches(`+quoted("^"+canonicalID+"$")+`))`, MalformedIdentity, false)
+	say(malformedCaller(), MalformedIdentity, false)
+}
+
+// malformedCaller is met by certificates with more than one URI, which together are longer than the first, and by those whose URI could be
+// written in two ways: nobody is recognised by them.
+func malformedCaller() string {
+	return `!(size(filter_state["` + callerState + `"]) == size(` + callerID + `) && ` + callerID + `.matches(` + quoted("^"+canonicalID+"$") + `))`
 }
 
 // note says which audits a connection is about.

@@ -42,6 +42,12 @@ func (b *messages) request(r ir.RequestMatch) *xdsmatcherv3.Matcher_MatcherList_
 	if len(r.Addresses) > 0 {
 		all = append(all, b.from(r))
 	}
+	if len(r.Identities) > 0 {
+		all = append(all, b.proven(r.Identities))
+	}
+	if len(r.ServerNames) > 0 {
+		all = append(all, b.askedFor(r.ServerNames))
+	}
 	for _, h := range r.Headers {
 		all = append(all, b.headerValues(h))
 	}

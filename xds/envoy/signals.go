@@ -61,7 +61,7 @@ func (b *messages) tcpNotes(t ir.TCP) []*accesslogv3.AccessLog {
 	if t.Serves {
 		of = serverTags(t.StatPrefix, true)
 	}
-	if t.Relayed {
+	if t.Serves && t.Relayed {
 		of = []*statsaccesslogv3.Config_Tag{tag(signals.TagChain, t.StatPrefix), tag(signals.TagCaller, stateOf(callerState))}
 	}
 	c := counter(signals.NotedConnections, of)

@@ -1,6 +1,9 @@
 package envoy
 
 import (
+	"regexp"
+	"strings"
+
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
 	xdsmatcherv3 "github.com/cncf/xds/go/xds/type/matcher/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -14,7 +17,41 @@ import (
 
 // visitors decides without asking for an identity.
 func (b *messages) visitors(v ir.Visitors) proto.Message {
-	return &rbacv3.RBAC{Matcher: b.authorize([]ir.Caller{{Decisions: v.Decisions}}, nil, nil)}
+	m := &rbacv3.RBAC{TrackPerRuleStats: len(v.Shadow) > 0, Matcher: b.authorize([]ir.Caller{{Decisions: v.Decisions}}, nil, nil)}
+	if len(v.Shadow) > 0 {
+		m.ShadowMatcher = b.authorize([]ir.Caller{{Decisions: v.Shadow}}, nil, nil)
+	}
+	return m
+}
+
+// proven is met by clients whose certificate has one of the identities. Envoy hands several over as one text, joined by commas.
+func (b *messages) proven(ids []ir.IdentityMatch) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
+	for _, id := range ids {
+		one := regexp.QuoteMeta(string(id.Identity))
+		if id.Identity.Prefix() {
+			one += "[^,]*"
+		}
+		if id.AmongOthers {
+			one = "(.*,)?" + one + "(,.*)?"
+		}
+		ways = append(ways, b.single(b.uriSAN(), regex(one)))
+	}
+	return or(ways)
+}
+
+// askedFor is met by clients who asked for one of the names within TLS.
+func (b *messages) askedFor(names []string) *xdsmatcherv3.Matcher_MatcherList_Predicate {
+	input := b.input("envoy.matching.inputs.server_name", &networkinputsv3.ServerNameInput{})
+	var ways []*xdsmatcherv3.Matcher_MatcherList_Predicate
+	for _, name := range names {
+		how := exact(name)
+		if suffix, ok := strings.CutPrefix(name, "*"); ok {
+			how = &xdsmatcherv3.StringMatcher{MatchPattern: &xdsmatcherv3.StringMatcher_Suffix{Suffix: suffix}}
+		}
+		ways = append(ways, b.single(input, how))
+	}
+	return or(ways)
 }
 
 // from is met by clients of the ranges. The address is the one that the manager found: that of the connection, or what trusted proxies

@@ -50,6 +50,10 @@ type RequestMatch struct {
 	Claims  []ClaimValues  `json:"claims,omitempty"`  // all of them
 	// Addresses are ranges, in one of which the client must be.
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	// Identities, of one of which the client's certificate must be, which was verified.
+	Identities []IdentityMatch `json:"identities,omitempty"`
+	// ServerNames, for one of which the client must have asked within TLS: exact, or "*.suffix".
+	ServerNames []string `json:"serverNames,omitempty"`
 	// AmbiguousPath is met by paths with an escaped slash or a semicolon, of which applications make different things.
 	AmbiguousPath bool `json:"ambiguousPath,omitempty"`
 }
@@ -59,6 +63,13 @@ type HeaderValues struct {
 	Name   string      `json:"name"` // lower case
 	Values []TextMatch `json:"values"`
 	// AmongOthers is met by one of several values of a header too, not only by the header as a whole.
+	AmongOthers bool `json:"amongOthers,omitempty"`
+}
+
+// IdentityMatch is met by a certificate with the SPIFFE ID.
+type IdentityMatch struct {
+	Identity Pattern `json:"identity"`
+	// AmongOthers is met by one of several IDs too.
 	AmongOthers bool `json:"amongOthers,omitempty"`
 }
 

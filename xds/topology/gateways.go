@@ -53,6 +53,14 @@ type EdgeListener struct {
 	Streams []EdgeStream
 }
 
+// HTTP reports whether requests are understood.
+func (e EdgeListener) HTTP() bool {
+	return e.Protocol == gatewayv1.HTTPProtocolType || e.Protocol == gatewayv1.HTTPSProtocolType
+}
+
+// Proven reports whether every client has proven an identity, by a certificate that was verified.
+func (e EdgeListener) Proven() bool { return e.Clients != nil && !e.Clients.Optional }
+
 // EdgeStream is where the connections for a host go, of TCP for all of them.
 type EdgeStream struct {
 	Host     string // as a listener's

@@ -63,14 +63,12 @@ func (tr *Translator) secureChains(p topology.EdgePort, e topology.EdgeListener)
 
 // streamChains pass on the bytes of connections, of TLS by their server name.
 func (tr *Translator) streamChains(p topology.EdgePort, e topology.EdgeListener) []ir.Chain {
-	if len(tr.t.Visitors(e.Gateway, e.Name).All()) > 0 {
-		return nil // whom they let in can't be told by bytes
-	}
 	var out []ir.Chain
 	for _, s := range e.Streams {
-		c := ir.Chain{Name: gatewayName(p.Number, s.Host), TCP: &ir.TCP{
-			StatPrefix: gatewayStats, Backends: tr.streamBackends(s), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, Telemetry: tr.gatewayTelemetry(),
-		}}
+		c := ir.Chain{Name: gatewayName(p.Number, s.Host), TCP: tr.streamTo(s)}
+		if tr.relaysVisitors(e) {
+			c.TCP = relaysTo(c.Name)
+		}
 		if s.Host != "" {
 			c.ServerNames = []string{s.Host}
 		}
@@ -80,6 +78,33 @@ func (tr *Translator) streamChains(p topology.EdgePort, e topology.EdgeListener)
 		out = append(out, c)
 	}
 	return out
+}
+
+// streamTo leads to the backends of a route.
+func (tr *Translator) streamTo(s topology.EdgeStream) *ir.TCP {
+	return &ir.TCP{
+		StatPrefix: gatewayStats, Backends: tr.streamBackends(s), Attempts: tcpAttempts, MaxDuration: tcpMaxDuration, Telemetry: tr.gatewayTelemetry(),
+	}
+}
+
+// relaysVisitors reports whether it is decided about the connections of a listener.
+func (tr *Translator) relaysVisitors(e topology.EdgeListener) bool {
+	return !e.HTTP() && len(tr.t.Visitors(e.Gateway, e.Name).All()) > 0
+}
+
+// gatewayRelays are what decides about them.
+func (tr *Translator) gatewayRelays(g topology.IngressProxy, out *ir.Proxy) {
+	for _, p := range tr.t.Edge(g.Name) {
+		for _, e := range p.Listeners {
+			if !tr.relaysVisitors(e) {
+				continue
+			}
+			for _, s := range e.Streams {
+				sources := unique(slices.Concat(p.Sources, ir.Sources{s.Route}, tr.t.ConfigSources, tr.t.EdgeTelemetry().Sources))
+				newRelay(gatewayName(p.Number, s.Host), tr.admitVisitors(e), *tr.streamTo(s), sources).addTo(out)
+			}
+		}
+	}
 }
 
 // streamBackends are the clusters of a route. The share of what is not there goes nowhere, and so does all of it where no backend

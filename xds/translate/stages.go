@@ -113,8 +113,9 @@ func (tr *Translator) Parts(p topology.Proxy) (own ir.Proxy, shared []*ir.Proxy)
 			own := ir.Proxy{Listeners: tr.lanes(g)} // one listener per lane, all with the same chains
 			own.Listeners = append(own.Listeners, tr.gatewayListeners(g)...)
 			own.Routes = tr.gatewayRoutes(g)
+			tr.gatewayRelays(g, &own)
 			if len(tr.t.Edge(g.Name)) > 0 {
-				own.Clusters = append(collectorClusters(tr.t.EdgeTelemetry()), tr.edgeKeyClusters(g)...)
+				own.Clusters = slices.Concat(own.Clusters, collectorClusters(tr.t.EdgeTelemetry()), tr.edgeKeyClusters(g))
 			}
 			tr.patch(&own)
 			return own, []*ir.Proxy{tr.ingress()}
