@@ -80,7 +80,8 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 			said = mesh.Rejection{Proxy: p.cfg.Zone, Resource: i.Resource.String(), Error: i.Err.Error()}
 		}
 		name := resourceName{i.Resource.Type, i.Resource.Name}
-		if !p.isolate(snapshot.ViewKey(i.view), name, i.Resource.Sources, said, underWay) {
+		view := snapshot.ViewKey(i.view)
+		if !p.isolate(view, name, i.Resource.Sources, said, underWay) && !(tried && p.blamePatches(view, patchesOf(t), i.Resource, said)) {
 			p.tracker.reject(i.Resource.Sources, i.view, said, began)
 		}
 	}
@@ -159,6 +160,10 @@ func (p *Publisher) publishAll(ctx context.Context, t *topology.Topology, transl
 			if next[key] = p.views[key]; next[key] == nil {
 				next[key] = newView(nil) // nothing is published: its proxies keep what they have
 			}
+			continue
+		}
+		if p.lacks(key, v) {
+			wanted[key], next[key] = v, cmp.Or(p.views[key], newView(nil))
 			continue
 		}
 		if !p.mayGoOut(ctx, key, v, patches, members[key]) {

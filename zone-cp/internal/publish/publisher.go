@@ -113,7 +113,8 @@ type Publisher struct {
 	heldWrites []store.RecordWrite // not yet in the store
 	stale      bool                // an isolation or a verdict changed what is to be published
 	trials     trials
-	trying     sync.WaitGroup // questions to agents that are on their way
+	trying     sync.WaitGroup // trials that are under way
+	judging    chan struct{}  // capacity mostTrials
 	// spoil, in tests, breaks resources behind all validation.
 	spoil func([]envoy.Resource) []envoy.Resource
 
@@ -135,7 +136,7 @@ func New(cfg Config) (*Publisher, error) {
 		cache: envoy.NewCache(), sound: map[string]bool{},
 		views: map[snapshot.ViewKey]*view{}, assigned: map[mesh.ProxyID]snapshot.ViewKey{},
 		isolations: map[snapshot.ViewKey]*isolation{}, priors: map[mesh.Key]prior{},
-		trials: newTrials(), ready: make(chan struct{}),
+		trials: newTrials(), judging: make(chan struct{}, mostTrials), ready: make(chan struct{}),
 	}, nil
 }
 

@@ -45,6 +45,8 @@ const bucketTried = "publish/tried"
 const (
 	// trialLimit is how long all the questions of one trial may take, whoever is asked.
 	trialLimit = time.Minute
+	// mostTrials are under way at one time; the others wait.
+	mostTrials = 16
 	// mostSilence is how often an agent that does not answer is asked again: one that was killed over the question comes back.
 	mostSilence = 3
 	// mostTried bounds what is remembered of versions that are in force no more.
@@ -198,6 +200,27 @@ func (t *trials) underWay(k mesh.Key, settled func(mesh.Key) bool) bool {
 	return now || !settled(k)
 }
 
+// lacks reports whether something was refused for which a view has nothing from before. It is not published so: the build that follows has
+// what is at fault held, and has all there is.
+func (p *Publisher) lacks(key snapshot.ViewKey, v *view) bool {
+	return slices.ContainsFunc(p.invalid, func(i invalidResource) bool {
+		_, refused := p.trials.refused[i.Resource.Version]
+		return refused && i.view == string(key) && v.get(nameOf(i.Resource)).Version == ""
+	})
+}
+
+// blamePatches holds the patches of a resource that was refused though nothing of it is under way: after a restart in the middle of a trial nobody
+// knows what was there before. It then is what it is without them.
+func (p *Publisher) blamePatches(view snapshot.ViewKey, patches keySet, r envoy.Resource, said mesh.Rejection) bool {
+	at := patches.patches(r)
+	for _, k := range at {
+		if _, known := p.priors[k]; !known {
+			p.priors[k] = prior{}
+		}
+	}
+	return p.isolate(view, nameOf(r), at, said, func(mesh.Key) bool { return true })
+}
+
 // try has resources of a view tried, and comes back with the verdict.
 func (p *Publisher) try(ctx context.Context, list []envoy.Resource, v *view, who []mesh.ProxyID) {
 	for _, r := range list {
@@ -205,8 +228,6 @@ func (p *Publisher) try(ctx context.Context, list []envoy.Resource, v *view, who
 	}
 	clusters := clustersOf(v)
 	p.trying.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, trialLimit)
-		defer cancel()
 		x := p.judge(ctx, list, clusters, who)
 		if x.err == nil && x.reason == "" {
 			p.keepTried(ctx, list)
@@ -230,6 +251,15 @@ func clustersOf(v *view) map[string]envoy.Resource {
 // judge asks about resources, and of those that are refused finds the one at fault.
 func (p *Publisher) judge(ctx context.Context, list []envoy.Resource, clusters map[string]envoy.Resource, who []mesh.ProxyID) judgement {
 	x := judgement{of: list}
+	select {
+	case p.judging <- struct{}{}:
+		defer func() { <-p.judging }()
+	case <-ctx.Done():
+		x.err = ctx.Err()
+		return x
+	}
+	ctx, cancel := context.WithTimeout(ctx, trialLimit)
+	defer cancel()
 	ask := func(some []envoy.Resource) string {
 		bootstrap, err := envoy.Trial(some, clusters)
 		if err != nil {

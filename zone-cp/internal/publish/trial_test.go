@@ -172,6 +172,42 @@ func TestWhileAPatchIsTried(t *testing.T) {
 	}
 }
 
+// TestRestartWhileAPatchIsTried: a zone that ends before the verdict asks again; what then is refused is the patch alone, and what it was merged
+// into is there without it.
+func TestRestartWhileAPatchIsTried(t *testing.T) {
+	var asked atomic.Int32
+	begun := make(chan struct{}, 16)
+	r := newRunning(t, nil)
+	r.try = func(ctx context.Context, _ mesh.ProxyID, _ []byte) (string, error) {
+		begun <- struct{}{}
+		<-ctx.Done()
+		return "", ctx.Err()
+	}
+	r.run()
+	services := []mesh.Resource{service(t, "web"), service(t, "cart")}
+	cart := routed(t, "cart", "cart", "/v1")
+	r.apply(append(services, cart)...)
+	r.envoy()
+	r.answers(cartHost, "/v1", "NO-BACKEND")
+	bad := patched(t, answering(cartHost))
+	r.apply(bad)
+	<-begun
+	r.stop()
+	r.try = realTrials(t, &asked)
+	r.run()
+	r.refused(bad, "not sent: ")
+	r.clean(cart)
+	r.clean(services...)
+	r.answers(cartHost, "/v1", "NO-BACKEND")
+	cart = routed(t, "cart", "cart", "/v2")
+	r.apply(cart)
+	r.clean(cart)
+	r.answers(cartHost, "/v2", "NO-BACKEND")
+	if n := r.nacks(); n != 0 {
+		t.Errorf("a running Envoy refused something, %v times", n)
+	}
+}
+
 // TestPatchThatNobodyCanTry goes out, says so, and the Envoy that gets it decides.
 func TestPatchThatNobodyCanTry(t *testing.T) {
 	r := newRunning(t, nil)
