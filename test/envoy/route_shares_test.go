@@ -106,6 +106,12 @@ spec:
 			t.Errorf("of %q it sees %q, and answers %v", again.header["Cookie"], c, r.header)
 		}
 	})
+	t.Run("cookies of the application's own", func(t *testing.T) {
+		r := w.call(t, call{header: with(doAnswer, "Set-Cookie=sids=its")})
+		if got := r.header.Values("Set-Cookie"); len(got) != 2 || got[0] != "sids=its" || !strings.HasPrefix(got[1], "sid=") {
+			t.Errorf("%q", got)
+		}
+	})
 	t.Run("a backend that is taken away, and one that nobody serves any more", func(t *testing.T) {
 		both := route(`[{sessionPersistence: {type: Header, sessionName: X-Sid}, backendRefs: [{name: echo-v2, port: 80}, {name: spare, port: 80}]}]`)
 		only := route(`[{sessionPersistence: {type: Header, sessionName: X-Sid}, backendRefs: [{name: spare, port: 80}]}]`)
