@@ -155,7 +155,7 @@ func (s *shell) getWithProxies(ctx context.Context, r *remote, kinds []string, s
 	if err != nil {
 		return err
 	}
-	if done, err := writeValue(s.out, s.output, map[string]any{"items": objects, "proxies": proxies}); done {
+	if done, err := writeValue(s.out, s.output, map[string]any{"apiVersion": "v1", "kind": "List", "items": objects, "proxies": proxies}); done {
 		return err
 	}
 	if err := s.showKinds(ctx, r, objects, headers); err != nil {
@@ -272,7 +272,7 @@ func (s *shell) show(objects []client.Object, single, headers bool) error {
 		}
 		return nil
 	case formatJSON, formatYAML:
-		var v any = map[string]any{"items": objects}
+		var v any = map[string]any{"apiVersion": "v1", "kind": "List", "items": objects} // which apply takes
 		if single && len(objects) == 1 {
 			v = objects[0]
 		}

@@ -73,7 +73,16 @@ func (r *remote) find(ctx context.Context, one ref, origin string) (client.Objec
 	}
 	switch len(namespaces) {
 	case 0:
-		return client.Object{}, notFound("there is no %s %q in any namespace", one.kind.Singular, one.name)
+		var names []string
+		if list, err = r.ListAll(ctx, one.kind, client.ListOptions{Origin: origin}); err != nil {
+			return client.Object{}, err
+		}
+		for _, o := range list {
+			names = append(names, o.Metadata.Name)
+		}
+		f := missing(one.kind.Singular, one.name, names, "comity get "+one.kind.Plural)
+		f.What += " in any namespace"
+		return client.Object{}, f
 	case 1:
 		return r.Get(ctx, one.kind, namespaces[0], one.name, origin)
 	}
@@ -86,7 +95,7 @@ func notFound(format string, args ...any) error {
 }
 
 // missing is the complaint about a name that nobody has, with the one that was probably meant.
-func missing(what, name string, known []string, list string) error {
+func missing(what, name string, known []string, list string) *fault.Error {
 	return &fault.Error{Code: "CLI-NOT-FOUND", What: fmt.Sprintf("there is no %s %q", what, name), Exit: fault.ExitNotFound,
 		Cause: nearest.Question(name, known), Try: list + " lists what there is"}
 }

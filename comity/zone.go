@@ -109,7 +109,8 @@ func (s *shell) handOver(token, file string, doc any, talk string) error {
 			return fmt.Errorf("write the token: %w", err)
 		}
 		s.say("%s; it is in %s", talk, file)
-		return nil
+		_, err = writeValue(s.out, s.output, map[string]any{"tokenFile": file})
+		return err
 	}
 	if done, err := writeValue(s.out, s.output, doc); done {
 		return err

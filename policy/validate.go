@@ -49,6 +49,10 @@ func Validate(res mesh.Resource) []FieldError {
 	info, ok := exactKind(res.Kind)
 	if !ok {
 		f := FieldError{Pointer: "/kind", Code: CodeUnknownKind, Message: fmt.Sprintf("there is no kind %q", clip(string(res.Kind))), Choices: kindNames()}
+		if res.Kind == "" {
+			f.Code, f.Message = CodeRequired, "is required"
+			return []FieldError{f}
+		}
 		if f.Hint = instead(string(res.Kind)); f.Hint != "" {
 			return []FieldError{f}
 		}
