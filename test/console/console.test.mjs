@@ -189,7 +189,7 @@ describe("over a made-up mesh", () => {
     page.on("request", (r) => loads.push(r.url()));
     const began = Date.now();
     await outage(rig);
-    await attention(page).getByText("gcp-west is down").waitFor();
+    await attention(page).getByText("gcp-west is down", { exact: true }).waitFor();
     const took = Date.now() - began;
     await attention(page).getByText("shop/pay has failed over").waitFor();
     await attention(page).getByText("HTTPRoute shop/checkout is refused in onprem").waitFor();
