@@ -201,7 +201,7 @@ With --wait it stays until every connected proxy whose configuration that change
 			if err != nil {
 				return err
 			}
-			refs := []ref{}
+			var refs []ref
 			if len(files) > 0 {
 				docs, err := s.manifests(files, false)
 				if err != nil {

@@ -72,7 +72,10 @@ func (s *shell) proxyCommand(cmd *cobra.Command, do func(ctx context.Context, r 
 		if err != nil {
 			return err
 		}
-		for _, arg := range args {
+		for i, arg := range args {
+			if i > 0 && s.output == formatYAML {
+				fmt.Fprintln(s.out, "---") // each is a document, as in JSON each is a value
+			}
 			p, err := r.proxyRef(cmd.Context(), arg, namespace)
 			if err == nil {
 				err = do(cmd.Context(), r, p)
