@@ -243,7 +243,7 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.resets(r.Header) {
 		panic(http.ErrAbortHandler)
 	}
-	for _, h := range strings.Split(r.Header.Get(doAnswer), ";") {
+	for h := range strings.SplitSeq(r.Header.Get(doAnswer), ";") {
 		if name, value, ok := strings.Cut(h, "="); ok {
 			w.Header().Set(name, value)
 		}

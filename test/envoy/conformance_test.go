@@ -285,7 +285,9 @@ spec: {parentRefs: [%s], rules: [%s]}
 					if key := e.call.header[doKey]; key != "" {
 						e.call.header = map[string]string{doKey: key + where, doFail: e.call.header[doFail], doStatus: e.call.header[doStatus], doReset: e.call.header[doReset]}
 					}
-					r, err, asked := reply{}, error(nil), strings.NewReplacer("{host}", echoHost, "{port}", "")
+					var r reply
+					var err error
+					asked := strings.NewReplacer("{host}", echoHost, "{port}", "")
 					if where == "Mesh" {
 						r, err = w.try(t, e.call)
 					} else {

@@ -42,7 +42,7 @@ func askable(a netip.Addr, allow []netip.Prefix) error {
 			return askable(netip.AddrFrom4([4]byte(raw[at:at+4])), allow)
 		}
 	}
-	what := ""
+	var what string
 	switch {
 	case a.IsLoopback():
 		what = "the zone's own machine"
