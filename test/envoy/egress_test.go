@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -251,6 +252,38 @@ spec: {hosts: [api.plain.example], ports: [{port: %d, protocol: http}]}
 		w.names.set("api.plain.example", plain.host)
 	})
 
+	t.Run("several addresses of a name", func(t *testing.T) {
+		w.apply(t, fmt.Sprintf(`
+kind: ExternalService
+metadata: {name: plain}
+spec: {hosts: [api.plain.example], ports: [{port: %d, protocol: http}]}
+`, port))
+		w.names.set("api.plain.example", plain.host, spare.host)
+		both := func() error {
+			seen := map[string]bool{}
+			for range 10 {
+				r, err := w.try(t, call{to: "api.plain.example"})
+				if err != nil || r.status != http.StatusOK {
+					return fmt.Errorf("%d %w", r.status, err)
+				}
+				seen[strings.SplitN(r.body, ",", 2)[0]] = true
+			}
+			if len(seen) != 2 {
+				return fmt.Errorf("only %v", seen)
+			}
+			return nil
+		}
+		eventually(t, "ask both", both)
+		// One that goes from the answer is not asked any more, once the answer's TTL is over.
+		w.names.set("api.plain.example", plain.host)
+		eventually(t, "ask one", func() error {
+			if err := both(); err == nil || !strings.Contains(err.Error(), "only map[I am plain:true]") {
+				return fmt.Errorf("both are asked: %w", err)
+			}
+			return nil
+		})
+	})
+
 	t.Run("backend of a route", func(t *testing.T) {
 		w.apply(t, fmt.Sprintf(`
 kind: ExternalService
@@ -302,6 +335,17 @@ spec:
 		// Its own certificate, and authorities, from the machine.
 		w.apply(t, service("api.bank.example", `{ca: {secret: bank}, clientCertificate: {secret: bank}, minVersion: "1.3"}`))
 		w.asks(t, "api.bank.example", want{body: []string{`by "shop's own"`}})
+		// A renewed one is shown on new connections, and the sidecar goes on.
+		w.apply(t, service("api.bank.example", `{ca: {secret: bank}, clientCertificate: {secret: bank}}`)+`
+---
+kind: TrafficPolicy
+metadata: {name: bank}
+spec:
+  targetRef: {group: mesh.comity.dev, kind: ExternalService, name: bank, sectionName: web}
+  connectionPool: {maxRequestsPerConnection: 1}
+`)
+		w.putSecret(t, "bank", ca.issue(t, "shop's next"), ca.pem())
+		w.asks(t, "api.bank.example", want{body: []string{`by "shop's next"`}})
 		// The authorities of the machine itself.
 		own := filepath.Join(t.TempDir(), "roots")
 		if err := os.WriteFile(own, ca.pem(), 0o600); err != nil {
@@ -316,6 +360,23 @@ spec:
 		w.asks(t, "api.bank.example", want{status: http.StatusServiceUnavailable})
 		w.apply(t, service("api.bank.example", fmt.Sprintf(`{serverName: other.example, ca: {pem: %s}}`, quoted(ca.pem()))))
 		w.asks(t, "api.bank.example", want{status: http.StatusServiceUnavailable})
+		// And the log says why.
+		log := filepath.Join(t.TempDir(), "access.log")
+		logs := "kind: MeshConfig\nmetadata: {name: default}\nspec: {accessLog: {path: " + log + "}}\n---"
+		for _, c := range []struct{ yaml, why string }{
+			{service("api.bank.example", fmt.Sprintf(`{serverName: other.example, ca: {pem: %s}}`, quoted(ca.pem()))), "SAN_matcher,_certificate_SANs_are_[api.bank.example]"},
+			{service(liar.host, fmt.Sprintf(`{ca: {pem: %s}}`, quoted(ca.pem()))), "X509_verify_cert"},
+		} {
+			w.apply(t, logs+c.yaml)
+			w.asks(t, "api.bank.example", want{status: http.StatusServiceUnavailable})
+			eventually(t, "log "+c.why, func() error {
+				text, err := os.ReadFile(log)
+				if err == nil && !strings.Contains(string(text), c.why) {
+					err = fmt.Errorf("%s", text)
+				}
+				return err
+			})
+		}
 		asked := len(bank.callers())
 		w.apply(t, service("api.bank.example", fmt.Sprintf(`{ca: {pem: %s}, clientCertificate: {secret: missing}}`, quoted(ca.pem()))))
 		w.asks(t, "api.bank.example", want{status: http.StatusServiceUnavailable})
@@ -427,6 +488,8 @@ func TestUndeclaredHosts(t *testing.T) {
 	w.names.set("both.example", inside.host, out)
 	port := func(host string, o *outsider) string { return fmt.Sprintf("%s:%d", host, o.port) }
 
+	log := filepath.Join(t.TempDir(), "access.log")
+	w.apply(t, "kind: MeshConfig\nmetadata: {name: default}\nspec: {accessLog: {path: "+log+"}}\n")
 	t.Run("Deny", func(t *testing.T) {
 		problem := want{status: http.StatusForbidden, header: map[string]string{"Content-Type": "application/problem+json"}, body: []string{"HOST-NOT-DECLARED"}}
 		for _, to := range []string{"plain.example", port("plain.example", plain), port(out, plain), "[::1]:80"} {
@@ -442,9 +505,24 @@ func TestUndeclaredHosts(t *testing.T) {
 		if err := w.tunnels(t, ca, "https://"+port("secure.example", secure)); err == nil || !strings.Contains(err.Error(), "Forbidden") {
 			t.Errorf("a tunnel: %v", err)
 		}
+		// Bytes to an address, and TLS by name or by address, are asked for by CONNECT.
+		for _, to := range []string{port("secure.example", secure), port(out, secure), port(out, plain), "[2001:db8::1]:443"} {
+			if status := tunnel(t, local(w.spec(t, "web").Spec.OutboundPort), to); status != http.StatusForbidden {
+				t.Errorf("a tunnel to %s: %d", to, status)
+			}
+		}
 		if names, addresses := refused("undeclared_name"), refused("undeclared_address"); names != 2 || addresses != 2 {
 			t.Errorf("%d names and %d addresses counted", names, addresses)
 		}
+		eventually(t, "say why in the log", func() error {
+			return errors.Join(
+				logged(log, map[string]any{"reporter": "client", "host": "plain.example", "status": 403.0, "route": "HOST-NOT-DECLARED"}),
+				logged(log, map[string]any{"host": port(out, plain), "method": "GET", "status": 403.0, "route": "HOST-NOT-DECLARED"}),
+				logged(log, map[string]any{"host": port(out, plain), "method": "CONNECT", "status": 403.0, "route": "HOST-NOT-DECLARED"}),
+				logged(log, map[string]any{"host": port("secure.example", secure), "method": "CONNECT", "status": 403.0, "route": "HOST-NOT-DECLARED"}),
+				logged(log, map[string]any{"host": "nothing.shop", "status": 404.0, "route": "NO-SUCH-SERVICE"}),
+			)
+		})
 	})
 
 	t.Run("Allow", func(t *testing.T) {
@@ -461,6 +539,11 @@ spec: {egress: {namespaces: {shop: Allow}, privateAddresses: `+private+`}}
 		status, body := fetch(t, w.proxied(t, ca), "https://"+port("secure.example", secure)+"/z")
 		if status != http.StatusOK || !strings.Contains(body, "I am secure") {
 			t.Errorf("%d %s", status, body)
+		}
+		for _, to := range []string{port("secure.example", secure), port(out, secure)} {
+			if status := tunnel(t, local(w.spec(t, "web").Spec.OutboundPort), to); status != http.StatusOK {
+				t.Errorf("a tunnel to %s: %d", to, status)
+			}
 		}
 		// Of two addresses only the one that is outside is ever used.
 		for range 5 {
@@ -506,6 +589,22 @@ spec: {egress: {namespaces: {shop: Allow}, privateAddresses: `+private+`}}
 			t.Errorf("%d %s", r.status, r.body)
 		}
 	})
+}
+
+// tunnel asks a sidecar for a connection as applications do that use it as their proxy, and returns the status of the answer.
+func tunnel(t *testing.T, sidecar, to string) int {
+	t.Helper()
+	c := dial(t, sidecar)
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", to); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode
 }
 
 // ownerOf is the Envoy of a world that has the connection whose own end is at an address, empty if none has.
@@ -732,6 +831,16 @@ spec: {hosts: [queue.example], ports: [{port: 5672, targetPort: %[3]d, protocol:
 		bank.mu.Unlock()
 		if who := w.ownerOf(t, last); who != "egress~~out-2" {
 			t.Errorf("the bank is asked by %q", who)
+		}
+		// One that is killed is left for the other one at once.
+		w.zones[0].Egresses = []topology.EgressProxy{w.zones[0].Egresses[1], w.egress("out-3")}
+		w.apply(t, services+everybody)
+		w.asks(t, "api.bank.example", want{})
+		w.sidecar(t, "out-2").kill()
+		for range 20 {
+			if err := (want{}).check(w.call(t, call{to: "api.bank.example"})); err != nil {
+				t.Error(err)
+			}
 		}
 		w.zones[0].Egresses = nil
 		asked := len(bank.callers())

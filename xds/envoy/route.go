@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,6 +73,7 @@ func (b *messages) route(r ir.Route) (*routev3.Route, error) {
 		if err != nil {
 			return nil, err
 		}
+		m.Name = cmp.Or(m.GetName(), r.Reply.Code) // so that the access log says why, and not only that
 		m.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{
 			Status: r.Reply.Status, Body: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: string(body) + "\n"}},
 		}}
