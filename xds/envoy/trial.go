@@ -29,6 +29,10 @@ func Trial(of []Resource, clusters map[string]Resource) ([]byte, error) {
 		"dynamicResources": tree{"adsConfig": tree{
 			"apiType": "DELTA_GRPC", "transportApiVersion": "V3", "grpcServices": []any{tree{"envoyGrpc": tree{"clusterName": trialADS}}},
 		}},
+		// As in every agent's bootstrap: listeners inside of the Envoy are refused without it.
+		"bootstrapExtensions": []any{tree{"name": "envoy.bootstrap.internal_listener", "typedConfig": tree{
+			"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+		}}},
 		"staticResources": tree{"clusters": t.loaded, "listeners": t.listeners},
 	})
 }
