@@ -39,6 +39,15 @@ func TestBackends(t *testing.T) {
 			{want: want{app: "echo-1"}},
 		},
 	}})
+	w.apply(t, to(`{group: multicluster.x-k8s.io, kind: ServiceImport, name: pay, port: 80}`)+`
+---
+kind: FailoverPolicy
+metadata: {name: both}
+spec: {targetRef: {kind: Service, name: pay}, tiers: [{name: all, zones: [{zone: one}, {zone: two}]}]}
+`)
+	if got := w.tally(t, 40, call{}); got["echo-1"] == 0 || got["pay-1"] == 0 || got["echo-1"]+got["pay-1"] != 40 {
+		t.Errorf("a service that two zones serve together: %v", got)
+	}
 	w.apply(t, to(`{group: mesh.comity.dev, kind: ZoneService, name: pay.one, port: 80, weight: 70}, {group: mesh.comity.dev, kind: ZoneService, name: pay.two, port: 80, weight: 30}`))
 	const n = 3000 // 5 sigma are 125
 	if got := byApp(w.burst(t, n, 10, same(call{}))); got["echo-1"]+got["pay-1"] != n || got["echo-1"] < n*7/10-125 || got["echo-1"] > n*7/10+125 {

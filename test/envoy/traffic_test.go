@@ -55,6 +55,10 @@ func TestCrossZone(t *testing.T) {
 	})
 	t.Run("a service that is not exported", func(t *testing.T) {
 		expect(t, get(t, h1, m.webPort, "ledger.shop.two.mesh", "/"), 404)
+		config, err := m.web.ask("/config_dump?include_eds")
+		if err != nil || !strings.Contains(config, "pay.shop") || strings.Contains(config, "ledger") {
+			t.Errorf("other zones are told of it: %v", err)
+		}
 	})
 	t.Run("denied by a policy, which is named", func(t *testing.T) {
 		for _, path := range []string{"/admin", "/admin/x", "//admin", "/x/../admin", "/%61dmin"} {

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/comity-mesh/comity/internal/freeport"
 )
 
 var bin string
@@ -87,13 +89,16 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// patience is how long something may take on a machine that is busy with others.
+const patience = time.Minute
+
 // eventually PATTERN PROGRAM ARGS... runs a program until its output matches, for what comes by itself.
 func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: eventually PATTERN PROGRAM ARGS...")
 	}
 	pattern := regexp.MustCompile("(?m)" + args[0])
-	limit, tick := time.NewTimer(20*time.Second), time.NewTicker(50*time.Millisecond)
+	limit, tick := time.NewTimer(patience), time.NewTicker(50*time.Millisecond)
 	defer limit.Stop()
 	defer tick.Stop()
 	for {
@@ -167,7 +172,7 @@ func serve(ts *testscript.TestScript, name, api, program string, args ...string)
 	})
 	ts.Value(running{}).(map[string]func())[name] = end
 	ts.Defer(end)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -185,15 +190,16 @@ func serve(ts *testscript.TestScript, name, api, program string, args ...string)
 			done <- err
 			ts.Fatalf("%s ended: %v\n%s", program, err, out.String())
 		case <-ctx.Done():
-			ts.Fatalf("%s is not ready after 30 s", program)
+			ts.Fatalf("%s is not ready after %s", program, patience)
 		case <-tick.C:
 		}
 	}
 }
 
 func freeAddress(ts *testscript.TestScript) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	const host = "127.0.0.1"
+	port, claim, err := freeport.Find(context.Background(), host)
 	ts.Check(err)
-	defer l.Close()
-	return l.Addr().String()
+	ts.Defer(func() { _ = claim.Close() })
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
