@@ -52,6 +52,9 @@ func TestProbe(t *testing.T) {
 // TestBlinks: the end of a session alone says nothing about the ingress.
 func TestBlinks(t *testing.T) {
 	east, west := pair(t)
+	east.patient, west.patient = true, true
+	west.knows(east)
+	east.knows(west)
 	for range 5 {
 		eventually(t, "a session is open", func() bool { return len(west.Links().GetSessions()) == 1 })
 		was := east.link(west).GetSession()
