@@ -81,7 +81,7 @@ spec: {dependencies: [` + list + `]}`
 	}
 	connections := &http.Transport{MaxConnsPerHost: 1}
 	t.Cleanup(connections.CloseIdleConnections)
-	kept := &http.Client{Transport: connections}
+	kept := &http.Client{Transport: connections, CheckRedirect: notFollowed}
 	ask := func(n int) reply {
 		r, err := w.tryWith(t, kept, call{from: "client", to: fmt.Sprintf("service-%03d.shop", n)})
 		if err != nil {

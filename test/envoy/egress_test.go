@@ -173,7 +173,7 @@ func (w *world) proxied(t *testing.T, roots publicCA) *http.Client {
 	sidecar := &url.URL{Scheme: "http", Host: local(w.spec(t, "web").Spec.OutboundPort)}
 	tr := &http.Transport{Proxy: http.ProxyURL(sidecar), TLSClientConfig: &tls.Config{RootCAs: roots.pool()}}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr}
+	return &http.Client{Transport: tr, CheckRedirect: notFollowed}
 }
 
 // tunnels is the error of a request by a tunnel through web's sidecar.

@@ -46,7 +46,7 @@ func (v visitor) client(t *testing.T) *http.Client {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(v.at, strconv.Itoa(int(v.port))))
 	}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Timeout: 30 * time.Second}
+	return &http.Client{Transport: tr, CheckRedirect: notFollowed, Timeout: 30 * time.Second}
 }
 
 // get asks a Gateway for a host and path.

@@ -214,12 +214,15 @@ func try(t *testing.T, c *http.Client, method string, port uint16, host, path st
 	return answer{resp.StatusCode, string(body), resp.Header, resp.Trailer}, err
 }
 
+// notFollowed has a client show redirects as they come.
+func notFollowed(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 func client(t *testing.T, h2 bool) *http.Client {
 	tr := &http.Transport{Protocols: new(http.Protocols)}
 	tr.Protocols.SetHTTP1(!h2)
 	tr.Protocols.SetUnencryptedHTTP2(h2)
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr}
+	return &http.Client{Transport: tr, CheckRedirect: notFollowed}
 }
 
 func expect(t *testing.T, a answer, status int, parts ...string) {

@@ -502,7 +502,6 @@ func (w *world) tryWith(t *testing.T, h *http.Client, c call) (reply, error) {
 // exchange makes a request as it is and reads the answer.
 func exchange(t *testing.T, h *http.Client, req *http.Request) (reply, error) {
 	t.Helper()
-	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	began := time.Now()
 	resp, err := h.Do(req)
 	if err != nil {
