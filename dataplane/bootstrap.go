@@ -105,6 +105,7 @@ func (b bootstrap) JSON() ([]byte, error) {
 		"stats_config":          metrics.Bootstrap(),
 		// Nobody is sent metrics, they are fetched: don't wake up to aggregate them.
 		"stats_flush_on_admin": true,
+		"watchdogs":            object{"main_thread_watchdog": watchdog(), "worker_watchdog": watchdog()},
 		"overload_manager": object{
 			// Without a limit Envoy accepts until it has no descriptors left, and then can reach nobody.
 			"resource_monitors": []any{object{
@@ -139,6 +140,10 @@ func InlineHeaders() []any {
 	}
 	return out
 }
+
+// watchdog counts threads that are stuck, in server.watchdog_miss and watchdog_mega_miss. Envoy's default of 200 ms wakes every
+// thread ten times a second to say that it is not, which is most of what an idle Envoy does.
+func watchdog() object { return object{"miss_timeout": "2s", "megamiss_timeout": "10s"} }
 
 // ads waits without limit for the first answer: an Envoy that counted as ready without configuration,
 // because its zone is away, would refuse everything.

@@ -121,5 +121,6 @@ func (d *dialer) lasting() (*grpc.ClientConn, error) {
 func dialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithStaticStreamWindowSize(handshake.Window), grpc.WithStaticConnWindowSize(handshake.Window),
 	}
 }

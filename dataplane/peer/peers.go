@@ -260,7 +260,7 @@ func (p *Peers) serveLink(ctx context.Context, c *tls.Conn, s *session, l *link)
 	defer func() { _ = c.Close() }() // the session's alone; gRPC may have closed it
 	ctx, cancel := context.WithDeadlineCause(ctx, s.until(), errExpired)
 	defer cancel()
-	cc, err := handshake.Once(c)
+	cc, err := handshake.Once(c, grpc.WithStaticStreamWindowSize(handshake.Window), grpc.WithStaticConnWindowSize(handshake.Window))
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/comity-mesh/comity/dataplane/peerpb"
 	"github.com/comity-mesh/comity/identity"
+	"github.com/comity-mesh/comity/internal/handshake"
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -50,6 +51,7 @@ func (p *Peers) serve(ctx context.Context, l net.Listener) error {
 	g := grpc.NewServer(
 		grpc.Creds(door), grpc.MaxRecvMsgSize(maxFrame), grpc.MaxHeaderListSize(8<<10), grpc.MaxConcurrentStreams(2),
 		grpc.ConnectionTimeout(provenWithin),
+		grpc.StaticStreamWindowSize(handshake.Window), grpc.StaticConnWindowSize(handshake.Window),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleAfter, Time: 20 * time.Second, Timeout: 10 * time.Second}),
 	)
 	peerpb.RegisterPeeringServer(g, server{Peers: p})

@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/comity-mesh/comity/internal/handshake"
 )
 
 const (
@@ -97,6 +99,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, more func(grpc.Servi
 	g := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxHeaderListSize(16 << 10), grpc.MaxConcurrentStreams(maxFileSecrets),
 		grpc.ConnectionTimeout(firstBytes),
+		grpc.StaticStreamWindowSize(handshake.Window), grpc.StaticConnWindowSize(handshake.Window),
 		// Envoy's local connection neither pings nor idles out; leave it alone.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	}, options...)...)

@@ -12,6 +12,11 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
+// Window is how many bytes of a call, and of a connection, may be on their way where messages are small. Where it is not fixed gRPC
+// looks for one that fits, with a PING after nearly every message that it gets, and its answer: that is two thirds of what is
+// written. A larger message comes in pieces.
+const Window = 256 << 10
+
 // Once makes a gRPC connection that is exactly the one TLS session: a proof over its exporter is good for every call
 // on it, and none is ever made on another. Closing it closes the session, if a call was made.
 func Once(c *tls.Conn, options ...grpc.DialOption) (*grpc.ClientConn, error) {

@@ -88,6 +88,7 @@ func New(cfg Config) *Server {
 		grpc.MaxRecvMsgSize(federation.MaxMessage),
 		grpc.MaxConcurrentStreams(16), // one session, and room for a renewal
 		grpc.ConnectionTimeout(helloLimit),
+		grpc.StaticStreamWindowSize(handshake.Window), grpc.StaticConnWindowSize(handshake.Window),
 		grpc.MaxHeaderListSize(16<<10),
 		// A zone that vanished is shown as away within 15 s.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),

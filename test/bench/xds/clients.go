@@ -176,6 +176,7 @@ func (f *fleet) client(ctx context.Context, i int, again bool, ready func()) err
 	var once sync.Once
 	defer once.Do(ready)
 	conn, err := grpc.NewClient(f.conf.address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStaticStreamWindowSize(256<<10), grpc.WithStaticConnWindowSize(256<<10), // Envoy's don't change either
 		grpc.WithReadBufferSize(2<<10), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{})))
 	if err != nil {
 		return err

@@ -63,7 +63,8 @@ func (p *proxy) dial(ctx context.Context, config *tls.Config) (*grpc.ClientConn,
 		_ = raw.Close()
 		return nil, tls.ConnectionState{}, err
 	}
-	cc, err := handshake.Once(c, grpc.WithReadBufferSize(2<<10), grpc.WithWriteBufferSize(2<<10))
+	cc, err := handshake.Once(c, grpc.WithReadBufferSize(2<<10), grpc.WithWriteBufferSize(2<<10),
+		grpc.WithStaticStreamWindowSize(handshake.Window), grpc.WithStaticConnWindowSize(handshake.Window)) // as agents and Envoys have them
 	return cc, c.ConnectionState(), err
 }
 

@@ -19,6 +19,9 @@ const (
 	dialLimit = 5 * time.Second
 	// maxMessage bounds one frame from global; frames are cut at 1 MiB.
 	maxMessage = 4 << 20
+	// window is how much may be on its way: a zone that was away for long gets megabytes over long ways. It is fixed for
+	// handshake.Window's reason.
+	window = 4 << 20
 )
 
 // dial makes one TLS session with the first endpoint that answers, and a gRPC connection that is
@@ -79,6 +82,7 @@ func wrap(c *tls.Conn) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithTransportCredentials(established{}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 	)
 }
