@@ -203,6 +203,11 @@ func (r *relay) pass(c net.Conn) {
 		return
 	}
 	r.mu.Lock()
+	if r.listener == nil { // killed meanwhile
+		r.mu.Unlock()
+		_, _ = c.Close(), inner.Close()
+		return
+	}
 	r.conns[c], r.conns[inner] = true, true
 	r.mu.Unlock()
 	var wg sync.WaitGroup
