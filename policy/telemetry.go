@@ -87,8 +87,8 @@ type Metrics struct {
 	// Callers has requests counted for each caller's identity, instead of for each zone that they come from. Default false: it costs
 	// each request up to 1.5 us, and clients tell the same of themselves for nothing.
 	Callers bool `json:"callers,omitempty"`
-	// Methods has servers count requests for each method, too; of the methods that are not HTTP's own all are one. Default false: it
-	// costs each request up to 1.5 us.
+	// Methods has servers count requests for each method, too; of the methods that are not HTTP's own all are one. Default false:
+	// two loggers look at each request for it, and one counts it.
 	Methods bool `json:"methods,omitempty"`
 	// Rules is what who asks tells of the named rules of the routes of what is asked. Default Counts.
 	Rules RuleMetrics `json:"rules,omitempty"`
