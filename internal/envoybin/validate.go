@@ -23,6 +23,8 @@ const (
 	maxWords = 64 << 10
 	// maxMemory bounds the data of the process, in bytes. Envoy needs 65 MB to begin, and some for each cluster.
 	maxMemory = 1 << 30
+	// maxFile bounds each file that it writes, in bytes: a script could fill the disk.
+	maxFile = 16 << 20
 	// behind is its priority (nice): what else runs there comes first.
 	behind = 10
 )
@@ -47,7 +49,7 @@ func Validate(ctx context.Context, program, dir string, bootstrap []byte) (refus
 	out := &words{}
 	cmd := exec.CommandContext(ctx, program, "--mode", "validate", "-c", file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error") //nolint:gosec // the caller's Envoy
 	cmd.Dir, cmd.Env, cmd.Stderr = own, []string{}, out
-	// What it starts ends with it, and it ends with us.
+	// What it starts ends with it, but what leaves the process group (setsid); and it ends with us.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
@@ -57,7 +59,10 @@ func Validate(ctx context.Context, program, dir string, bootstrap []byte) (refus
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start %s: %w", program, err)
 	}
-	if err := errors.Join(unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: maxMemory, Max: maxMemory}, nil), unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, behind)); err != nil && !errors.Is(err, unix.ESRCH) {
+	limit := func(what int, most uint64) error {
+		return unix.Prlimit(cmd.Process.Pid, what, &unix.Rlimit{Cur: most, Max: most}, nil)
+	}
+	if err := errors.Join(limit(unix.RLIMIT_DATA, maxMemory), limit(unix.RLIMIT_FSIZE, maxFile), unix.Setpriority(unix.PRIO_PROCESS, cmd.Process.Pid, behind)); err != nil && !errors.Is(err, unix.ESRCH) {
 		return "", errors.Join(fmt.Errorf("bound the trial: %w", err), cmd.Cancel(), cmd.Wait())
 	}
 	err = cmd.Wait()

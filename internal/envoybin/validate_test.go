@@ -38,6 +38,7 @@ func TestValidate(t *testing.T) {
 		"refused":          {[]byte(`{"static_resources": {"clusters": [{"name": "c", "type": "STATIC", "lb_policy": "CLUSTER_PROVIDED"}]}}`), time.Minute, "cluster provided LB specified"},
 		"without end":      {listening("while true do end"), 2 * time.Second, "did not come to an end"},
 		"out of memory":    {listening("local t = {} while true do t[#t+1] = string.rep('x', 1000000) .. #t end"), time.Minute, "not enough memory"},
+		"a flood of bytes": {listening("local f = io.open('full', 'w') while true do f:write(string.rep('x', 1000000)) end"), time.Minute, "signal 25"},
 		"a flood of words": {listening("while true do io.stderr:write(string.rep('x', 100000)) end"), 2 * time.Second, "did not come to an end"},
 	} {
 		t.Run(name, func(t *testing.T) {

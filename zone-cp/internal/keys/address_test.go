@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,21 +21,45 @@ import (
 )
 
 func TestWhichAddressesAreAsked(t *testing.T) {
+	own := []netip.Addr{netip.MustParseAddr("192.168.1.7"), netip.MustParseAddr("fd12::7")}
 	for text, asked := range map[string]bool{
 		"127.0.0.1": false, "127.8.8.8": false, "::1": false, "::ffff:127.0.0.1": false, "0.0.0.0": false, "0.1.2.3": false, "::": false,
 		"169.254.169.254": false, "169.254.0.1": false, "::ffff:169.254.169.254": false, "fe80::1%eth0": false, "fd00:ec2::254": false, "fd20:ce::254": false,
 		"100.100.100.200": false, "168.63.129.16": false, "192.0.0.192": false, "224.0.0.1": false, "ff02::1": false, "255.255.255.255": false,
 		"64:ff9b::a9fe:a9fe": false, "2002:a9fe:a9fe::1": false, "::7f00:1": false, "64:ff9b::808:808": true,
+		"64:ff9b:1::a9fe:a9fe": false, "::ffff:0:169.254.169.254": false, "192.168.1.7": false, "::ffff:192.168.1.7": false, "64:ff9b::c0a8:107": false, "fd12::7": false,
 		"10.0.0.1": true, "172.16.3.4": true, "192.168.1.1": true, "fd12:3456::1": true, "8.8.8.8": true, "2001:db8::1": true,
 	} {
-		if err := askable(netip.MustParseAddr(text), nil); (err == nil) != asked {
+		if err := askable(netip.MustParseAddr(text), own, nil); (err == nil) != asked {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	allow := []netip.Prefix{netip.MustParsePrefix("169.254.7.0/24"), netip.MustParsePrefix("::1/128")}
-	for text, asked := range map[string]bool{"169.254.7.9": true, "169.254.169.254": false, "::1": true, "127.0.0.1": false} {
-		if err := askable(netip.MustParseAddr(text), allow); (err == nil) != asked {
+	allow := []netip.Prefix{netip.MustParsePrefix("169.254.7.0/24"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("192.168.1.7/32")}
+	for text, asked := range map[string]bool{"192.168.1.7": true, "fd12::7": false, "169.254.7.9": true, "169.254.169.254": false, "::1": true, "127.0.0.1": false} {
+		if err := askable(netip.MustParseAddr(text), own, allow); (err == nil) != asked {
 			t.Errorf("%s where some are allowed: %v", text, err)
+		}
+	}
+}
+
+// TestOwnAddresses: what listens on all addresses of the zone's machine is not reached by any of them.
+func TestOwnAddresses(t *testing.T) {
+	own, err := ownAddresses()
+	if err != nil || !slices.Contains(own, netip.MustParseAddr("127.0.0.1")) {
+		t.Fatalf("%v %v", own, err)
+	}
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	for _, at := range own {
+		if at.IsLinkLocalUnicast() {
+			continue // it needs a zone, and is refused anyway
+		}
+		if c, err := dialer(nil)(t.Context(), "tcp", netip.AddrPortFrom(at, uint16(l.Addr().(*net.TCPAddr).Port)).String()); err == nil {
+			_ = c.Close()
+			t.Errorf("%s is connected to", at)
 		}
 	}
 }
