@@ -94,8 +94,9 @@ var titles = map[string]string{
 	"mesh-wide":     "an AuthorizationPolicy of the mesh: every port of all 1,000",
 }
 
-// limits are of CPU beside marshalling everything once.
-var limits = map[string]float64{"cold": 60, "authorization": 4, "route": 8, "traffic": 8, "mesh-wide": 10}
+// limits are of CPU beside marshalling everything once: half as much again as was measured on a machine that others used too, where
+// the same build gave 15 % more or less from turn to turn (35, 1.7, 3.9, 3.7 and 4.7).
+var limits = map[string]float64{"cold": 52, "authorization": 2.6, "route": 6, "traffic": 6, "mesh-wide": 7}
 
 // parse reads what `go test -bench` prints: BenchmarkFleet/name-2  20  123 ns/op  456 B/op ...
 func parse(text []byte) (out []result) {
