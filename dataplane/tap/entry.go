@@ -21,6 +21,7 @@ const (
 	tagB3          = "b3"
 	tagDecision    = "decision"
 	tagPolicy      = "policy"
+	tagCaller      = "caller" // of connections that another listener of the Envoy relayed
 
 	decisionDenied = "denied"
 )
@@ -78,7 +79,7 @@ func (s Self) common(log string, c *datav3.AccessLogCommon) mesh.TapRequest {
 	}
 	chain := parseChain(tags[tagChain])
 	tls := c.GetTlsProperties()
-	peer := ""
+	peer := dashless(tags[tagCaller])
 	for _, san := range tls.GetPeerCertificateProperties().GetSubjectAltName() {
 		if san.GetUri() != "" {
 			peer = san.GetUri()
@@ -88,6 +89,10 @@ func (s Self) common(log string, c *datav3.AccessLogCommon) mesh.TapRequest {
 	r.Source = mesh.TapEnds{Identity: peer, Address: address(c.GetDownstreamRemoteAddress())}
 	r.Source.Namespace, r.Source.Name = serviceAccount(peer)
 	switch {
+	case chain.egress:
+		r.Side, r.Source.Zone = mesh.TapGateway, chain.from
+		r.Destination = mesh.TapEnds{Namespace: chain.namespace, Name: chain.service, Port: chain.port, Address: address(c.GetUpstreamRemoteAddress())}
+		return r
 	case chain.inbound:
 		r.Side, r.Source.Zone = mesh.TapServer, chain.from
 		r.Destination = mesh.TapEnds{Namespace: chain.namespace, Name: chain.service, Port: chain.port, Zone: s.Zone, Identity: s.Identity}
@@ -119,21 +124,21 @@ func (s Self) common(log string, c *datav3.AccessLogCommon) mesh.TapRequest {
 	return r
 }
 
-// chainName is `inbound/<service>.<namespace>:<port>/<source zone>[/l4]` or `plaintext/<service>.<namespace>:<port>`, as xds/translate
-// names chains.
+// chainName is `inbound/<service>.<namespace>:<port>/<source zone>[/l4]`, `plaintext/<service>.<namespace>:<port>` or
+// `egress/<service>.<namespace>:<port>/<source zone>[/refused]`, as xds/translate names chains.
 type chainName struct {
-	inbound                  bool
+	inbound, egress          bool
 	service, namespace, from string
 	port                     uint16
 }
 
 func parseChain(s string) (c chainName) {
 	parts := strings.Split(s, "/")
-	if len(parts) < 2 || parts[0] != "inbound" && parts[0] != "plaintext" {
+	if len(parts) < 2 || parts[0] != "inbound" && parts[0] != "plaintext" && parts[0] != "egress" {
 		return c
 	}
-	to := parseCluster(parts[1])
-	c = chainName{inbound: true, service: to.Name, namespace: to.Namespace, port: to.Port}
+	to, egress := parseCluster(parts[1]), parts[0] == "egress"
+	c = chainName{inbound: !egress, egress: egress, service: to.Name, namespace: to.Namespace, port: to.Port}
 	if len(parts) > 2 {
 		c.from = parts[2]
 	}

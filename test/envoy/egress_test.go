@@ -821,6 +821,24 @@ spec: {hosts: [queue.example], ports: [{port: 5672, targetPort: %[3]d, protocol:
 		})
 	})
 
+	t.Run("the tap names who and why", func(t *testing.T) {
+		w.apply(t, services+everybody+exitRule("web-not-queue", "queue", "Deny", "web", ""))
+		seen := w.watch(t, mesh.Tap{}, "out-1")
+		if line, err := readLine(dial(t, local(localPort))); err == nil {
+			t.Errorf("denied, but: %q", line)
+		}
+		for {
+			r := tapRequest(t, seen)
+			if r.Policy != "global/shop/web-not-queue" {
+				continue // of before
+			}
+			if !r.Denied || r.Source.Name != "web" || r.Source.Zone != "one" || r.Destination.Name != "queue" || r.Destination.Port != 5672 {
+				t.Errorf("%+v", r)
+			}
+			break
+		}
+	})
+
 	t.Run("proxies come and go", func(t *testing.T) {
 		w.zones[0].Egresses = append(w.zones[0].Egresses, w.egress("out-2"))
 		w.zones[0].Egresses[0].Ready = false

@@ -152,5 +152,9 @@ func (b *messages) tcpLogs(t ir.TCP) []*accesslogv3.AccessLog {
 		}
 		l.Filter = allOf(atEnd...)
 	}
-	return append(append(logs, b.tellBytes(tapBytes)), b.tcpNotes(t)...)
+	tap := b.tellBytes(tapBytes)
+	if t.Relayed {
+		tap = b.tellRelayed()
+	}
+	return append(append(logs, tap), b.tcpNotes(t)...)
 }

@@ -42,6 +42,13 @@ func tapTags(requests bool) map[string]string {
 	return tags
 }
 
+// tellRelayed is tellBytes of connections whose client was recognised by the listener that relays them.
+func (b *messages) tellRelayed() *accesslogv3.AccessLog {
+	tags := tapTags(false)
+	tags["caller"] = stateOf(callerState)
+	return b.tap("envoy.access_loggers.tcp_grpc", &grpclogv3.TcpGrpcAccessLogConfig{CommonConfig: tapLog(tapBytes, tags)})
+}
+
 // tellRequests tells of requests, tellBytes of connections.
 func (b *messages) tellRequests() *accesslogv3.AccessLog {
 	return b.tap("envoy.access_loggers.http_grpc", &grpclogv3.HttpGrpcAccessLogConfig{CommonConfig: tapLog(tapRequests, tapTags(true)), AdditionalRequestHeadersToLog: mesh.TapHeaders()})

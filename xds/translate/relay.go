@@ -21,16 +21,10 @@ func newRelay(chain string, a ir.Admission, to ir.TCP, sources ir.Sources) relay
 		admission: a,
 		cluster:   ir.Cluster{Name: relayName(chain), Protocol: ir.Bytes, ConnectTimeout: appConnectTimeout, Inside: relayName(chain), Sources: sources},
 		listener: ir.Listener{Name: relayName(chain), Inside: true, Sources: sources, Chains: []ir.Chain{
-			{Name: relayAllowed, TCP: &to}, {Name: relayRefused, TCP: &refused},
+			{Name: chain, TCP: &to}, {Name: chain + "/refused", TCP: &refused},
 		}},
 	}
 }
-
-// The chains of a listener inside.
-const (
-	relayAllowed = "allowed"
-	relayRefused = "refused"
-)
 
 func (r relay) addTo(p *ir.Proxy) {
 	p.Admissions = append(p.Admissions, r.admission)
