@@ -51,7 +51,8 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	p.invalid = nil
 	blamed := map[mesh.ProxyID]blame{}
 	p.stale = false
-	if p.last != nil && len(changed) == 0 && len(p.isolations) == 0 && len(p.trials.waiting) == 0 && sameShape(*p.last, in) {
+	whole := p.last == nil || len(changed) > 0 || len(p.isolations) > 0 || len(p.trials.waiting) > 0 || !sameShape(*p.last, in)
+	if !whole {
 		err = p.publishEndpoints(t, failing.Plans, blamed)
 		p.metrics.builds.WithLabelValues("endpoints").Inc()
 	} else {
@@ -71,20 +72,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	p.cfg.Log.DebugContext(ctx, "published", telemetry.KeyRevision, p.cursor.Revision, "changes", len(changed), "proxies", len(blamed), "took", time.Since(began))
 
 	p.follow(changed, blamed, began)
-	for _, i := range p.invalid {
-		underWay := func(k mesh.Key) bool { _, now := changed[k]; return now }
-		said, tried := p.trials.refused[i.Resource.Version]
-		if tried {
-			underWay = func(k mesh.Key) bool { return p.trials.underWay(k, p.tracker.settled) }
-		} else {
-			said = mesh.Rejection{Proxy: p.cfg.Zone, Resource: i.Resource.String(), Error: i.Err.Error()}
-		}
-		name := resourceName{i.Resource.Type, i.Resource.Name}
-		view := snapshot.ViewKey(i.view)
-		if !p.isolate(view, name, i.Resource.Sources, said, underWay) && !(tried && p.blamePatches(view, patchesOf(t), i.Resource, said)) {
-			p.tracker.reject(i.Resource.Sources, i.view, said, began)
-		}
-	}
+	p.blameInvalid(changed, patchesOf(t), whole, began)
 	p.settleIsolations()
 	p.settleTrials()
 	p.noteIssues(issues, others)

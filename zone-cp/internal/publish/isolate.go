@@ -85,13 +85,65 @@ func (p *Publisher) isolateRefused(r ads.Rejection, said mesh.Rejection) bool {
 	if v := p.views[r.View]; v.get(name).Version != r.Version {
 		return false
 	}
-	return p.isolate(r.View, name, r.Sources, said, func(k mesh.Key) bool { return !p.tracker.settled(k) })
+	return len(p.isolate(r.View, name, r.Sources, said, func(k mesh.Key) bool { return !p.tracker.settled(k) })) > 0
+}
+
+// leftOut is an Envoy resource for which all of its sources were blamed.
+type leftOut struct {
+	view string
+	name string // short type and name
+}
+
+// blameInvalid says who is at fault in what this build left out, and takes back what was said of what is left out no more, which only a
+// whole build knows.
+func (p *Publisher) blameInvalid(changed map[mesh.Key]edit, patches keySet, whole bool, now time.Time) {
+	suspected := map[string]map[mesh.Key]struct{}{}
+	blamed := map[leftOut]struct{}{}
+	for _, i := range p.invalid {
+		// One fault may be in many resources. The view is built again without those that are suspected, which shows whether there is another.
+		if slices.ContainsFunc(i.Resource.Sources, func(k mesh.Key) bool { _, ok := suspected[i.view][k]; return ok }) {
+			continue
+		}
+		underWay := func(k mesh.Key) bool { _, now := changed[k]; return now }
+		said, tried := p.trials.refused[i.Resource.Version]
+		if tried {
+			underWay = func(k mesh.Key) bool { return p.trials.underWay(k, p.tracker.settled) }
+		} else {
+			said = mesh.Rejection{Proxy: p.cfg.Zone, Resource: i.Resource.String(), Error: i.Err.Error()}
+		}
+		view := snapshot.ViewKey(i.view)
+		suspects := p.isolate(view, nameOf(i.Resource), i.Resource.Sources, said, underWay)
+		if len(suspects) == 0 && tried {
+			suspects = p.blamePatches(view, patches, i.Resource, said)
+		}
+		if len(suspects) == 0 {
+			p.tracker.reject(i.Resource.Sources, i.view, said, now)
+			blamed[leftOut{i.view, said.Resource}] = struct{}{}
+			continue
+		}
+		if suspected[i.view] == nil {
+			suspected[i.view] = map[mesh.Key]struct{}{}
+		}
+		for _, k := range suspects {
+			suspected[i.view][k] = struct{}{}
+		}
+	}
+	if !whole {
+		maps.Copy(p.blamed, blamed)
+		return
+	}
+	for r := range p.blamed {
+		if _, still := blamed[r]; !still {
+			p.tracker.lift(r.view, r.name)
+		}
+	}
+	p.blamed = blamed
 }
 
 // isolate begins or goes on with the search for what is at fault in a refused Envoy resource: one of its
-// sources that are under way, or of those that are being tried. It reports whether there is anything to be
-// found: false means that all the sources are to be blamed.
-func (p *Publisher) isolate(view snapshot.ViewKey, name resourceName, sources []mesh.Key, said mesh.Rejection, underWay func(mesh.Key) bool) bool {
+// sources that are under way, or of those that are being tried. It returns these: none means that all the
+// sources are to be blamed.
+func (p *Publisher) isolate(view snapshot.ViewKey, name resourceName, sources []mesh.Key, said mesh.Rejection, underWay func(mesh.Key) bool) []mesh.Key {
 	iso := p.isolations[view]
 	if iso == nil {
 		iso = &isolation{held: map[mesh.Key]struct{}{}}
@@ -109,7 +161,7 @@ func (p *Publisher) isolate(view snapshot.ViewKey, name resourceName, sources []
 		}
 	}
 	if len(suspects) == 0 {
-		return false
+		return nil
 	}
 	p.isolations[view], iso.of = iso, name
 	for _, k := range suspects {
@@ -122,7 +174,7 @@ func (p *Publisher) isolate(view snapshot.ViewKey, name resourceName, sources []
 		iso.todo = append(iso.todo, slices.Clone(suspects[:half]), slices.Clone(suspects[half:]))
 	}
 	p.search(view, iso)
-	return true
+	return suspects
 }
 
 // hold says of a resource that it is at fault.

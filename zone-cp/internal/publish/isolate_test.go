@@ -3,15 +3,18 @@ package publish
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
+	"github.com/comity-mesh/comity/store"
 	"github.com/comity-mesh/comity/xds/envoy"
 )
 
@@ -190,4 +193,59 @@ func TestPatchThatEnvoyRefuses(t *testing.T) {
 	}
 	risky(s)
 	r.answers(cart, "/v1", "NO-BACKEND")
+}
+
+// TestOneFaultInManyResources: a patch that makes two clusters invalid is refused, and not the services whose clusters they are. With it the
+// refusal goes.
+func TestOneFaultInManyResources(t *testing.T) {
+	p := small(t, 2)
+	patch := made(t, mesh.KindExtension, "patch", map[string]any{"patch": map[string]any{"resource": "Cluster", "name": "s*", "merge": map[string]any{"connect_timeout": "-1s"}}})
+	patch.Namespace, patch.Changed, patch.Revision = policy.SystemNamespace, 2, 2
+	build := func(c ...store.Change) {
+		t.Helper()
+		if err := p.build(t.Context(), batch{cursor: mesh.Cursor{Revision: 2}, changes: c}); err != nil {
+			t.Fatal(err)
+		}
+		for p.stale {
+			if err := p.build(t.Context(), batch{cursor: mesh.Cursor{Revision: 2}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	refused := func() []mesh.Key {
+		var out []mesh.Key
+		for k, c := range p.tracker.changes {
+			if len(c.refused) > 0 {
+				out = append(out, k)
+			}
+		}
+		return out
+	}
+	build(store.Change{Resource: patch})
+	if got := refused(); !slices.Equal(got, []mesh.Key{patch.Key}) {
+		t.Errorf("refused are %v, want the patch alone", got)
+	}
+	build(store.Change{Resource: patch, Deleted: true})
+	if got := refused(); len(got) > 0 {
+		t.Errorf("without the patch are refused %v", got)
+	}
+
+	// Where nobody can be found, all sources are blamed, until it is left out no more.
+	service := mesh.Key{Origin: "east", Kind: mesh.KindService, Namespace: "shop", Name: "s0"}
+	for view := range p.views {
+		p.invalid = []invalidResource{{string(view), envoy.Invalid{Resource: envoy.Resource{Type: envoy.TypeCluster, Name: "s0.shop:80", Sources: []mesh.Key{service}}, Err: errors.New("it is wrong")}}}
+		break
+	}
+	p.blameInvalid(nil, nil, true, time.Now())
+	if got := refused(); !slices.Equal(got, []mesh.Key{service}) {
+		t.Errorf("refused are %v, want %v", got, service)
+	}
+	build()
+	if got := refused(); !slices.Equal(got, []mesh.Key{service}) {
+		t.Errorf("a build of endpoints alone, which judges nothing else, took it back: %v", got)
+	}
+	build(authorization(t, "s1", 2))
+	if got := refused(); len(got) > 0 {
+		t.Errorf("refused are still %v", got)
+	}
 }

@@ -105,8 +105,9 @@ type Publisher struct {
 	cache    *envoy.Cache
 	sound    map[string]bool // versions that were validated in this build
 	invalid  []invalidResource
-	last     *topology.Input // of the last build; nil if that failed
-	until    time.Time       // when something in the picture ends by itself
+	blamed   map[leftOut]struct{} // for what was invalid in the last whole build
+	last     *topology.Input      // of the last build; nil if that failed
+	until    time.Time            // when something in the picture ends by itself
 	// What Envoys refuse, view by view, and resources as they last were good (isolation).
 	isolations map[snapshot.ViewKey]*isolation
 	priors     map[mesh.Key]prior

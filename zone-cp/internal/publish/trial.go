@@ -211,7 +211,7 @@ func (p *Publisher) lacks(key snapshot.ViewKey, v *view) bool {
 
 // blamePatches holds the patches of a resource that was refused though nothing of it is under way: after a restart in the middle of a trial nobody
 // knows what was there before. It then is what it is without them.
-func (p *Publisher) blamePatches(view snapshot.ViewKey, patches keySet, r envoy.Resource, said mesh.Rejection) bool {
+func (p *Publisher) blamePatches(view snapshot.ViewKey, patches keySet, r envoy.Resource, said mesh.Rejection) []mesh.Key {
 	at := patches.patches(r)
 	for _, k := range at {
 		if _, known := p.priors[k]; !known {
