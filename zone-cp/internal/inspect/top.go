@@ -11,11 +11,15 @@ import (
 	"github.com/comity-mesh/comity/mesh"
 )
 
+// lagging is the part of an interval by which a zone tells later than it counts. Its proxies end their intervals when it does, and what they
+// counted has to be read from their Envoys and to come here: without it some would be in an interval twice, and others not at all.
+const lagging = 4
+
 // maxCounted is how many proxies of a zone tell what passes.
 const maxCounted = 1000
 
 // Top tells in each interval what passed between pairs, of all proxies that find gives added up, until ctx ends, with nil, or emit fails.
-// The first word is who tells; from then on everything that passes is in one of the next.
+// The first word is who tells; from then on everything that passes is in one of the next, each of which has one word of every proxy.
 func (d *Desk) Top(ctx context.Context, zone string, t mesh.Top, find func(context.Context) ([]mesh.ProxyID, error), emit func(mesh.Flows) error) error {
 	ctx, cancel := context.WithTimeout(ctx, mesh.TopMaxTime)
 	defer cancel()
@@ -33,7 +37,7 @@ func (d *Desk) Top(ctx context.Context, zone string, t mesh.Top, find func(conte
 	again, word := time.NewTicker(lookAgain), time.NewTimer(firstWord)
 	defer again.Stop()
 	defer word.Stop()
-	began := time.Time{} // of the interval; zero before the first word
+	var began, due time.Time // of the interval, zero before the first word; of the next word
 	for {
 		select {
 		case <-c.changed:
@@ -52,16 +56,22 @@ func (d *Desk) Top(ctx context.Context, zone string, t mesh.Top, find func(conte
 		}
 		now := time.Now()
 		f := mesh.Flows{Zone: zone, Flows: x.taken()}
-		if !began.IsZero() {
-			f.Milliseconds = now.Sub(began).Milliseconds()
+		if began.IsZero() {
+			began, due = now, now.Add(t.Interval()/lagging)
+		} else {
+			end := now.Add(-t.Interval() / lagging)
+			f.Milliseconds = end.Sub(began).Milliseconds()
+			began = end
 		}
-		began = now
+		for due.Sub(now) < t.Interval()/2 { // in step with the proxies, also after a word that was late
+			due = due.Add(t.Interval())
+		}
 		answering, problems := c.standing()
 		f.Proxies, f.Problems = len(answering), problems
 		if err := emit(f); err != nil {
 			return err
 		}
-		word.Reset(t.Interval())
+		word.Reset(due.Sub(now))
 	}
 }
 
