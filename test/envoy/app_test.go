@@ -58,6 +58,8 @@ type app struct {
 	close  func()
 	// decide, if set, answers as an external authorization instead (its gRPC only).
 	decide func(*authv3.CheckRequest) *authv3.CheckResponse
+	// health answers health checks of gRPC.
+	health *health.Server
 	// limit, if set, answers as a rate limit service instead (its gRPC only).
 	limit func(*ratelimitv3.RateLimitRequest) *ratelimitv3.RateLimitResponse
 }
@@ -92,7 +94,7 @@ type appPorts struct{ http, grpc, tcp uint16 }
 
 func startApp(t *testing.T, name, address string, ports appPorts, keys *keyCounts) *app {
 	t.Helper()
-	a := &app{name: name, keys: keys, workers: make(chan struct{}, 4), held: make(chan struct{})}
+	a := &app{name: name, keys: keys, workers: make(chan struct{}, 4), held: make(chan struct{}), health: health.NewServer()}
 	ctx, cancel := context.WithCancel(context.Background())
 	listen := func(port uint16) net.Listener {
 		l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(int(port))))
@@ -105,7 +107,7 @@ func startApp(t *testing.T, name, address string, ports appPorts, keys *keyCount
 	h.Protocols.SetHTTP1(true)
 	h.Protocols.SetUnencryptedHTTP2(true)
 	g := grpc.NewServer(grpc.UnknownServiceHandler(a.serveGRPC))
-	healthpb.RegisterHealthServer(g, health.NewServer())
+	healthpb.RegisterHealthServer(g, a.health)
 	raw := listen(ports.tcp)
 	go func() { _ = h.Serve(listen(ports.http)) }()
 	go func() { _ = g.Serve(listen(ports.grpc)) }()

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/comity-mesh/comity/xds/topology"
 )
 
@@ -328,5 +330,21 @@ func TestTrafficHealthCheck(t *testing.T) {
 			}
 			return nil
 		})
+	}
+
+	// The health service is asked about the service that the policy names, which one of them says is not well.
+	w.apps["echo-1"].health.SetServingStatus("shop.Echo", healthpb.HealthCheckResponse_NOT_SERVING)
+	w.apps["echo-2"].health.SetServingStatus("shop.Echo", healthpb.HealthCheckResponse_SERVING)
+	w.apply(t, "kind: TrafficPolicy\nmetadata: {name: echo}\nspec: {targetRef: {kind: Service, name: echo, sectionName: grpc}, healthCheck: {grpc: {service: shop.Echo}, interval: 1s, idleInterval: 1s, unhealthy: 1}}\n")
+	eventually(t, "calls go to the one that is well", func() error {
+		if n := web.stat(t, "cluster.echo.shop:9090.membership_healthy"); n != 1 {
+			return fmt.Errorf("%d are healthy", n)
+		}
+		return nil
+	})
+	for range 10 {
+		if app, err := w.callGRPC(t, "web", echoHost+":9090", "/test.Echo/Say", nil); err != nil || app != "echo-2" {
+			t.Errorf("%q, %v", app, err)
+		}
 	}
 }
