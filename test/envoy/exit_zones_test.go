@@ -99,6 +99,35 @@ spec: {hosts: [feed.example], ports: [{port: 5672, targetPort: %[4]d, protocol: 
 		}
 	})
 
+	t.Run("for the hosts that are declared", func(t *testing.T) {
+		web, other := w.zones[0].authority.issue(t, "/ns/shop/sa/web"), w.zones[0].authority.issue(t, "/ns/shop/sa/echo-1")
+		egress := w.zones[1].Egresses[0]
+		at, name := fmt.Sprintf("%s:%d", egress.BindAddress, egress.BindPorts[0]), mesh.ServicePort{Zone: "two", Namespace: "shop", Service: "partner", Port: 80}.EgressSNI("one")
+		asked := len(partner.callers())
+		for _, c := range []struct {
+			cert   certificate
+			host   string
+			status int
+			says   string
+		}{
+			{&web, host, http.StatusOK, ""}, {&web, host + ":80", http.StatusOK, ""}, {&web, "API.partner.example", http.StatusOK, ""},
+			{&web, "other.example", http.StatusMisdirectedRequest, "HOST-NOT-DECLARED"}, {&web, "169.254.169.254", http.StatusMisdirectedRequest, "HOST-NOT-DECLARED"},
+			{&other, "other.example", http.StatusForbidden, translate.DefaultDenyName},
+		} {
+			conn, err := handshake(t, at, name, c.cert)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := overTo(t, only(t, conn), "https://"+c.host+"/")
+			if err != nil || a.status != c.status || !strings.Contains(a.body, c.says) {
+				t.Errorf("%s: %d %s, %v", c.host, a.status, a.body, err)
+			}
+		}
+		if n := len(partner.callers()) - asked; n != 3 {
+			t.Errorf("%d requests arrived", n)
+		}
+	})
+
 	t.Run("only those whom the zone names answer for it", func(t *testing.T) {
 		// As if an ingress of the zone led to somebody else.
 		w.told = []mesh.Egress{{Name: "far-3", Ready: true}}

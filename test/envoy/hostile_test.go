@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -13,6 +14,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/comity-mesh/comity/mesh"
 )
@@ -70,7 +74,12 @@ func only(t *testing.T, c *tls.Conn) http.RoundTripper {
 
 func over(t *testing.T, rt http.RoundTripper, path string) (answer, error) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://pay"+path, nil)
+	return overTo(t, rt, "https://pay"+path)
+}
+
+func overTo(t *testing.T, rt http.RoundTripper, url string) (answer, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,10 +92,57 @@ func over(t *testing.T, rt http.RoundTripper, path string) (answer, error) {
 	return answer{status: resp.StatusCode, body: string(body)}, err
 }
 
+// half begins a request and never ends its headers. What it returns reports how that ends, not later than a minute from now.
+func half(t *testing.T, addr, serverName string, cert *tls.Certificate) (ends func() error) {
+	t.Helper()
+	c, err := handshake(t, addr, serverName, cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "pay"}, {":path", "/"}} {
+		if err := enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = c.Write([]byte(http2.ClientPreface))
+	f := http2.NewFramer(c, c)
+	if err := errors.Join(err, f.WriteSettings(), f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes()})); err != nil {
+		t.Fatal(err)
+	}
+	return func() error {
+		for {
+			switch frame, err := f.ReadFrame(); {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				return errors.New("it is waited for")
+			case err != nil: // the connection is cut
+				return nil
+			case frame.Header().StreamID == 1: // an answer, or the end of the stream
+				return nil
+			}
+		}
+	}
+}
+
 // TestRefusals plays the attackers, at the ingress and at the sidecar.
 func TestRefusals(t *testing.T) {
 	m := newTwoZones(t)
 	web, guest := m.one.issue(t, "/ns/shop/sa/web"), m.one.issue(t, "/ns/shop/sa/guest")
+	halves := map[string]func() error{}
+	for _, addr := range []string{local(m.payPort), local(m.gateTLS)} {
+		halves[addr] = half(t, addr, sni("one", 8080), &guest)
+	}
+	defer func() {
+		for addr, ends := range halves {
+			if err := ends(); err != nil {
+				t.Errorf("half a request at %s, of somebody who may not call: %v", addr, err)
+			}
+		}
+	}()
 	threeAny := m.three.issue(t, "/ns/shop/sa/any")
 	threeAlien := m.three.issue(t, "/ns/other/sa/any")
 	direct, gate := local(m.payPort), local(m.gateTLS)

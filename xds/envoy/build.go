@@ -15,7 +15,7 @@ import (
 
 // Builder salts every version. It changes whenever this package builds something else from the same
 // IR, so that Envoys notice; golden files show when that is.
-const Builder = "17"
+const Builder = "18"
 
 // Type URLs of the resources that are built.
 const (

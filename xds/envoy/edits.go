@@ -102,7 +102,7 @@ func mirrors(list []ir.Mirror) []*routev3.RouteAction_RequestMirrorPolicy {
 	var out []*routev3.RouteAction_RequestMirrorPolicy
 	for _, m := range list {
 		out = append(out, &routev3.RouteAction_RequestMirrorPolicy{
-			Cluster: m.Cluster, DisableShadowHostSuffixAppend: true,
+			Cluster: m.Cluster, HostRewriteLiteral: m.Host, DisableShadowHostSuffixAppend: true,
 			RuntimeFraction: &corev3.RuntimeFractionalPercent{DefaultValue: perMillion(m.PerMillion)},
 		})
 	}

@@ -42,6 +42,7 @@ type Redirect struct {
 // Mirror sends copies of a share of the requests to a cluster, whose answers go nowhere.
 type Mirror struct {
 	Cluster    string `json:"cluster"`
+	Host       string `json:"host,omitempty"` // what copies name instead of the request's
 	PerMillion uint32 `json:"perMillion"`
 }
 

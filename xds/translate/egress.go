@@ -1,8 +1,10 @@
 package translate
 
 import (
+	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/comity-mesh/comity/xds/failover"
 	"github.com/comity-mesh/comity/xds/ir"
@@ -150,18 +152,33 @@ func (tr *Translator) sharedEgress() *ir.Proxy {
 	return out
 }
 
-// exitRoutes say which requests of a zone's callers leave by a port.
+// exitRoutes say which requests of a zone's callers leave by a port: those for the hosts that the ExternalService declares. Behind one
+// address there may be others, which nobody has allowed.
 func (tr *Translator) exitRoutes(x exitPort) ir.RouteTable {
 	as, port := x.AsService(), x.port.AsPort()
 	traffic := tr.t.ExternalTraffic(x.External, x.port)
 	to := []ir.Backend{{Cluster: externalName(x.ServiceName, x.port.Port), Weight: 1}}
+	declared := ir.VirtualHost{
+		Name: x.name(), Domains: x.Domains(x.port.Port), Retry: safeRetry(tr.settings.Retry),
+		Authorization: tr.authorization(as, port, x.from), Filters: ir.Filters{Before: tr.audits(as, port, x.from)},
+		Routes: tr.treatOutside(port, []ir.Route{{Match: anyPath(), Backends: to}}, traffic.Spec),
+	}
+	other := ir.VirtualHost{
+		Name: "unknown", Domains: []string{"*"}, Authorization: declared.Authorization, Filters: declared.Filters,
+		Routes: []ir.Route{{Match: anyPath(), Reply: undeclaredHere(x)}},
+	}
 	return ir.RouteTable{
 		Name: x.name(), Sources: unique(append(policySources(as, port, tr.t.ConfigSources), outsideSources(traffic)...)),
-		Hosts: []ir.VirtualHost{{
-			Name: x.name(), Domains: []string{"*"}, Retry: safeRetry(tr.settings.Retry),
-			Authorization: tr.authorization(as, port, x.from), Filters: ir.Filters{Before: tr.audits(as, port, x.from)},
-			Routes: tr.treatOutside(port, []ir.Route{{Match: anyPath(), Backends: to}}, traffic.Spec),
-		}},
+		Hosts: []ir.VirtualHost{declared, other},
+	}
+}
+
+// undeclaredHere answers who may leave by a port, but asks for a host that its ExternalService does not declare.
+func undeclaredHere(x exitPort) *ir.Reply {
+	return &ir.Reply{
+		Status: http.StatusMisdirectedRequest, Code: "HOST-NOT-DECLARED", Title: "The ExternalService does not declare this host",
+		Detail: "ExternalService " + x.ServiceName.String() + " is for " + strings.Join(x.Spec.Hosts, ", ") + "; the request names another host.",
+		Try:    "Ask for a declared host, rewrite the host in the HTTPRoute that leads here, or declare it in spec.hosts.",
 	}
 }
 

@@ -42,7 +42,7 @@ func (tr *Translator) filter(r *ir.Route, m policy.RouteMatch, f gatewayv1.HTTPR
 	case f.RequestMirror != nil:
 		to, err := tr.t.Backend(m.Route, f.RequestMirror.BackendRef)
 		if share := policy.MirrorShare(*f.RequestMirror); err == nil && share > 0 {
-			r.Mirrors = append(r.Mirrors, ir.Mirror{Cluster: tr.backendName(to), PerMillion: share})
+			r.Mirrors = append(r.Mirrors, ir.Mirror{Cluster: tr.backendName(to), Host: tr.hostOutside(to), PerMillion: share})
 		}
 	}
 }
