@@ -50,7 +50,8 @@ func sessionAt(s ir.Session, cluster string) ir.HeaderMatch {
 	return ir.HeaderMatch{Name: "cookie", Regex: `(?:.*; ?)?` + regexp.QuoteMeta(s.Cookie.Name) + `="?` + backendMark(cluster) + `\..*`}
 }
 
-// backendMark stands for a backend in sessions: the same in every proxy and at any time, and nothing to strangers.
+// backendMark stands for a backend in sessions: the same in every proxy and at any time. It is no secret: who may choose a session may choose
+// among the backends of its rule.
 func backendMark(cluster string) string {
 	sum := sha256.Sum256([]byte(cluster))
 	return hex.EncodeToString(sum[:4])
