@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -54,7 +55,8 @@ func Handler() http.Handler {
 		h.Set("Cache-Control", "no-store")
 		name, below := strings.CutPrefix(r.URL.Path, "/ui/")
 		if !below {
-			h.Set("Location", "ui/")
+			to := url.URL{Path: "ui/", RawQuery: r.URL.RawQuery} // the query says which page of the console
+			h.Set("Location", to.String())
 			w.WriteHeader(http.StatusFound)
 			return
 		}

@@ -22,8 +22,8 @@ func get(t *testing.T, path, encoding string) *httptest.ResponseRecorder {
 }
 
 func TestLeadsToThePage(t *testing.T) {
-	for _, path := range []string{"/", "/ui"} {
-		if res := get(t, path, ""); res.Code != http.StatusFound || res.Header().Get("Location") != "ui/" {
+	for path, want := range map[string]string{"/": "ui/", "/ui": "ui/", "/?page=top&service=shop/pay": "ui/?page=top&service=shop/pay"} {
+		if res := get(t, path, ""); res.Code != http.StatusFound || res.Header().Get("Location") != want {
 			t.Errorf("%s: %d to %q", path, res.Code, res.Header().Get("Location"))
 		}
 	}
