@@ -115,6 +115,8 @@ func (w *refs) object(at, field string, v map[string]any) {
 		w.add(Reference{Pointer: at + "/zone", To: ToZone, Name: text("zone")})
 		w.add(Reference{Pointer: at + "/cloud", To: ToCloud, Name: text("cloud")})
 		w.add(Reference{Pointer: at + "/region", To: ToRegion, Name: text("region")})
+	case field == "exit" && w.res.Kind == mesh.KindExternalService:
+		w.zones(at, v)
 	case field == "dependencies" && text("service") != "":
 		w.add(Reference{Pointer: at + "/service", To: Referent(mesh.KindService), Namespace: namespace, Name: text("service")})
 	case at == "/spec/egress/namespaces" && w.res.Kind == mesh.KindMeshConfig:
@@ -150,26 +152,33 @@ func (w *refs) backend(at, namespace, kind, name string, port any) {
 	w.port(Reference{Pointer: at, To: Referent(kind), Namespace: namespace, Name: name}, port)
 }
 
+// texts are the strings of a list.
+func texts(list any) (out []string) {
+	items, _ := list.([]any)
+	for _, item := range items {
+		s, _ := item.(string)
+		out = append(out, s)
+	}
+	return out
+}
+
+// zones takes the names of the field of this name.
+func (w *refs) zones(at string, v map[string]any) {
+	for i, z := range texts(v["zones"]) {
+		w.add(Reference{Pointer: ptr(at+"/zones", i), To: ToZone, Name: z})
+	}
+}
+
 // callers takes the names of a Source. Namespaces with accounts are named by the accounts.
 func (w *refs) callers(at string, v map[string]any) {
-	list := func(k string) (out []string) {
-		items, _ := v[k].([]any)
-		for _, item := range items {
-			s, _ := item.(string)
-			out = append(out, s)
-		}
-		return out
-	}
-	namespaces := list("namespaces")
+	namespaces := texts(v["namespaces"])
 	for i, n := range namespaces {
 		w.add(Reference{Pointer: ptr(at+"/namespaces", i), To: ToNamespace, Name: n})
 	}
-	for i, a := range list("serviceAccounts") {
+	for i, a := range texts(v["serviceAccounts"]) {
 		w.add(Reference{Pointer: ptr(at+"/serviceAccounts", i), To: ToAccount, Namespace: strings.Join(namespaces, ","), Name: a})
 	}
-	for i, z := range list("zones") {
-		w.add(Reference{Pointer: ptr(at+"/zones", i), To: ToZone, Name: z})
-	}
+	w.zones(at, v)
 }
 
 // identity takes the names of a SPIFFE ID of a workload, or of a prefix of some.

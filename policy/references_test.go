@@ -58,6 +58,7 @@ func TestMissing(t *testing.T) {
 			`/spec/tiers/0/zones/0/zone: no zone "est" is known; did you mean "east"?`,
 			`/spec/tiers/0/zones/1/cloud: no cloud "asw" is known; did you mean "aws"?`,
 		}},
+		{mesh.KindExternalService, `{"exit":{"zones":["east","wset"]}}`, []string{`/spec/exit/zones/1: no zone "wset" is known; did you mean "west"?`}},
 		{mesh.KindMeshConfig, `{"egress":{"namespaces":{"shpo":"Allow"}}}`, []string{`/spec/egress/namespaces/shpo: no namespace "shpo" is known in any zone; did you mean "shop"?`}},
 		{mesh.KindExtension, `{"externalAuthorization":{"service":{"name":"authz","port":9000}}}`, []string{`/spec/externalAuthorization/service/name: no Service "authz" is known in namespace shop of any zone`}},
 	} {

@@ -200,6 +200,9 @@ func validateOperation(r *report, at string, o Operation) {
 	}
 	r.values(at+"/methods", o.Methods, func(m string) error {
 		if !methodToken.MatchString(m) {
+			if upper := strings.ToUpper(m); methodToken.MatchString(upper) {
+				return fmt.Errorf("%q is no HTTP method; write %s", m, upper)
+			}
 			return fmt.Errorf("%q is no HTTP method; methods are upper case", clip(m))
 		}
 		return nil
