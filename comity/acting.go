@@ -41,7 +41,7 @@ func (s *shell) describeActing(ctx context.Context, r *remote, namespace, servic
 			sum := summarise(resourceStatuses(o))
 			row[4] = counts(o, rank[a.Key.Kind])
 			row[5], row[6] = fmt.Sprintf("%d/%d", sum.zonesApplied, sum.zones), fmt.Sprintf("%d/%d", sum.acked, sum.total)
-			row[7], row[8] = inForce(sum.state, sum.away), short(sum.message)
+			row[7], row[8] = sum.words(), short(sum.message)
 		}
 		t.rows = append(t.rows, row)
 	}

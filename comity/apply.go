@@ -244,7 +244,7 @@ With --wait it stays until every connected proxy whose configuration that change
 					continue
 				}
 				if err != nil {
-					return err
+					return r.elsewhere(cmd.Context(), one, "", err)
 				}
 				done = append(done, deletion{Kind: one.kind.Kind, Namespace: one.namespace, Name: one.name, Outcome: "deleted", Revision: revision})
 				tail := ""

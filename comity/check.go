@@ -190,13 +190,24 @@ func checkResource(o client.Object, heard map[string]bool) finding {
 	case "Rejected":
 		f.Level, f.Message, f.Try = "error", "refused: "+sum.message, "comity describe "+refName(o.Kind, o.Metadata.Name)
 	case "Programmed":
-		if sum.message != "" {
-			f.Level, f.Message, f.Try = "warning", sum.message, "comity describe "+refName(o.Kind, o.Metadata.Name)
+		if said := firstOf(sum.message, strings.Join(sum.unmet, "; ")); said != "" {
+			f.Level, f.Message, f.Try = "warning", said, "comity describe "+refName(o.Kind, o.Metadata.Name)
 		}
 	case "Pending":
 		f.Level, f.Message = "warning", fmt.Sprintf("on its way: %d of %d zones, %d/%d proxies", sum.zonesApplied, sum.zones, sum.acked, sum.total)
 	}
 	return f
+}
+
+// unready says why a proxy that is connected gets no requests. One whose agent has left has no identity any more: it only ends what it has.
+func unready(p mesh.ProxyStatus) string {
+	switch {
+	case p.Identity == "":
+		return "it is leaving: its agent has ended, and it gets no new requests"
+	case p.Proxy.Role == mesh.RoleSidecar:
+		return "its application is unhealthy"
+	}
+	return "it is not ready"
 }
 
 func checkProxy(p mesh.ProxyStatus) finding {
@@ -209,7 +220,7 @@ func checkProxy(p mesh.ProxyStatus) finding {
 	case !p.CertExpires.IsZero() && time.Until(p.CertExpires) < time.Hour:
 		f.Level, f.Message = "error", "its certificate ends in "+until(p.CertExpires)
 	case !p.Healthy:
-		f.Level, f.Message = "warning", "its application is unhealthy"
+		f.Level, f.Message = "warning", unready(p)
 		if p.LastError != "" {
 			f.Message += ": " + p.LastError
 		}

@@ -22,7 +22,7 @@ func (s *shell) describeCommand() *cobra.Command {
 		Use:               "describe TYPE NAME... | TYPE/NAME...",
 		Short:             "Show resources with everything that is known of their state in each zone",
 		Example:           "  comity describe authorizationpolicy/cart-to-pay\n  comity describe service pay -n shop\n  comity describe zone west\n  comity describe proxy/web-1 -n shop",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              kindFirst,
 		ValidArgsFunction: s.completeRefs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := s.remote()

@@ -46,11 +46,7 @@ func parseRefs(args []string, sel selection) ([]ref, error) {
 			return k, usage("proxies are looked at by themselves or beside whole kinds: comity get proxy/NAME, or comity get workloads,proxies")
 		}
 		if !ok {
-			var known []string
-			for _, k := range policy.Kinds() {
-				known = append(known, k.Plural)
-			}
-			known = append(known, proxiesWord)
+			known := knownKinds()
 			return k, &fault.Error{Code: "CLI-KIND", What: fmt.Sprintf("there is no kind %q", word), Exit: fault.ExitUsage,
 				Cause: firstOf(nearest.Question(word, known), "this program knows "+strings.Join(known, ", ")), Try: "comity get zones", Docs: "comity get --help"}
 		}
@@ -98,6 +94,24 @@ func parseRefs(args []string, sel selection) ([]ref, error) {
 	return out, nil
 }
 
+// kindFirst wants at least a kind, and says which there are.
+func kindFirst(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return nil
+	}
+	return &fault.Error{Code: codeUsage, What: "say what to " + cmd.Name(), Exit: fault.ExitUsage,
+		Cause: "the kinds are " + strings.Join(knownKinds(), ", "), Try: cmd.CommandPath() + " services"}
+}
+
+// knownKinds are the words for what can be read.
+func knownKinds() []string {
+	var known []string
+	for _, k := range policy.Kinds() {
+		known = append(known, k.Plural)
+	}
+	return append(known, proxiesWord)
+}
+
 func (s *shell) getCommand() *cobra.Command {
 	var sel selection
 	var noHeaders bool
@@ -111,7 +125,7 @@ func (s *shell) getCommand() *cobra.Command {
   comity get services,authorizationpolicies -n shop
   comity get workloads,proxies -n shop
   comity get proxies -n shop -o wide`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              kindFirst,
 		ValidArgsFunction: s.completeRefs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := s.remote()
@@ -322,7 +336,7 @@ func tableOf(kind mesh.Kind, objects []client.Object) table {
 	}
 	for _, o := range objects {
 		sum := summarise(resourceStatuses(o))
-		row := []string{o.Metadata.Name, fmt.Sprintf("%d/%d", sum.zonesApplied, sum.zones), fmt.Sprintf("%d/%d", sum.acked, sum.total), inForce(sum.state, sum.away),
+		row := []string{o.Metadata.Name, fmt.Sprintf("%d/%d", sum.zonesApplied, sum.zones), fmt.Sprintf("%d/%d", sum.acked, sum.total), sum.words(),
 			age(o.Metadata.CreationTimestamp), string(o.Metadata.Origin), o.Metadata.ResourceVersion, sum.message}
 		if info.Namespaced {
 			row = append([]string{o.Metadata.Namespace}, row...)
@@ -343,6 +357,20 @@ type summary struct {
 	state, message                    string
 	// away are the zones that are not heard, in words; what they said last counts for nothing but zones.
 	away []string
+	// unmet are the conditions that are False where it is heard.
+	unmet []string
+}
+
+// words are the state of a resource, what is amiss with it all the same, and of which zones it is not known.
+func (s summary) words() string {
+	var besides []string
+	if len(s.unmet) > 0 {
+		besides = append(besides, s.unmet[0])
+	}
+	if more := len(s.unmet) - 1; more > 0 {
+		besides = append(besides, fmt.Sprintf("%d more False", more))
+	}
+	return inForce(s.state, append(besides, s.away...))
 }
 
 func summarise(statuses []mesh.ResourceStatus) summary {
@@ -356,7 +384,7 @@ func summarise(statuses []mesh.ResourceStatus) summary {
 			sum.away = append(sum.away, notHeard(st.Zone, st.Unheard))
 		}
 	}
-	sum.zones = len(heard) + len(sum.away)
+	sum.zones, sum.unmet = len(heard)+len(sum.away), unmet(heard)
 	for _, st := range heard {
 		if st.State == mesh.StateApplied && st.Applied >= st.Wanted {
 			sum.zonesApplied++

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -59,22 +60,18 @@ func (r *remote) fetch(ctx context.Context, args []string, sel selection) (objec
 // find gets one resource. Where no namespace is said it is looked for in all of them, and must be in one only.
 func (r *remote) find(ctx context.Context, one ref, origin string) (client.Object, error) {
 	if !one.kind.Namespaced || one.namespace != "" {
-		return r.Get(ctx, one.kind, one.namespace, one.name, origin)
+		o, err := r.Get(ctx, one.kind, one.namespace, one.name, origin)
+		return o, r.elsewhere(ctx, one, origin, err)
 	}
-	list, err := r.ListAll(ctx, one.kind, client.ListOptions{Origin: origin, Contains: one.name})
+	namespaces, err := r.namespacesOf(ctx, one, origin)
 	if err != nil {
 		return client.Object{}, err
-	}
-	var namespaces []string
-	for _, o := range list {
-		if o.Metadata.Name == one.name && !slices.Contains(namespaces, o.Metadata.Namespace) {
-			namespaces = append(namespaces, o.Metadata.Namespace)
-		}
 	}
 	switch len(namespaces) {
 	case 0:
 		var names []string
-		if list, err = r.ListAll(ctx, one.kind, client.ListOptions{Origin: origin}); err != nil {
+		list, err := r.ListAll(ctx, one.kind, client.ListOptions{Origin: origin})
+		if err != nil {
 			return client.Object{}, err
 		}
 		for _, o := range list {
@@ -86,8 +83,35 @@ func (r *remote) find(ctx context.Context, one ref, origin string) (client.Objec
 	case 1:
 		return r.Get(ctx, one.kind, namespaces[0], one.name, origin)
 	}
-	slices.Sort(namespaces)
 	return client.Object{}, usage("%s %q is in several namespaces: say -n with one of %s", one.kind.Singular, one.name, strings.Join(namespaces, ", "))
+}
+
+// namespacesOf are those that have a resource of the name, in alphabetical order.
+func (r *remote) namespacesOf(ctx context.Context, one ref, origin string) ([]string, error) {
+	list, err := r.ListAll(ctx, one.kind, client.ListOptions{Origin: origin, Contains: one.name})
+	var out []string
+	for _, o := range list {
+		if o.Metadata.Name == one.name && !slices.Contains(out, o.Metadata.Namespace) {
+			out = append(out, o.Metadata.Namespace)
+		}
+	}
+	slices.Sort(out)
+	return out, err
+}
+
+// elsewhere adds to the complaint about a name that its namespace does not have where the name is. Who may not look there gets the complaint as it is.
+func (r *remote) elsewhere(ctx context.Context, one ref, origin string, complaint error) error {
+	f, ok := errors.AsType[*fault.Error](complaint)
+	if !ok || f.Exit != fault.ExitNotFound || !one.kind.Namespaced || f.Try != "" {
+		return complaint
+	}
+	namespaces, err := r.namespacesOf(ctx, one, origin)
+	if err != nil || len(namespaces) == 0 {
+		f.Try = "comity get " + one.kind.Plural + " lists what there is"
+		return f
+	}
+	f.Try = fmt.Sprintf("-n %s: there is a %s %q there", strings.Join(namespaces, " or -n "), one.kind.Singular, one.name)
+	return f
 }
 
 func notFound(format string, args ...any) error {

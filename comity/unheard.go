@@ -50,7 +50,7 @@ func proxyState(p mesh.ProxyStatus) string {
 	return word
 }
 
-// inForce is the state of a resource, and of which zones it is not known.
-func inForce(state string, away []string) string {
-	return strings.Join(append([]string{state}, away...), "; ")
+// inForce is the state of a resource, and what else is to be said of it: of which zones it is not known.
+func inForce(state string, besides []string) string {
+	return strings.Join(append([]string{state}, besides...), "; ")
 }
