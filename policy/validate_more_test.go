@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -154,4 +155,15 @@ func TestValidateHTTPRoute(t *testing.T) {
 		"session's end": {rule(`sessionPersistence: {absoluteTimeout: 1h}, `), []string{at + "/sessionPersistence/absoluteTimeout unsupported"}},
 		"permanent":     {rule(`sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}, `), []string{at + "/sessionPersistence/absoluteTimeout required"}},
 	}.check(t, mesh.KindHTTPRoute, "shop", "it")
+}
+
+// TestMethodThatWasMeant: a method in small letters is answered with the one to write.
+func TestMethodThatWasMeant(t *testing.T) {
+	for method, want := range map[string]string{"get": `"get" is no HTTP method; write GET`, "a b": `"a b" is no HTTP method; methods are upper case`} {
+		wrong := policy.Validate(mesh.Resource{APIVersion: policy.APIVersion, Key: mesh.Key{Origin: mesh.OriginGlobal, Kind: mesh.KindAuthorizationPolicy, Namespace: "shop", Name: "p"},
+			Spec: fmt.Appendf(nil, `{"action":"Allow","rules":[{"to":[{"methods":[%q]}]}]}`, method)})
+		if len(wrong) != 1 || wrong[0].Message != want {
+			t.Errorf("%v, want %s", wrong, want)
+		}
+	}
 }
