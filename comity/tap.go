@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -220,6 +221,9 @@ func (v *tapView) say(format string, args ...any) {
 
 // watching says who is watched, when that has changed.
 func (v *tapView) watching(w mesh.TapWatching) {
+	if reflect.DeepEqual(v.zones[w.Zone], w) {
+		return
+	}
 	v.zones[w.Zone] = w
 	sum := 0
 	for _, z := range v.zones {

@@ -35,6 +35,9 @@ func (s Self) request(log string, e *datav3.HTTPAccessLogEntry) (mesh.TapRequest
 		r.Method = "-" // Envoy's enumeration doesn't have it, or there was none
 	}
 	r.Host = req.GetAuthority()
+	if r.Side == mesh.TapClient && r.Destination.Name == "" { // answered before anybody was chosen, as by a fault
+		r.Destination = parseHost(r.Host)
+	}
 	r.Path, _, _ = strings.Cut(req.GetPath(), "?") // a query may hold a secret
 	r.Status, r.Details = res.GetResponseCode().GetValue(), res.GetResponseCodeDetails()
 	r.BytesIn, r.BytesOut = req.GetRequestBodyBytes(), res.GetResponseBodyBytes()
@@ -159,6 +162,22 @@ func parseCluster(s string) (e mesh.TapEnds) {
 		e.Zone = labels[2]
 	}
 	return e
+}
+
+// parseHost reads the names of services, as mesh.ClusterSetHost, mesh.ZoneHost and those of instances make them.
+func parseHost(s string) (e mesh.TapEnds) {
+	host, port, _ := strings.Cut(s, ":")
+	name, everywhere := strings.CutSuffix(host, ".svc.clusterset.local")
+	name, pinned := strings.CutSuffix(name, ".mesh")
+	labels := strings.Split(name, ".")
+	if pinned {
+		e.Zone, labels = labels[len(labels)-1], labels[:len(labels)-1]
+	}
+	if n := len(labels); (everywhere || pinned) && n >= 2 {
+		number, _ := strconv.ParseUint(port, 10, 16) // 0 where there is none
+		return mesh.TapEnds{Name: labels[n-2], Namespace: labels[n-1], Zone: e.Zone, Port: uint16(number)}
+	}
+	return mesh.TapEnds{}
 }
 
 // parseServerName reads what a client of the mesh asks for (mesh.ServicePort.SNI): whose port, and from which zone.

@@ -90,11 +90,12 @@ func tapRequest(t *testing.T, seen <-chan mesh.TapEvent) mesh.TapRequest {
 
 func TestTap(t *testing.T) {
 	w := newWorld(t)
-	w.apply(t, `
+	const noDelete = `
 kind: AuthorizationPolicy
 metadata: {name: no-delete, namespace: shop}
 spec: {targetRef: {kind: Service, name: echo}, action: Deny, rules: [{to: [{methods: [DELETE]}]}]}
-`)
+`
+	w.apply(t, noDelete)
 	echo := mesh.Tap{Namespace: "shop", Service: "echo"}
 
 	t.Run("both ends", func(t *testing.T) {
@@ -127,6 +128,20 @@ spec: {targetRef: {kind: Service, name: echo}, action: Deny, rules: [{to: [{meth
 		if server.Policy != "global/shop/everybody-may" {
 			t.Errorf("allowed by %q", server.Policy)
 		}
+	})
+
+	t.Run("answered before anybody was chosen", func(t *testing.T) {
+		seen := w.watch(t, mesh.Tap{Namespace: "shop", Service: "echo", Side: mesh.TapClient}, "web")
+		w.apply(t, `
+kind: TrafficPolicy
+metadata: {name: abort, namespace: shop}
+spec: {targetRef: {kind: Service, name: echo}, fault: {abort: {percent: 100, status: 503}}}
+`)
+		w.call(t, call{})
+		if r := tapRequest(t, seen); r.Status != 503 || r.Destination.Name != "echo" || r.Destination.Namespace != "shop" || r.Source.Name != "web" {
+			t.Errorf("%+v", r)
+		}
+		w.apply(t, noDelete)
 	})
 
 	t.Run("refused", func(t *testing.T) {
