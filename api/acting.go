@@ -9,7 +9,6 @@ import (
 	"github.com/comity-mesh/comity/api/client"
 	"github.com/comity-mesh/comity/mesh"
 	"github.com/comity-mesh/comity/policy"
-	"github.com/comity-mesh/comity/store"
 )
 
 func (s *server) registerActing(op makeOp) {
@@ -19,16 +18,8 @@ func (s *server) registerActing(op makeOp) {
 	}) (*huma.StreamResponse, error) {
 		var all []mesh.Resource
 		for _, kind := range policy.ActingKinds() {
-			q := store.Query{Kind: kind, Limit: 1000}
-			for {
-				page, err := s.cfg.Store.List(ctx, q)
-				if err != nil {
-					return nil, err
-				}
-				all = append(all, page.Items...)
-				if q.Continue = page.Continue; q.Continue == "" {
-					break
-				}
+			if err := s.each(ctx, kind, func(r mesh.Resource) { all = append(all, r) }); err != nil {
+				return nil, err
 			}
 		}
 		return reply(http.StatusOK, nil, client.ActingList{Items: policy.Acting(all, in.Namespace, in.Service)})

@@ -69,7 +69,7 @@ func (s *server) followed(commit store.Commit, zones []string) *followed {
 	f := &followed{server: s, commit: commit, parts: map[string][]part{}, seen: map[string]client.ZoneProgress{}}
 	for _, z := range zones {
 		for _, ch := range commit.Changes {
-			if len(scope(ch.Resource, []string{z})) > 0 {
+			if isFor(ch.Resource, z) {
 				f.parts[z] = with(f.parts[z], ch)
 			}
 		}

@@ -200,7 +200,7 @@ func (s *server) registerRest() {
 	}) (*huma.StreamResponse, error) {
 		return s.inspect(ctx, in.InspectInput)
 	}))
-	huma.Register(s.api, op("tap", http.MethodGet, "/tap", "Live requests of a service or a proxy, as they end"), handle(s, func(ctx context.Context, in *TapInput) (*huma.StreamResponse, error) {
+	huma.Register(s.api, op("tap", http.MethodGet, "/tap", "Live requests of a service or a proxy as they end, and connections as they begin and end"), handle(s, func(ctx context.Context, in *TapInput) (*huma.StreamResponse, error) {
 		return s.tap(ctx, *in)
 	}))
 	huma.Register(s.api, op("top", http.MethodGet, "/top", "What passes between pairs of services and zones, interval by interval"), handle(s, func(ctx context.Context, in *TopInput) (*huma.StreamResponse, error) {

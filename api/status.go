@@ -57,17 +57,7 @@ func (s *server) zones(ctx context.Context) ([]string, error) {
 	}
 }
 
-// scope is which of the zones a resource is for.
-func scope(r mesh.Resource, zones []string) []string {
-	var out []string
-	for _, z := range zones {
-		if isFor(r, z) {
-			out = append(out, z)
-		}
-	}
-	return out
-}
-
+// isFor reports whether a resource is for a zone.
 func isFor(r mesh.Resource, zone string) bool {
 	return r.Origin == mesh.OriginGlobal && r.InScope(zone) || r.Origin == mesh.Origin(zone)
 }

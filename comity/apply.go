@@ -109,6 +109,9 @@ const mostNotes = 50
 // sayNotes tells what zones say of resources that they took: what of them can't take effect, and what overrides them. They are in force
 // as they are, so this is no failure.
 func (s *shell) sayNotes(ctx context.Context, r *remote, items []client.ApplyItem) error {
+	if s.quiet {
+		return nil
+	}
 	for _, it := range items[:min(len(items), mostNotes)] {
 		kind, ok := policy.Lookup(string(it.Kind))
 		if !ok || it.Kind == mesh.KindZone {

@@ -29,7 +29,7 @@ type called struct{ requests, failed, refused uint64 }
 // findCauses looks at what services that fail get themselves from those that they call: who is answered with errors, or refused, answers with
 // errors in turn. It asks the proxies, for a second, and only if a service fails for which no zone is to blame. If they can't be asked the
 // findings stay as they are.
-func (r *remote) findCauses(ctx context.Context, all []finding) {
+func (r *remote) findCauses(ctx context.Context, all []finding, listed map[mesh.Kind][]client.Object) {
 	failing := map[string]int{} // NAMESPACE/NAME, the index of its finding
 	for i, f := range all {
 		if service, ok := strings.CutPrefix(f.Subject, "failing/"); ok && f.Cause == "" {
@@ -41,14 +41,11 @@ func (r *remote) findCauses(ctx context.Context, all []finding) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, causesLimit)
 	defer cancel()
-	accounts, err := r.accountsOf(ctx, slices.Sorted(maps.Keys(failing)))
-	if err != nil {
-		return
-	}
 	pairs, err := r.calls(ctx)
 	if err != nil {
 		return
 	}
+	accounts := accountsOf(slices.Sorted(maps.Keys(failing)), listed)
 	for service, i := range failing {
 		blame(&all[i], service, accounts[service], pairs)
 	}
@@ -106,27 +103,15 @@ func (r *remote) calls(ctx context.Context) (map[string]map[string]called, error
 	return out, err
 }
 
-// accountsOf are the service accounts of the workloads that serve each of the services.
-func (r *remote) accountsOf(ctx context.Context, services []string) (map[string][]string, error) {
-	list := func(kind mesh.Kind) ([]client.Object, error) {
-		info, _ := policy.Lookup(string(kind))
-		return r.ListAll(ctx, info, client.ListOptions{})
-	}
-	workloads, err := list(mesh.KindWorkload)
-	if err != nil {
-		return nil, err
-	}
-	objects, err := list(mesh.KindService)
-	if err != nil {
-		return nil, err
-	}
+// accountsOf are the service accounts of the workloads that serve each of the services, as far as they are among what was listed.
+func accountsOf(services []string, listed map[mesh.Kind][]client.Object) map[string][]string {
 	out := map[string][]string{}
-	for _, o := range objects {
+	for _, o := range listed[mesh.KindService] {
 		name, selector := o.Metadata.Namespace+"/"+o.Metadata.Name, decodeInto[policy.Service](o.Spec).Selector
 		if !slices.Contains(services, name) || len(selector) == 0 {
 			continue
 		}
-		for _, w := range workloads {
+		for _, w := range listed[mesh.KindWorkload] {
 			serves := w.Metadata.Namespace == o.Metadata.Namespace
 			for k, v := range selector {
 				serves = serves && w.Metadata.Labels[k] == v
@@ -136,7 +121,7 @@ func (r *remote) accountsOf(ctx context.Context, services []string) (map[string]
 			}
 		}
 	}
-	return out, nil
+	return out
 }
 
 // blame says of a service that fails what it gets itself, if that is enough to fail of.

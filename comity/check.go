@@ -117,7 +117,8 @@ func (r *remote) check(ctx context.Context) ([]finding, error) {
 		matters[a.Link] = matters[a.Link] || f.Level != "info"
 		all = append(all, f)
 	}
-	r.findCauses(ctx, all)
+	open := len(all)
+	listed := map[mesh.Kind][]client.Object{}
 	atZone := o.Mode == "zone"
 	heard := map[string]bool{} // zones whose words are of now
 	for _, z := range o.Zones {
@@ -131,6 +132,7 @@ func (r *remote) check(ctx context.Context) ([]finding, error) {
 		if err != nil {
 			return nil, err
 		}
+		listed[k.Kind] = objects
 		for _, o := range objects {
 			switch {
 			case o.Kind == mesh.KindZone:
@@ -142,6 +144,7 @@ func (r *remote) check(ctx context.Context) ([]finding, error) {
 			}
 		}
 	}
+	r.findCauses(ctx, all[:open], listed)
 	proxies, err := r.Proxies(ctx, "")
 	if err != nil {
 		return nil, err

@@ -277,13 +277,7 @@ func (s *shell) tryCompiled(ctx context.Context, resources []envoy.Resource) err
 	if err != nil {
 		return err
 	}
-	clusters := map[string]envoy.Resource{}
-	for _, r := range resources {
-		if r.Type == envoy.TypeCluster {
-			clusters[r.Name] = r
-		}
-	}
-	bootstrap, err := envoy.Trial(resources, clusters)
+	bootstrap, err := envoy.Trial(resources, envoy.Clusters(resources))
 	if err != nil {
 		return err
 	}

@@ -38,10 +38,11 @@ type documents struct {
 	files []source
 }
 
-// source is a file in the stream: its first line there, from 1.
+// source is a file in the stream: its first line there, from 1, and its bytes.
 type source struct {
-	name string
-	line int
+	name       string
+	line       int
+	begin, end int
 }
 
 const betweenFiles = "\n---\n"
@@ -60,7 +61,7 @@ func (s *shell) readDocuments(files []string, recursive bool) (*documents, error
 		if len(d.text) > 0 {
 			d.text = append(d.text, betweenFiles...)
 		}
-		d.files = append(d.files, source{name, 1 + bytes.Count(d.text, []byte("\n"))})
+		d.files = append(d.files, source{name, 1 + bytes.Count(d.text, []byte("\n")), len(d.text), len(d.text) + len(text)})
 		d.text = append(d.text, text...)
 		return nil
 	}
@@ -130,12 +131,8 @@ func (s *shell) manifests(files []string, recursive bool) (*documents, error) {
 		return nil, err
 	}
 	var wrong []string
-	for i, f := range d.files {
-		end := len(d.text)
-		if i+1 < len(d.files) {
-			end = d.offset(d.files[i+1].line) - len(betweenFiles)
-		}
-		if err := readable(d.text[d.offset(f.line):end]); err != nil {
+	for _, f := range d.files {
+		if err := readable(d.text[f.begin:f.end]); err != nil {
 			wrong = append(wrong, f.name+": "+err.Error())
 		}
 	}
@@ -144,15 +141,6 @@ func (s *shell) manifests(files []string, recursive bool) (*documents, error) {
 			Try: "correct the lines; lists and maps are told by how far they are indented"}
 	}
 	return d, nil
-}
-
-// offset is where a line begins.
-func (d *documents) offset(line int) int {
-	at := 0
-	for range line - 1 {
-		at += 1 + bytes.IndexByte(d.text[at:], '\n')
-	}
-	return at
 }
 
 // readable says why a text is no YAML.

@@ -370,7 +370,7 @@ func (s summary) words() string {
 	if more := len(s.unmet) - 1; more > 0 {
 		besides = append(besides, fmt.Sprintf("%d more False", more))
 	}
-	return inForce(s.state, append(besides, s.away...))
+	return strings.Join(slices.Concat([]string{s.state}, besides, s.away), "; ")
 }
 
 func summarise(statuses []mesh.ResourceStatus) summary {

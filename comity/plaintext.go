@@ -57,10 +57,13 @@ func (s *shell) showPlaintext(ctx context.Context, r *remote, q client.FailoverQ
 	if err != nil {
 		return err
 	}
-	if done, err := writeValue(s.out, s.output, list); err != nil {
+	switch done, err := writeValue(s.out, s.output, list); {
+	case err != nil:
 		return err
-	} else if done || len(list) == 0 {
-		return s.nobodyTold(ctx, r, q, list)
+	case len(list) == 0:
+		return s.nobodyTold(ctx, r, q)
+	case done:
+		return nil
 	}
 	t := table{columns: []string{"ZONE", "SERVICE", "PORT", "PROXIES", "WATCHED", "CALLERS", "LAST", "STRICT", "WHO"}}
 	for _, p := range list {
@@ -74,10 +77,7 @@ func (s *shell) showPlaintext(ctx context.Context, r *remote, q client.FailoverQ
 
 // nobodyTold tells apart that no port takes plaintext from that no proxy has said so yet, which is an error: a script must not take it
 // for the former. The ports in question are those of the services that a policy with mtls.mode Permissive is for.
-func (s *shell) nobodyTold(ctx context.Context, r *remote, q client.FailoverQuery, told []mesh.PlaintextStatus) error {
-	if len(told) > 0 {
-		return nil
-	}
+func (s *shell) nobodyTold(ctx context.Context, r *remote, q client.FailoverQuery) error {
 	kind, _ := policy.Lookup(string(mesh.KindAuthenticationPolicy))
 	objects, err := r.ListAll(ctx, kind, client.ListOptions{})
 	if err != nil {

@@ -48,11 +48,11 @@ func (s *shell) inspectCommand(what, short, long string) *cobra.Command {
 				return err
 			}
 			name := strings.TrimPrefix(args[0], "proxy/")
-			all := slices.Clone(list)
+			known := knownProxies(list)
 			list = filterProxies(list, []string{name}, "")
 			switch {
 			case len(list) == 0:
-				return missing("proxy", name, knownProxies(all), "comity get proxies")
+				return missing("proxy", name, known, "comity get proxies")
 			case len(list) > 1:
 				return severalProxies(name, list)
 			}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -221,9 +220,6 @@ func (v *tapView) say(format string, args ...any) {
 
 // watching says who is watched, when that has changed.
 func (v *tapView) watching(w mesh.TapWatching) {
-	if reflect.DeepEqual(v.zones[w.Zone], w) {
-		return
-	}
 	v.zones[w.Zone] = w
 	sum := 0
 	for _, z := range v.zones {
@@ -237,7 +233,7 @@ func (v *tapView) watching(w mesh.TapWatching) {
 		if p.Proxy == "" {
 			v.say("%s: %s", w.Zone, p.Reason)
 		} else {
-			v.say("%s: not %s: %s", w.Zone, strings.Join(proxyNames([]string{p.Proxy}), ""), p.Reason)
+			v.say("%s: not %s: %s", w.Zone, nameOfProxy(p.Proxy), p.Reason)
 		}
 	}
 }
@@ -245,11 +241,20 @@ func (v *tapView) watching(w mesh.TapWatching) {
 func proxyNames(ids []string) []string {
 	var out []string
 	for _, id := range ids {
-		if p, err := mesh.ParseProxyID(id); err == nil {
-			out = append(out, proxyName(p))
+		if name := nameOfProxy(id); name != "" {
+			out = append(out, name)
 		}
 	}
 	return out
+}
+
+// nameOfProxy is what people call the proxy of an ID; empty for what is no ID.
+func nameOfProxy(id string) string {
+	p, err := mesh.ParseProxyID(id)
+	if err != nil {
+		return ""
+	}
+	return proxyName(p)
 }
 
 // nobody is the error of a tap that could watch nobody.
@@ -257,7 +262,7 @@ func (v *tapView) nobody() error {
 	var why []string
 	for _, w := range v.zones {
 		for _, p := range w.Problems {
-			why = append(why, w.Zone+": "+strings.TrimSpace(strings.Join(proxyNames([]string{p.Proxy}), "")+" "+p.Reason))
+			why = append(why, w.Zone+": "+strings.TrimSpace(nameOfProxy(p.Proxy)+" "+p.Reason))
 		}
 	}
 	slices.Sort(why)
@@ -320,7 +325,7 @@ func tapWhy(r mesh.TapRequest, wide bool) string {
 	}
 	add("trace", r.TraceID)
 	if wide {
-		add("at", string(r.Side)+" "+strings.Join(proxyNames([]string{r.Proxy}), ""))
+		add("at", string(r.Side)+" "+nameOfProxy(r.Proxy))
 		add("host", r.Host)
 		add("caller", r.Source.Identity)
 		add("server", r.Destination.Identity)

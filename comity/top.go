@@ -133,10 +133,10 @@ type topView struct {
 // event takes what a zone tells, and shows all once every zone that was heard has counted.
 func (v *topView) event(f mesh.Flows) error {
 	for _, p := range f.Problems {
-		text := f.Zone + ": " + strings.TrimSpace(strings.Join(proxyNames([]string{p.Proxy}), "")+" "+p.Reason)
-		if !v.said[text] && !v.quiet {
+		text := f.Zone + ": " + strings.TrimSpace(nameOfProxy(p.Proxy)+" "+p.Reason)
+		if !v.said[text] {
 			v.said[text] = true
-			fmt.Fprintln(v.err, clean(text))
+			v.say("%s", clean(text))
 		}
 	}
 	switch {
@@ -269,7 +269,7 @@ func (v *topView) key(k mesh.FlowKey) (mesh.FlowKey, bool) {
 func rowOf(zone string, seconds float64, f mesh.Flow) topRow {
 	r := topRow{Zone: zone, Reporter: f.Reporter, DestinationZone: f.DestinationZone, SourceZone: f.SourceZone, Seconds: seconds, Open: f.Open}
 	if f.Proxy != "" {
-		r.Proxy = strings.Join(proxyNames([]string{f.Proxy}), "")
+		r.Proxy = nameOfProxy(f.Proxy)
 	}
 	if f.Destination != "" {
 		r.Destination = f.DestinationNamespace + "/" + f.Destination

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"strings"
-
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -48,9 +46,4 @@ func proxyState(p mesh.ProxyStatus) string {
 		word += ",Draining"
 	}
 	return word
-}
-
-// inForce is the state of a resource, and what else is to be said of it: of which zones it is not known.
-func inForce(state string, besides []string) string {
-	return strings.Join(append([]string{state}, besides...), "; ")
 }

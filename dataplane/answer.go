@@ -86,6 +86,7 @@ func (a *attendant) follow(ctx context.Context, client enrolpb.EnrolmentClient, 
 	err = show(ctx, ask.GetDetail(), func(v any) error {
 		part := &enrolpb.AnswerPart{Id: ask.GetId()}
 		if begun {
+			var err error
 			if part.Data, err = json.Marshal(v); err != nil {
 				return err
 			}

@@ -22,17 +22,26 @@ type reservation struct {
 	claims []io.Closer
 }
 
+// pickAttempts is how often a port that was free may be somebody else's when it is to be held.
+const pickAttempts = 20
+
 // pick chooses a free port of the address.
 func (r *reservation) pick(ctx context.Context, address string) (uint16, error) {
-	port, claim, err := freeport.Find(ctx, address)
-	if err != nil {
-		return 0, &fault.Error{
-			Code: "PORT", What: "no free port was found on " + address, Err: err,
-			Try: "name the ports in the configuration, and check that the address is this machine's", Docs: "docs/configuration.md",
+	var errs error
+	for range pickAttempts {
+		port, claim, err := freeport.Find(ctx, address)
+		if errs = err; err != nil {
+			break
+		}
+		r.claims = append(r.claims, claim)
+		if errs = r.hold(address, port); errs == nil {
+			return port, nil
 		}
 	}
-	r.claims = append(r.claims, claim)
-	return port, r.hold(address, port)
+	return 0, &fault.Error{
+		Code: "PORT", What: "no free port was found on " + address, Err: errs,
+		Try: "name the ports in the configuration, and check that the address is this machine's", Docs: "docs/configuration.md",
+	}
 }
 
 // hold binds without listening. The net package can only listen, so the socket is made by hand.

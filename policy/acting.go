@@ -168,12 +168,7 @@ func routeEnds(spec any) (parents []gatewayv1.ParentReference, backends []gatewa
 			}
 		}
 	case *GRPCRoute:
-		parents = t.ParentRefs
-		for _, rule := range t.Rules {
-			for _, b := range rule.BackendRefs {
-				add(b.BackendRef)
-			}
-		}
+		return routeEnds(HTTPOf(t))
 	case *TLSRoute:
 		parents = t.ParentRefs
 		for _, rule := range t.Rules {

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/comity-mesh/comity/internal/nearest"
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -310,9 +309,7 @@ func checkObject(r *report, at string, t reflect.Type, obj map[string]any) {
 			continue
 		}
 		f := FieldError{Pointer: ptr(at, name), Code: CodeUnknownField, Message: fmt.Sprintf("there is no field %q here", clip(name)), Choices: sortedKeys(known)}
-		if near := nearest.Word(name, f.Choices); near != "" {
-			f.Hint = fmt.Sprintf("did you mean %q?", near)
-		}
+		f.suggest(name)
 		r.add(f)
 	}
 }

@@ -43,7 +43,7 @@ func (c MeshConfig) OfUndeclared(namespace string) Undeclared {
 	return UndeclaredDeny
 }
 
-// Leaves reports whether an ExternalService is reached through the zone's egress proxies.
+// Leaves reports whether an ExternalService is reached through egress proxies.
 func (c MeshConfig) Leaves(s ExternalService) (byGateway bool) {
 	if s.Exit != nil {
 		return s.Exit.Gateway || len(s.Exit.Zones) > 0

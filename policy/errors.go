@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/comity-mesh/comity/internal/nearest"
 )
 
 // FieldError says what is wrong with one field of a document.
@@ -17,6 +20,13 @@ type FieldError struct {
 
 	wide     [2]string // of a number that does not fit the type of its field: the ends of that type
 	fraction bool      // of such a number: it is not whole, as the field's are
+}
+
+// suggest hints at the choice that was probably meant.
+func (f *FieldError) suggest(typed string) {
+	if near := nearest.Word(typed, f.Choices); near != "" {
+		f.Hint = fmt.Sprintf("did you mean %q?", near)
+	}
 }
 
 // The codes of field errors.

@@ -102,7 +102,7 @@ const (
 
 // Exit says how traffic leaves the zone.
 type Exit struct {
-	// Gateway: through the zone's egress proxies alone, over mTLS, by who asks. Else from each sidecar.
+	// Gateway: through egress proxies alone, of the zone of who calls, over mTLS, by who asks. Else from each sidecar.
 	Gateway bool `json:"gateway,omitempty"`
 	// Zones through whose egress proxies it leaves, wherever it is called from; the next where none of those before can be used.
 	// They imply Gateway. Default: each zone through its own.

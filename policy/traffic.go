@@ -18,8 +18,8 @@ type TrafficPolicy struct {
 	Session        *Session        `json:"session,omitempty"`
 	// Fault spoils a share of the requests on purpose, at the caller's side. Default none.
 	Fault *Fault `json:"fault,omitempty"`
-	// Layer is how much the sidecars of the servers understand: l7 requests, l4 bytes and who sends them, at a third to a fifth of
-	// the CPU. It is of whole ports. Default l7.
+	// Layer is how much the sidecars of the servers understand: l7 requests, l4 bytes and who sends them. It is of whole ports.
+	// Default l7.
 	Layer mesh.Layer `json:"layer,omitempty"`
 	// LoadShedding refuses requests while a workload is overloaded, at the server's side. Default none is.
 	LoadShedding *LoadShedding `json:"loadShedding,omitempty"`

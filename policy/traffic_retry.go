@@ -8,8 +8,6 @@ import (
 	"time"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-
-	"github.com/comity-mesh/comity/internal/nearest"
 )
 
 // Retry says which failed requests are tried again. What it leaves out is as detection.retry of the MeshConfig says. Requests
@@ -163,8 +161,6 @@ func validateRetryReason(r *report, at string, reason RetryReason, t Retry) {
 		return
 	}
 	f := FieldError{Pointer: at, Code: CodeInvalid, Message: fmt.Sprintf("%q is no reason to try again: name %s", clip(string(reason)), known), Choices: choices}
-	if near := nearest.Word(string(reason), choices); near != "" {
-		f.Hint = fmt.Sprintf("did you mean %q?", near)
-	}
+	f.suggest(string(reason))
 	r.add(f)
 }

@@ -11,7 +11,6 @@ import (
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/comity-mesh/comity/internal/nearest"
 	"github.com/comity-mesh/comity/mesh"
 )
 
@@ -56,9 +55,7 @@ func Validate(res mesh.Resource) []FieldError {
 		if f.Hint = instead(string(res.Kind)); f.Hint != "" {
 			return []FieldError{f}
 		}
-		if near := nearest.Word(string(res.Kind), f.Choices); near != "" {
-			f.Hint = fmt.Sprintf("did you mean %q?", near)
-		}
+		f.suggest(string(res.Kind))
 		return []FieldError{f}
 	}
 	r := &report{}
@@ -298,8 +295,6 @@ func (r *report) oneOf(at, value string, choices ...string) {
 		return
 	}
 	f := FieldError{Pointer: at, Code: CodeInvalid, Message: fmt.Sprintf("%q is not one of %s", clip(value), strings.Join(named, ", ")), Choices: named}
-	if near := nearest.Word(value, named); near != "" {
-		f.Hint = fmt.Sprintf("did you mean %q?", near)
-	}
+	f.suggest(value)
 	r.add(f)
 }

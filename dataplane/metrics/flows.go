@@ -33,6 +33,10 @@ func (e *Exporter) Follow(ctx context.Context, t mesh.Top, emit func(mesh.Flows)
 		if now == nil {
 			continue
 		}
+		if before == nil { // what passed until now is of no interval
+			before, began = now, time.Now()
+			continue
+		}
 		out := mesh.Flows{Milliseconds: time.Since(began).Milliseconds()}
 		for key, n := range now {
 			if f := n.Since(before[key]); !f.Empty() {
@@ -50,8 +54,8 @@ func (e *Exporter) Follow(ctx context.Context, t mesh.Top, emit func(mesh.Flows)
 func (e *Exporter) totals(ctx context.Context) map[mesh.FlowKey]mesh.Flow {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTime)
 	defer cancel()
-	_, pairs := e.pairs(ctx)
-	if pairs == nil {
+	of, pairs := e.pairs(ctx)
+	if of == nil {
 		return nil
 	}
 	out := map[mesh.FlowKey]mesh.Flow{}

@@ -69,13 +69,7 @@ func TestValidate(t *testing.T) {
 // takes has the Envoy try the resources as a zone has patched ones tried: what Comity makes must not be refused there.
 func takes(t *testing.T, bin, proxy string, resources []envoy.Resource) {
 	t.Helper()
-	clusters := map[string]envoy.Resource{}
-	for _, r := range resources {
-		if r.Type == envoy.TypeCluster {
-			clusters[r.Name] = r
-		}
-	}
-	bootstrap, err := envoy.Trial(resources, clusters)
+	bootstrap, err := envoy.Trial(resources, envoy.Clusters(resources))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func alpn(http2 bool) []string {
 func (b *messages) clientTLS(p ir.Peer, http2 bool) proto.Message {
 	sans := make([]*tlsv3.SubjectAltNameMatcher, len(p.Identities))
 	for i, id := range p.Identities {
-		sans[i] = uriSAN(ir.Pattern(id), false)
+		sans[i] = uriSAN(id)
 	}
 	return &tlsv3.UpstreamTlsContext{
 		Sni:            p.SNI,
@@ -100,22 +100,11 @@ func secretMessage(b *messages, s ir.Secret) (proto.Message, error) {
 			}},
 		}),
 	}
-	if s.Restrict {
-		for _, id := range s.Identities {
-			v.MatchTypedSubjectAltNames = append(v.MatchTypedSubjectAltNames, uriSAN(id, id.Prefix()))
-		}
-		if len(s.Identities) == 0 {
-			// No matcher at all would accept everybody of the trust domain.
-			v.MatchTypedSubjectAltNames = append(v.MatchTypedSubjectAltNames, uriSAN(nobody, false))
-		}
-	}
 	return &tlsv3.Secret{Name: s.Name, Type: &tlsv3.Secret_ValidationContext{ValidationContext: v}}, b.err
 }
 
-func uriSAN(id ir.Pattern, prefix bool) *tlsv3.SubjectAltNameMatcher {
-	m := &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: string(id)}}
-	if prefix {
-		m = &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: string(id)}}
+func uriSAN(id string) *tlsv3.SubjectAltNameMatcher {
+	return &tlsv3.SubjectAltNameMatcher{
+		SanType: tlsv3.SubjectAltNameMatcher_URI, Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id}},
 	}
-	return &tlsv3.SubjectAltNameMatcher{SanType: tlsv3.SubjectAltNameMatcher_URI, Matcher: m}
 }

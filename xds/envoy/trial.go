@@ -37,6 +37,17 @@ func Trial(of []Resource, clusters map[string]Resource) ([]byte, error) {
 	})
 }
 
+// Clusters are those among resources by name.
+func Clusters(of []Resource) map[string]Resource {
+	out := map[string]Resource{}
+	for _, r := range of {
+		if r.Type == TypeCluster {
+			out[r.Name] = r
+		}
+	}
+	return out
+}
+
 type tree = map[string]any
 
 type trial struct {

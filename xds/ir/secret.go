@@ -4,11 +4,7 @@ package ir
 type Secret struct {
 	Name string `json:"name"`
 	// TrustDomain is the only one accepted.
-	TrustDomain string `json:"trustDomain"`
-	Roots       []byte `json:"roots"` // PEM
-	// Restrict accepts only the SPIFFE IDs of Identities, nobody if that is empty.
-	Restrict   bool      `json:"restrict,omitempty"`
-	Identities []Pattern `json:"identities,omitempty"`
-
-	Sources Sources `json:"sources,omitempty"`
+	TrustDomain string  `json:"trustDomain"`
+	Roots       []byte  `json:"roots"` // PEM
+	Sources     Sources `json:"sources,omitempty"`
 }

@@ -108,15 +108,6 @@ func (t *Topology) claim(namespace string, lost func(loser, winner *External)) [
 	return out
 }
 
-// Domains are the hosts as requests to a port name them, with the port and without.
-func (e *External) Domains(port uint16) []string {
-	var out []string
-	for _, host := range e.Spec.Hosts {
-		out = append(out, host, hostPort(host, port))
-	}
-	return out
-}
-
 func hostPort(host string, port uint16) string { return host + ":" + strconv.Itoa(int(port)) }
 
 func (e *External) exported() bool { return e.Spec.ExportTo == policy.ExportMesh }

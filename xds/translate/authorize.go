@@ -92,7 +92,7 @@ func callersOf(verdicts []verdict, from topology.Zone, last ir.Decision) []ir.Ca
 // decisionsFor lists what concerns the callers of a pattern: denials, allowances, the default.
 func decisionsFor(pattern ir.Pattern, verdicts []verdict, last ir.Decision) []ir.Decision {
 	var out []ir.Decision
-	decides, ambiguous := last.Policy != "", false
+	decides := last.Policy != ""
 	for _, v := range verdicts {
 		if !slices.ContainsFunc(v.from, func(by ir.Pattern) bool { return covers(by, pattern) }) {
 			continue
@@ -102,13 +102,12 @@ func decisionsFor(pattern ir.Pattern, verdicts []verdict, last ir.Decision) []ir
 			last = ir.Decision{}
 			break // nothing after it can be reached
 		}
-		ambiguous = ambiguous || slices.ContainsFunc(v.decision.Requests, func(r ir.RequestMatch) bool { return len(r.Paths) > 0 })
 	}
 	if last.Policy != "" {
 		out = append(out, last)
 	}
-	if decides && ambiguous {
-		out = append([]ir.Decision{{Policy: AmbiguousName, Requests: []ir.RequestMatch{{AmbiguousPath: true}}}}, out...)
+	if decides {
+		out = plainPaths(out, false)
 	}
 	return out
 }

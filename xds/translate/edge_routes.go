@@ -14,11 +14,17 @@ func (tr *Translator) edgeHost(p topology.EdgePort, e topology.EdgeListener, h t
 	end := out.Routes
 	out.Routes, out.Retry = nil, safeRetry(tr.settings.Retry)
 	var sources ir.Sources
-	demands := slices.ContainsFunc(h.Routes, func(m policy.RouteMatch) bool { return len(tr.edgeTokens(m)) > 0 })
-	for _, m := range h.Routes {
+	told := tr.t.EdgeTelemetry()
+	demanded := make([][]ir.Filter, len(h.Routes))
+	demands := false
+	for i, m := range h.Routes {
+		demanded[i] = tr.edgeTokens(m)
+		demands = demands || len(demanded[i]) > 0
+	}
+	for i, m := range h.Routes {
 		traffic := tr.t.EdgeTraffic(m.Route, m.RuleName)
-		routes := tr.ruleRoutes(topology.Port{Protocol: topology.HTTP}, m, traffic.Spec, tr.t.EdgeTelemetry().Spec.Metrics)
-		tokens := tr.edgeTokens(m)
+		routes := tr.ruleRoutes(topology.Port{Protocol: topology.HTTP}, m, traffic.Spec, told.Spec.Metrics)
+		tokens := demanded[i]
 		// Where a path is ambiguous it may be meant for a rule that demands a token.
 		free := len(tokens) == 0 || tr.t.EdgeAuthentication(m.Route, m.RuleName).Spec.JWT.Mode == policy.JWTOptional
 		before := append(tokens, tr.visitors(e, demands && free)...)
@@ -28,7 +34,7 @@ func (tr *Translator) edgeHost(p topology.EdgePort, e topology.EdgeListener, h t
 			leadToPort(&routes[i], p)
 		}
 		out.Routes = append(out.Routes, extend(routes, after)...)
-		sources = slices.Concat(sources, ir.Sources{m.Route}, traffic.Sources, ruleMetricsSources(tr.t.EdgeTelemetry()), tr.t.EdgeAuthentication(m.Route, m.RuleName).Sources)
+		sources = slices.Concat(sources, ir.Sources{m.Route}, traffic.Sources, ruleMetricsSources(told), tr.t.EdgeAuthentication(m.Route, m.RuleName).Sources)
 		for _, e := range tr.t.EdgeExtensions(m.Route, m.RuleName) {
 			sources = append(sources, e.Resource.Key)
 		}

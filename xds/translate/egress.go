@@ -159,7 +159,7 @@ func (tr *Translator) exitRoutes(x exitPort) ir.RouteTable {
 	traffic := tr.t.ExternalTraffic(x.External, x.port)
 	to := []ir.Backend{{Cluster: externalName(x.ServiceName, x.port.Port), Weight: 1}}
 	declared := ir.VirtualHost{
-		Name: x.name(), Domains: x.Domains(x.port.Port), Retry: safeRetry(tr.settings.Retry),
+		Name: x.name(), Domains: domains(x.port.Port, true, x.Spec.Hosts...), Retry: safeRetry(tr.settings.Retry),
 		Authorization: tr.authorization(as, port, x.from), Filters: ir.Filters{Before: tr.audits(as, port, x.from)},
 		Routes: tr.treatOutside(port, []ir.Route{{Match: anyPath(), Backends: to}}, traffic.Spec),
 	}

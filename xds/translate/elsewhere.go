@@ -42,8 +42,13 @@ func (tr *Translator) findElsewhere() map[string]bool {
 	}
 	for _, e := range tr.t.Externals {
 		for _, p := range e.Ports {
+			name := externalName(e.ServiceName, p.Port)
+			if e.Gateway { // a priority for each zone by which it leaves
+				out[name] = len(e.Exits) > 1
+				continue
+			}
 			ends := outsideEndpoints(e, p)
-			out[externalName(e.ServiceName, p.Port)] = ends[len(ends)-1].Priority > 0
+			out[name] = ends[len(ends)-1].Priority > 0
 		}
 	}
 	return out

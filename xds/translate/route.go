@@ -113,8 +113,9 @@ func (tr *Translator) serviceRoutes(clients policy.Clients, s *topology.Service,
 		return tr.straight(s, p, reach{service: s, port: p})
 	}
 	var out []ir.Route
+	told := tr.t.ServerTelemetry(s, p).Spec.Metrics
 	for _, m := range matches {
-		routes := tr.ruleRoutes(p, m, tr.t.Traffic(s, p, m.Route, m.RuleName).Spec, tr.t.ServerTelemetry(s, p).Spec.Metrics)
+		routes := tr.ruleRoutes(p, m, tr.t.Traffic(s, p, m.Route, m.RuleName).Spec, told)
 		out = append(out, extend(routes, tr.extensions(policy.SideClient, s, p, m.Route, m.RuleName))...)
 	}
 	kind := string(matches[0].Route.Kind) // all are of one

@@ -22,8 +22,6 @@ export class Refused extends Error {
   constructor(
     readonly status: number,
     message: string,
-    /** What to try, if the API says so. */
-    readonly hint = "",
   ) {
     super(message);
   }
@@ -31,15 +29,13 @@ export class Refused extends Error {
 
 export async function refusal(res: Response): Promise<Refused> {
   let detail = res.statusText;
-  let hint = "";
   try {
-    const problem = (await res.json()) as { title?: string; detail?: string; try?: string };
+    const problem = (await res.json()) as { title?: string; detail?: string };
     detail = problem.detail ?? problem.title ?? detail;
-    hint = problem.try ?? "";
   } catch {
     // Not from the API: the status has to do.
   }
-  return new Refused(res.status, detail, hint);
+  return new Refused(res.status, detail);
 }
 
 /** Puts the token into a cookie that no script can read. */

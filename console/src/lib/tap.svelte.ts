@@ -30,6 +30,7 @@ export interface Request {
   details?: string;
   route?: string;
   policy?: string;
+  denied?: boolean;
   attempts?: number;
   bytesIn: number;
   bytesOut: number;
@@ -183,7 +184,7 @@ export function why(r: Request): [string, string][] {
   const add = (word: string, value: string | undefined): void => {
     if (value) out.push([word, value]);
   };
-  add(r.status === 403 || !r.method ? "refused by" : "policy", r.policy);
+  add(r.status === 403 || r.denied ? "refused by" : "policy", r.policy);
   if (r.details !== "via_upstream" && !r.details?.includes("matched_policy[")) add("why", r.details);
   add("route", r.route);
   add("flags", r.flags);

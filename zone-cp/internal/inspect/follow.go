@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// maxFollowed is how many proxies all questions together have open.
+	// maxFollowed is how many proxies all questions whose answers go on have open.
 	maxFollowed = 2048
 	// lookAgain is how long a proxy that came later waits to be asked, and one that could not be to be asked again.
 	lookAgain = 2 * time.Second
@@ -39,12 +39,12 @@ type crowd struct {
 
 const asking = "it has not answered yet"
 
-func (d *Desk) newCrowd(what string, detail any, most int, find func(context.Context) ([]mesh.ProxyID, error)) (*crowd, error) {
+func (d *Desk) newCrowd(what string, detail any, most int, find func(context.Context) ([]mesh.ProxyID, error), take func(mesh.ProxyID, []byte) error) (*crowd, error) {
 	raw, err := json.Marshal(detail)
 	if err != nil {
 		return nil, err
 	}
-	return &crowd{desk: d, what: what, detail: raw, most: most, find: find, changed: make(chan struct{}, 1), state: map[mesh.ProxyID]string{}}, nil
+	return &crowd{desk: d, what: what, detail: raw, most: most, find: find, take: take, changed: make(chan struct{}, 1), state: map[mesh.ProxyID]string{}}, nil
 }
 
 // look asks whoever is there and is not asked.

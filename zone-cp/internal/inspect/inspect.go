@@ -35,6 +35,7 @@ type Desk struct {
 
 type question struct {
 	proxy mesh.ProxyID
+	most  int                     // bound under which it is counted
 	take  func(part []byte) error // called by one goroutine at a time
 	ended chan error              // capacity 1: the answer is whole, with nil, or why it is not
 	gone  chan struct{}           // closed when nobody waits any more
@@ -67,7 +68,7 @@ func (d *Desk) Ask(ctx context.Context, proxy mesh.ProxyID, what string) ([]byte
 	return data.Bytes(), nil
 }
 
-// put puts a question, unless so many are open already, and waits for the end of the answer, or of ctx.
+// put puts a question, unless so many of the same bound are open already, and waits for the end of the answer, or of ctx.
 func (d *Desk) put(ctx context.Context, proxy mesh.ProxyID, ask *enrolpb.Ask, most int, take func([]byte) error) error {
 	id, q, err := d.begin(proxy, most, take)
 	if err != nil {
@@ -96,11 +97,17 @@ func unanswered(p mesh.ProxyID, err error) error {
 func (d *Desk) begin(proxy mesh.ProxyID, most int, take func([]byte) error) (uint64, *question, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.open) >= most {
-		return 0, nil, fmt.Errorf("%d others are being asked already", len(d.open))
+	others := 0
+	for _, q := range d.open { // each bound counts its own: who follows a thousand proxies keeps nobody from trying a patch
+		if q.most == most {
+			others++
+		}
+	}
+	if others >= most {
+		return 0, nil, fmt.Errorf("%d others are being asked already", others)
 	}
 	d.last++
-	q := &question{proxy: proxy, take: take, ended: make(chan error, 1), gone: make(chan struct{})}
+	q := &question{proxy: proxy, most: most, take: take, ended: make(chan error, 1), gone: make(chan struct{})}
 	d.open[d.last] = q
 	return d.last, q, nil
 }

@@ -3,6 +3,7 @@ package inspect
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,12 +26,11 @@ func (d *Desk) Tap(ctx context.Context, zone string, t mesh.Tap, find func(conte
 	most, length := t.Limits()
 	ctx, cancel := context.WithTimeout(ctx, length)
 	defer cancel()
-	c, err := d.newCrowd("tap", t, maxTapped, find)
+	x := &tapping{events: make(chan mesh.TapEvent, most), limit: rate.NewLimiter(rate.Limit(most), most)}
+	c, err := d.newCrowd("tap", t, maxTapped, find, x.take)
 	if err != nil {
 		return err
 	}
-	x := &tapping{events: make(chan mesh.TapEvent, most), limit: rate.NewLimiter(rate.Limit(most), most)}
-	c.take = x.take
 	defer c.running.Wait()
 	defer cancel()
 	if err := c.look(ctx); err != nil {
@@ -39,7 +39,7 @@ func (d *Desk) Tap(ctx context.Context, zone string, t mesh.Tap, find func(conte
 	again, word := time.NewTicker(lookAgain), time.NewTimer(firstWord)
 	defer again.Stop()
 	defer word.Stop()
-	said := false
+	said, watching := false, mesh.TapWatching{} // what was said last of who is watched
 	for {
 		var e mesh.TapEvent
 		select {
@@ -53,8 +53,12 @@ func (d *Desk) Tap(ctx context.Context, zone string, t mesh.Tap, find func(conte
 			}
 			continue
 		case <-word.C:
-			said, e.Watching = true, &mesh.TapWatching{Zone: zone}
-			e.Watching.Proxies, e.Watching.Problems = c.standing()
+			now := mesh.TapWatching{Zone: zone}
+			now.Proxies, now.Problems = c.standing()
+			if said && slices.Equal(now.Proxies, watching.Proxies) && slices.Equal(now.Problems, watching.Problems) {
+				continue // some were asked again, with the same answer
+			}
+			said, watching, e.Watching = true, now, &now
 		case <-again.C:
 			if err := c.look(ctx); err != nil {
 				return err

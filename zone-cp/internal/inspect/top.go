@@ -3,7 +3,6 @@ package inspect
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -23,12 +22,11 @@ const maxCounted = 1000
 func (d *Desk) Top(ctx context.Context, zone string, t mesh.Top, find func(context.Context) ([]mesh.ProxyID, error), emit func(mesh.Flows) error) error {
 	ctx, cancel := context.WithTimeout(ctx, mesh.TopMaxTime)
 	defer cancel()
-	c, err := d.newCrowd("top", t, maxCounted, find)
+	x := &counting{byProxy: t.ByProxy, flows: map[mesh.FlowKey]*mesh.Flow{}}
+	c, err := d.newCrowd("top", t, maxCounted, find, x.take)
 	if err != nil {
 		return err
 	}
-	x := &counting{byProxy: t.ByProxy, flows: map[mesh.FlowKey]*mesh.Flow{}}
-	c.take = x.take
 	defer c.running.Wait()
 	defer cancel()
 	if err := c.look(ctx); err != nil {
@@ -110,7 +108,7 @@ func (x *counting) taken() []mesh.Flow {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []mesh.Flow
-	for f := range maps.Values(x.flows) {
+	for _, f := range x.flows {
 		out = append(out, *f)
 	}
 	x.flows = map[mesh.FlowKey]*mesh.Flow{}

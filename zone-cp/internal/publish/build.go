@@ -51,12 +51,13 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	p.invalid = nil
 	blamed := map[mesh.ProxyID]blame{}
 	p.stale = false
+	patches := patchesOf(t)
 	whole := p.last == nil || len(changed) > 0 || len(p.isolations) > 0 || len(p.trials.waiting) > 0 || !sameShape(*p.last, in)
 	if !whole {
 		err = p.publishEndpoints(t, failing.Plans, blamed)
 		p.metrics.builds.WithLabelValues("endpoints").Inc()
 	} else {
-		err = p.publishAll(ctx, t, p.translators(t, in, failing.Plans, began), blamed)
+		err = p.publishAll(ctx, t, patches, p.translators(t, in, failing.Plans, began), blamed)
 		p.metrics.builds.WithLabelValues("all").Inc()
 	}
 	if p.cfg.Told != nil {
@@ -72,7 +73,7 @@ func (p *Publisher) build(ctx context.Context, b batch) error {
 	p.cfg.Log.DebugContext(ctx, "published", telemetry.KeyRevision, p.cursor.Revision, "changes", len(changed), "proxies", len(blamed), "took", time.Since(began))
 
 	p.follow(changed, blamed, began)
-	p.blameInvalid(changed, patchesOf(t), whole, began)
+	p.blameInvalid(changed, patches, whole, began)
 	p.settleIsolations()
 	p.settleTrials()
 	p.noteIssues(issues, others)
@@ -128,12 +129,14 @@ type edit struct {
 }
 
 // publishAll translates and builds every view, and publishes those that differ.
-func (p *Publisher) publishAll(ctx context.Context, t *topology.Topology, translator func(snapshot.ViewKey) *translate.Translator, blamed map[mesh.ProxyID]blame) error {
+func (p *Publisher) publishAll(ctx context.Context, t *topology.Topology, patches keySet, translator func(snapshot.ViewKey) *translate.Translator, blamed map[mesh.ProxyID]blame) error {
 	proxies := t.Proxies()
 	next := make(map[snapshot.ViewKey]*view, len(p.views))
 	p.shelves, p.kept = map[*ir.Proxy]*shelf{}, nil
-	patches := patchesOf(t)
-	members := byView(t, patches)
+	var members map[snapshot.ViewKey][]mesh.ProxyID
+	if len(patches) > 0 {
+		members = byView(t)
+	}
 	wanted := map[snapshot.ViewKey]*view{} // where it is not what is published
 	clear(p.trials.unseen)
 	var failed error

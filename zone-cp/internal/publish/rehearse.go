@@ -57,13 +57,13 @@ func (p *Publisher) ask(ctx context.Context, list []rehearsal) []policy.FieldErr
 			Hint: "comity compile --validate shows what comes of it, and what an Envoy here says",
 		}
 	}
-	refused := make(chan policy.FieldError, len(list))
-	var asking sync.WaitGroup
 	for _, r := range list {
 		if len(r.invalid) > 0 {
 			return []policy.FieldError{wrong("every Envoy would refuse %s: %v", r.invalid[0].Resource, r.invalid[0].Err)}
 		}
 	}
+	refused := make(chan policy.FieldError, len(list))
+	var asking sync.WaitGroup
 	for _, r := range list {
 		asking.Go(func() {
 			if x := p.judge(ctx, r.list, r.clusters, r.who); x.reason != "" {
@@ -107,7 +107,7 @@ func (p *Publisher) rehearse(r mesh.Resource) []rehearsal {
 	tr := translate.New(t, nil)
 	var out []rehearsal
 	asked := map[string]bool{}
-	members := byView(t, keySet{r.Key: {}})
+	members := byView(t)
 	for _, x := range t.Proxies() {
 		proxies := members[snapshot.ViewKey(x.ViewKey)]
 		if len(proxies) == 0 || proxies[0] != x.ID { // once for each view
@@ -123,13 +123,11 @@ func (p *Publisher) rehearse(r mesh.Resource) []rehearsal {
 			return was
 		})
 		who, _ := p.triers(proxies)
-		made := rehearsal{list: list, who: who, invalid: envoy.Validate(list)}
-		if len(who) > 0 && len(list) > 0 {
-			made.clusters = clustersOf(p.views[snapshot.ViewKey(x.ViewKey)])
-			out = append(out, made)
-		} else if len(made.invalid) > 0 {
-			out = append(out, made)
+		invalid := envoy.Validate(list)
+		if len(list) == 0 || len(who) == 0 && len(invalid) == 0 {
+			continue
 		}
+		out = append(out, rehearsal{list: list, clusters: clustersOf(p.views[snapshot.ViewKey(x.ViewKey)]), who: who, invalid: invalid})
 	}
 	return out
 }

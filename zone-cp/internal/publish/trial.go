@@ -355,6 +355,9 @@ func (p *Publisher) settleTrials() {
 	for _, v := range p.views {
 		v.each(func(r envoy.Resource) { live[r.Version] = struct{}{} })
 	}
+	for _, c := range p.trials.waiting {
+		c.view.each(func(r envoy.Resource) { live[r.Version] = struct{}{} })
+	}
 	maps.DeleteFunc(p.trials.tried, func(version, _ string) bool { _, ok := live[version]; return !ok })
 	clear(p.trials.refused) // what is held is not built, and what is still wanted is asked about again
 }
@@ -391,11 +394,8 @@ func (p *Publisher) restoreTried(ctx context.Context) error {
 	return err
 }
 
-// byView are the proxies of each view that have an Envoy; nil where nothing is patched.
-func byView(t *topology.Topology, patches keySet) map[snapshot.ViewKey][]mesh.ProxyID {
-	if len(patches) == 0 {
-		return nil
-	}
+// byView are the proxies of each view that have an Envoy.
+func byView(t *topology.Topology) map[snapshot.ViewKey][]mesh.ProxyID {
 	out := map[snapshot.ViewKey][]mesh.ProxyID{}
 	for _, x := range t.Proxies() {
 		if !x.Proxyless {
